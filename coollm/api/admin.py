@@ -1,0 +1,184 @@
+"""The admin API: what the CLI asks a running gateway, over its local socket or with the admin key."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import orjson
+from flask import Response, request
+
+from coollm import __version__
+from coollm.api.chat_wire import parse_body, parse_request
+from coollm.api.health import assess
+from coollm.api.routes import Access, Route
+from coollm.cancellation import Cancellation
+from coollm.core.config.schema import Client
+from coollm.core.errors import ClientGone, InvalidRequest
+from coollm.core.types import ChatRequest, Json, Message, Target, TextPart
+from coollm.limits.estimate import input_tokens
+from coollm.limits.limiter import key_charges
+from coollm.providers.verdict import VendorError
+from coollm.routing.catalog import key_ids
+from coollm.services import Services
+from coollm.stores.base import seconds_until_room  # noqa: F401
+
+PROBE_TEXT = "Reply with the single word: ok"
+PROBE_TOKENS = 16
+
+
+def status(services: Services) -> Response:
+    """This worker, and what all share."""
+    assessed = assess(services)
+    settings = services.settings
+    found: Json = {
+        "version": __version__,
+        "pid": os.getpid(),
+        "parent_pid": os.getppid(),
+        "uptime_seconds": round(time.time() - services.started),
+        "status": assessed["status"],
+        "checks": assessed["checks"],
+        "listen": str(settings.server.listen),
+        "workers": settings.server.workers,
+        "store": settings.storage.runtime.type,
+        "algorithm": settings.policy.algorithm,
+        "providers": [provider.id for provider in settings.llm_providers],
+        "clients": len(settings.api_keys),
+    }
+    return _json(found)
+
+
+def providers(services: Services) -> Response:
+    """Every provider with its keys and their state."""
+    cooling = services.store.cooldowns()
+    found = []
+    for provider in services.settings.llm_providers:
+        keys = []
+        for key_id in key_ids(provider):
+            cooldown = cooling.get(f"{provider.id}/{key_id}")
+            stats = services.gateway.router.board.of(f"{provider.id}/{key_id}")
+            keys.append(
+                {
+                    "id": key_id,
+                    "state": "cooling" if cooldown else "usable",
+                    "cause": cooldown.cause if cooldown else None,
+                    "usable_in_seconds": round(cooldown.seconds, 1) if cooldown else 0,
+                    "in_flight": stats.in_flight,
+                    "error_rate": round(stats.error_rate, 3),
+                    "latency_ms": None if stats.latency_seconds is None else round(stats.latency_seconds * 1000),
+                }
+            )
+        listed = [*provider.models, *([provider.model] if provider.model and provider.model not in provider.models else [])]
+        found.append({"id": provider.id, "type": provider.type, "base_url": services.accounts[provider.id].base_url, "models": listed, "keys": keys})
+    return _json({"providers": found})
+
+
+def test_providers(services: Services) -> Response:
+    """One live request with every vendor key, past routing and limits. The body may name one provider and a model: {"provider", "model"}."""
+    asked = parse_body(request.get_data() or b"{}")
+    rows = []
+    for provider in services.settings.llm_providers:
+        if asked.get("provider") not in (None, provider.id):
+            continue
+        model = asked.get("model") or provider.model or next((name for name in provider.models if "*" not in name), None)
+        for key_id in key_ids(provider):
+            rows.append(_probe(services, provider.id, key_id, model))
+    if not rows:
+        raise InvalidRequest(f"no provider '{asked.get('provider')}' is configured", param="provider")
+    return _json({"results": rows, "ok": all(row["ok"] for row in rows)})
+
+
+def _probe(services: Services, provider: str, key_id: str, model: str | None) -> Json:
+    row: Json = {"provider": provider, "key": key_id, "model": model, "ok": False, "latency_ms": None, "detail": ""}
+    if model is None:
+        row["detail"] = "no model is configured for this provider: give it `model`, or name one with --model"
+        return row
+    account = services.accounts[provider]
+    source: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": PROBE_TEXT}], "max_completion_tokens": PROBE_TOKENS}
+    messages = (Message(role="user", parts=(TextPart(text=PROBE_TEXT),)),)
+    chat = ChatRequest(model=model, messages=messages, max_output_tokens=PROBE_TOKENS, source=source)
+    target = Target(provider=provider, type=provider, key_id=key_id, model=model)
+    started = time.monotonic()
+    try:
+        exchange = services.upstream.send(account.dialect.encode(chat, target, account.base_url, account.keys[key_id]), Cancellation())
+        try:
+            body = exchange.read()
+            if exchange.status != 200:  # noqa: PLR2004
+                raise VendorError(account.dialect.verdict(exchange.status, exchange.headers, body))
+            account.dialect.decode(body)
+        finally:
+            exchange.close()
+    except VendorError as error:
+        row["detail"] = services.redact(f"{error.verdict.cause}: {error.verdict.message}")
+    except ClientGone as error:
+        row["detail"] = str(error)
+    else:
+        row["ok"] = True
+        row["detail"] = "answered"
+    row["latency_ms"] = round((time.monotonic() - started) * 1000)
+    return row
+
+
+def explain_route(services: Services) -> Response:
+    """The order of the candidates for a request, as this worker sees it now: {"model"} or a whole chat request; "client" asks on behalf of a client."""
+    body = parse_body(request.get_data())
+    on_behalf = body.pop("client", None)
+    body.setdefault("messages", [{"role": "user", "content": "?"}])
+    chat = parse_request(body)
+    client = _client(services, on_behalf)
+    targets = services.gateway.catalog.resolve(chat.model, client)
+    cooling = services.store.cooldowns()
+    candidates = []
+    for place, ranked in enumerate(services.gateway.router.rank(targets), 1):
+        target = ranked.target
+        candidates.append(
+            {
+                "place": place,
+                "provider": target.provider,
+                "key": target.key_id,
+                "model": target.model,
+                "score": ranked.score,
+                "components": dict(ranked.components),
+                "stand_in": target.fallback,
+                "excluded": _why_excluded(services, chat, target, cooling),
+            }
+        )
+    chosen = next((row for row in candidates if not row["excluded"]), None)
+    return _json({"model": chat.model, "algorithm": services.settings.policy.algorithm, "worker": os.getpid(), "chosen": chosen, "candidates": candidates})
+
+
+def _why_excluded(services: Services, chat: ChatRequest, target: Target, cooling: Any) -> str:
+    cooldown = cooling.get(target.key)
+    if cooldown is not None:
+        return f"cools down for {cooldown.seconds:.0f} s: {cooldown.cause}"
+    if chat.max_output_tokens is not None and target.max_tokens is not None and chat.max_output_tokens > target.max_tokens:
+        return f"max_tokens {chat.max_output_tokens} is above the key's limit of {target.max_tokens}"
+    charges = key_charges(target, input_tokens(chat), chat)
+    used = services.store.used([charge.counter for charge in charges])
+    for charge in charges:
+        if used[charge.counter] + charge.amount > charge.limit:
+            return f"limit: {used[charge.counter]} of {charge.limit} used, {charge.amount} more needed ({charge.counter.rpartition(':')[2]} per minute)"
+    return ""
+
+
+def _client(services: Services, name: Any) -> Client | None:
+    if name is None:
+        return None
+    for client in services.settings.api_keys:
+        if client.client_id == name:
+            return client
+    raise InvalidRequest(f"no client '{name}'", param="client")
+
+
+def _json(value: Json) -> Response:
+    return Response(orjson.dumps(value), mimetype="application/json")
+
+
+ROUTES = (
+    Route("/admin/v1/status", ("GET",), Access.ADMIN, status, "admin_status"),
+    Route("/admin/v1/health", ("GET",), Access.ADMIN, lambda services: _json(assess(services)), "admin_health"),
+    Route("/admin/v1/providers", ("GET",), Access.ADMIN, providers, "admin_providers"),
+    Route("/admin/v1/providers/test", ("POST",), Access.ADMIN, test_providers, "admin_providers_test"),
+    Route("/admin/v1/route/explain", ("POST",), Access.ADMIN, explain_route, "admin_route_explain"),
+)

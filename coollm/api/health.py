@@ -1,0 +1,71 @@
+"""GET /health: how the gateway is. GET /ready: whether it should be sent requests."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import orjson
+from flask import Response
+
+from coollm import __version__
+from coollm.api.routes import Access, Route
+from coollm.core.types import Json
+from coollm.services import Services
+from coollm.stores.base import StoreError
+
+OK, DEGRADED, DOWN = "ok", "degraded", "down"
+
+
+def assess(services: Services) -> Json:
+    """Every check, and the worst of them as the status. Names and numbers only: this route is public."""
+    checks = [_store(services), _keys(services)]
+    worst = DOWN if any(check["status"] == DOWN for check in checks) else DEGRADED if any(check["status"] == DEGRADED for check in checks) else OK
+    return {"status": worst, "version": __version__, "pid": os.getpid(), "uptime_seconds": round(time.time() - services.started), "checks": checks}
+
+
+def _store(services: Services) -> Json:
+    kind = services.settings.storage.runtime.type
+    try:
+        services.store.ping()
+    except StoreError:
+        services.metrics.store_up.set(0)
+        return {"name": "store", "status": DOWN, "detail": f"{kind} does not answer: no request is admitted"}
+    services.metrics.store_up.set(1)
+    return {"name": "store", "status": OK, "detail": f"{kind} answers"}
+
+
+def _keys(services: Services) -> Json:
+    keys = [f"{provider}/{key}" for provider, account in services.accounts.items() for key in account.keys]
+    if not keys:
+        return {"name": "providers", "status": DOWN, "detail": "no provider is configured: no request can be served"}
+    try:
+        cooling = services.store.cooldowns()
+    except StoreError:
+        cooling = {}
+    for key in keys:
+        provider, _, key_id = key.rpartition("/")
+        services.metrics.key_health.labels(provider, key_id).set(0 if key in cooling else 1)
+    usable = sum(key not in cooling for key in keys)
+    status = OK if usable == len(keys) else DEGRADED if usable else DOWN
+    return {"name": "providers", "status": status, "detail": f"{usable} of {len(keys)} vendor keys are usable"}
+
+
+def health(services: Services) -> Response:
+    """200 with the status in the body, 503 if it is down."""
+    assessed = assess(services)
+    return Response(orjson.dumps(assessed), status=503 if assessed["status"] == DOWN else 200, mimetype="application/json")
+
+
+def ready(services: Services) -> Response:
+    """200 if requests can be served, else 503 with the reasons."""
+    assessed = assess(services)
+    reasons = [check["detail"] for check in assessed["checks"] if check["status"] == DOWN]
+    body = {"ready": not reasons, "reasons": reasons}
+    return Response(orjson.dumps(body), status=503 if reasons else 200, mimetype="application/json")
+
+
+ROUTES = (
+    Route("/health", ("GET",), Access.PUBLIC, health, "health"),
+    Route("/ready", ("GET",), Access.PUBLIC, ready, "ready"),
+)

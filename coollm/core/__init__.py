@@ -1,0 +1,1 @@
+"""What both houses share: configuration, types, errors, paths, logs. It imports nothing of `coollm` above itself."""

@@ -1,0 +1,155 @@
+"""Faults that one value alone does not show: references between sections, duplicates, pairs that belong together.
+
+The checks read the tree and not the settings, so that they find their faults beside those of single values, in one run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from coollm.core.config.document import Node
+from coollm.core.config.faults import Fault
+from coollm.core.registry import PROVIDERS, did_you_mean
+
+Check = Callable[[Node], Iterator[Fault]]
+
+NEEDS_BASE_URL = ("custom", "azure")
+_URL = re.compile(r"https?://[^\s/@?#]+(?:/[^\s?#]*)?|simulator://")
+
+
+def check(root: Node) -> list[Fault]:
+    """The faults of all checks."""
+    return [fault for one in CHECKS for fault in one(root)]
+
+
+def _provider_types(root: Node) -> Iterator[Fault]:
+    for index, provider in enumerate(_list(root, "llm_providers")):
+        kind = provider.get("type")
+        name = kind.text() if kind else None
+        if kind and name is not None and name not in PROVIDERS:
+            path = f"llm_providers[{index}].type"
+            yield Fault(kind.place, path, f"unknown provider type '{name}'{did_you_mean(name, PROVIDERS)}", f"known: {', '.join(PROVIDERS)}")
+        if name in NEEDS_BASE_URL and not provider.get("base_url"):
+            yield Fault(provider.place, f"llm_providers[{index}].base_url", f"the type '{name}' has no address of its own: base_url is missing")
+        keys = provider.get("api_keys")
+        if name != "custom" and name in PROVIDERS and not _is_simulated(provider) and not (keys and (keys.value or keys.variables)):
+            place = keys.place if keys else provider.place
+            yield Fault(place, f"llm_providers[{index}].api_keys", f"the type '{name}' needs at least one key", "add api_keys: [\"${NAME}\"]")
+
+
+def _is_simulated(provider: Node) -> bool:
+    url = provider.get("base_url")
+    return bool(url and url.value == "simulator://")
+
+
+def _base_urls(root: Node) -> Iterator[Fault]:
+    for index, provider in enumerate(_list(root, "llm_providers")):
+        url = provider.get("base_url")
+        text = url.text() if url else None
+        if url and text is not None and not _URL.fullmatch(text):
+            yield Fault(
+                url.place, f"llm_providers[{index}].base_url", f"expected http://… or https://… without user, query or fragment, got '{text}'"
+            )
+
+
+def _duplicates(root: Node) -> Iterator[Fault]:
+    for section in ("llm_providers", "api_keys"):
+        yield from _twice([(f"{section}[{index}].id", item.get("id")) for index, item in enumerate(_list(root, section))])
+    yield from _twice([(f"api_keys[{index}].key", item.get("key")) for index, item in enumerate(_list(root, "api_keys"))], secret=True)
+    for index, provider in enumerate(_list(root, "llm_providers")):
+        keys = provider.get("api_keys")
+        named: list[tuple[str, Node | None]] = [
+            (f"llm_providers[{index}].api_keys[{number}]", key) for number, key in enumerate(keys.items() if keys else ())
+        ]
+        yield from _twice(named, secret=True)
+
+
+def _twice(found: list[tuple[str, Node | None]], *, secret: bool = False) -> Iterator[Fault]:
+    first: dict[str, str] = {}
+    for path, node in found:
+        text = node.text() if node else None
+        if node is None or text is None:
+            continue
+        if text in first:
+            what = "the same key" if secret else f"the id '{text}'"
+            yield Fault(node.place, path, f"{what} is given twice; the first is {first[text]}", "remove or rename one of the two")
+        first.setdefault(text, path)
+
+
+def _provider_references(root: Node) -> Iterator[Fault]:
+    known = _provider_names(root)
+    if not known:
+        return  # vendors come from the environment: the loader knows which
+    for index, client in enumerate(_list(root, "api_keys")):
+        yield from _unknown(client.get("allowed_providers"), f"api_keys[{index}].allowed_providers", known | {"*"})
+    yield from _unknown(root.get("policy", "fallback", "providers"), "policy.fallback.providers", known)
+
+
+def _provider_names(root: Node) -> set[str]:
+    named = [provider.get(name) for provider in _list(root, "llm_providers") for name in ("id", "type")]
+    return {text for node in named if node and (text := node.text())}
+
+
+def _unknown(names: Node | None, path: str, known: set[str]) -> Iterator[Fault]:
+    for index, name in enumerate(names.items() if names else ()):
+        text = name.text()
+        if text is not None and text not in known:
+            yield Fault(name.place, f"{path}[{index}]", f"no provider '{text}'{did_you_mean(text, known)}", f"known: {', '.join(sorted(known))}")
+
+
+def _aliases(root: Node) -> Iterator[Fault]:
+    known = _provider_names(root)
+    aliases = root.get("model_aliases")
+    for name, target in aliases.pairs() if aliases else ():
+        for index, node in enumerate(target.items() or [target]):
+            path = f"model_aliases.{name}" + (f"[{index}]" if target.items() else "")
+            text = node.text()
+            if text is None:
+                continue
+            provider, separator, model = text.partition(":")
+            if not separator or not provider or not model:
+                yield Fault(node.place, path, f"expected provider:model, got '{text}'")
+            elif known and provider not in known:
+                yield Fault(node.place, path, f"no provider '{provider}'{did_you_mean(provider, known)}")
+
+
+def _hybrid_weights(root: Node) -> Iterator[Fault]:
+    weights = root.get("policy", "hybrid_weights")
+    if weights and weights.pairs() and len(weights.pairs()) == 5 and all(node.value in (0, 0.0) for _, node in weights.pairs()):  # noqa: PLR2004
+        yield Fault(weights.place, "policy.hybrid_weights", "all weights are 0: nothing would be compared", "give at least one a value above 0")
+
+
+def _redis_address(root: Node) -> Iterator[Fault]:
+    runtime = root.get("storage", "runtime")
+    kind = runtime.get("type") if runtime else None
+    if runtime and kind and kind.value == "redis" and not runtime.get("addr"):
+        yield Fault(kind.place, "storage.runtime.addr", "the type redis needs an address", 'add addr: "HOST:6379" or addr: "unix:/PATH"')
+    address = runtime.get("addr") if runtime else None
+    text = address.text() if address else None
+    if address and text is not None and not re.fullmatch(r"unix:/.+|(\[[^\]]+\]|[^\s:]+):\d{1,5}", text):
+        yield Fault(address.place, "storage.runtime.addr", f"expected HOST:PORT or unix:/PATH, got '{text}'")
+
+
+def _search_filter(root: Node) -> Iterator[Fault]:
+    node = root.get("auth", "user_search_filter")
+    text = node.text() if node else None
+    if node and text is not None and "%s" not in text:
+        yield Fault(node.place, "auth.user_search_filter", f"expected a filter with %s for the user's name, got '{text}'")
+
+
+def _list(root: Node, section: str) -> list[Node]:
+    node = root.get(section)
+    return node.items() if node else []
+
+
+CHECKS: tuple[Check, ...] = (
+    _provider_types,
+    _base_urls,
+    _duplicates,
+    _provider_references,
+    _aliases,
+    _hybrid_weights,
+    _redis_address,
+    _search_filter,
+)

@@ -1,0 +1,122 @@
+"""From a file and the environment to frozen settings, or to every fault at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from coollm.core.config.check import check
+from coollm.core.config.convert import FAULTY, Converter
+from coollm.core.config.document import Node, Reader
+from coollm.core.config.faults import ConfigurationError, Fault, Place
+from coollm.core.config.references import read_environment_file, resolve_references
+from coollm.core.config.schema import Settings
+from coollm.core.config.vendors import providers_from_environment
+from coollm.core.paths import environment_file
+
+LARGEST_FILE_BYTES = 4 * 1024 * 1024
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What a configuration file came to.
+
+    `settings` is None if there are faults. `origins` has the node of every value that the file gives, by path; `variables` are those that references could use;
+    `environment_vendors` the variable that gave each provider which the file does not name.
+    """
+
+    path: Path
+    settings: Settings | None
+    faults: tuple[Fault, ...]
+    warnings: tuple[Fault, ...]
+    origins: dict[str, Node]
+    environment_vendors: dict[str, str]
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Reads `path` and collects every fault; nothing is raised for a bad file.
+
+    Variables of the process win over those of the environment file beside the configuration.
+    """
+    from_file, faults = read_environment_file(environment_file(path))
+    variables = {**from_file, **(os.environ if environ is None else environ)}
+    text, unreadable = _read(path)
+    if unreadable:
+        return Loaded(path, None, (*faults, unreadable), (), {}, {})
+    reader = Reader(str(path))
+    root = reader.read(text)
+    faults += reader.faults
+    faults += resolve_references(root, variables, path.parent)
+    converter = Converter()
+    settings = FAULTY if reader.faults and not root.value else converter.convert(root, Settings, "")
+    faults += converter.faults
+    faults += check(root)
+    vendors: dict[str, str] = {}
+    if not faults and not settings.llm_providers:
+        found, vendors = providers_from_environment(variables)
+        settings = msgspec.structs.replace(settings, llm_providers=found)
+    faults = _each_once(faults)
+    if faults:
+        return Loaded(path, None, tuple(faults), (), converter.origins, vendors)
+    return Loaded(path, settings, (), _warnings(settings, converter.origins), converter.origins, vendors)
+
+
+def load_or_raise(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of `path`. Raises ConfigurationError with all faults."""
+    loaded = load(path, environ)
+    if loaded.settings is None:
+        raise ConfigurationError(loaded.faults)
+    return loaded.settings
+
+
+def _read(path: Path) -> tuple[str, Fault | None]:
+    start = Place(str(path), 1, 1)
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return "", Fault(None, str(path), "no such file", "write one with `coollm init`, or name another with --config FILE")
+    except OSError as error:
+        return "", Fault(None, str(path), f"cannot be read: {error.strerror}")
+    if len(data) > LARGEST_FILE_BYTES:
+        return "", Fault(None, str(path), f"is larger than {LARGEST_FILE_BYTES // 1024 // 1024} MiB")
+    try:
+        return data.decode("utf-8-sig"), None
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        place = Place(str(path), before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1)
+        return "", Fault(place if data else start, "", "not UTF-8 text", "save the file as UTF-8")
+
+
+def _each_once(faults: list[Fault]) -> list[Fault]:
+    """The faults in the order of the file, one for each place and path."""
+    unique = {(fault.place, fault.path): fault for fault in reversed(faults)}
+    return sorted(unique.values(), key=lambda fault: (fault.place is not None, fault.place or Place("", 0, 0), fault.path))
+
+
+def _warnings(settings: Settings, origins: dict[str, Node]) -> tuple[Fault, ...]:
+    """What is allowed and yet worth saying: keys without effect, a gateway that nobody can use."""
+    found: list[Fault] = []
+    for path, node in origins.items():
+        if path in inert_paths() and node.value is not None:
+            found.append(Fault(node.place, path, "is accepted, but this version does not act on it yet"))
+    if not settings.llm_providers:
+        found.append(Fault(None, "llm_providers", "no vendor is configured and none has its key in the environment: no request can be served"))
+    if not settings.api_keys:
+        found.append(Fault(None, "api_keys", "no client is configured: only the administrator of this host can send requests"))
+    known = {name for provider in settings.llm_providers for name in (provider.id, provider.type)} | {"*"}
+    for index, client in enumerate(settings.api_keys):
+        for number, name in enumerate(client.allowed_providers):
+            if name not in known:
+                path = f"api_keys[{index}].allowed_providers[{number}]"
+                found.append(Fault(origins[path].place, path, f"no provider '{name}' has its key in the environment"))
+    return tuple(found)
+
+
+def inert_paths() -> frozenset[str]:
+    """Paths of the keys that are accepted without effect."""
+    from coollm.core.config.explain import describe_schema
+
+    return frozenset(path for path, field in describe_schema().items() if field.inert)

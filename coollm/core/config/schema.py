@@ -1,0 +1,263 @@
+"""The schema of the configuration: typed, frozen, described. Everything else (validation, JSON Schema, sample file) is derived from it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from coollm.core.config.values import Address, Duration
+from coollm.core.secrets import Secret
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all sections. An unknown key is an error."""
+
+
+Positive = Annotated[int, Meta(ge=1)]
+Price = Annotated[float, Meta(ge=0)]
+Weight = Annotated[float, Meta(ge=0)]
+Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+
+
+def doc(description: str, example: Any = None, *, inert: bool = False, one_or_many: bool = False) -> Meta:
+    """What a key means. `inert` marks one that is accepted but not acted on yet: `config validate` says so."""
+    return Meta(
+        description=description,
+        examples=None if example is None else [example],
+        extra={"inert": inert, "one_or_many": one_or_many},
+    )
+
+
+class Tls(Section):
+    """TLS in the gateway itself."""
+
+    cert_file: Annotated[str, doc("Certificate chain, PEM.", "/etc/ssl/coo-llm.crt")]
+    key_file: Annotated[str, doc("Private key, PEM.", "/etc/ssl/coo-llm.key")]
+    min_version: Annotated[Literal["1.2", "1.3"], doc("Oldest TLS version that is accepted.")] = "1.2"
+
+
+class WebUi(Section):
+    """The web console."""
+
+    enabled: Annotated[bool, doc("Serve the console.", inert=True)] = False
+    admin_id: Annotated[str, doc("Name of the local administrator.", inert=True)] = "admin"
+    admin_password: Annotated[Secret | None, doc("Password of the local administrator.", "${SECURE_PASSWORD}", inert=True)] = None
+
+
+class Server(Section):
+    """Where the gateway listens, and with how many processes."""
+
+    listen: Annotated[Address, doc("HOST:PORT; `:443` is every interface.", "127.0.0.1:2906")] = Address("127.0.0.1", 2906)
+    admin_api_key: Annotated[Secret | None, doc("Bearer key of the admin API; without one it answers on the local socket only.", "${ADMIN_KEY}")] = None
+    tls: Annotated[Tls | None, doc("Certificate and key; plain HTTP without.")] = None
+    webui: Annotated[WebUi, doc("The web console.")] = WebUi()
+    workers: Annotated[Positive, doc("Worker processes; one for each core.", 2)] = 2
+    drain_seconds: Annotated[Duration, doc("How long running requests may go on when the gateway stops.", "30s")] = Duration(30)
+    max_body_mb: Annotated[Positive, doc("Largest request body in MiB.", 50)] = 50
+
+
+class Pricing(Section):
+    """US dollars per million tokens."""
+
+    input_token_cost: Annotated[Price, doc("Input tokens.", 2.5)]
+    output_token_cost: Annotated[Price, doc("Output tokens, reasoning included.", 10.0)]
+    cached_input_token_cost: Annotated[Price | None, doc("Input tokens that the vendor had cached; as input if not given.", 1.25)] = None
+
+
+class KeyLimits(Section):
+    """Limits of each vendor key."""
+
+    req_per_min: Annotated[Positive | None, doc("Requests in any 60 seconds.", 500)] = None
+    tokens_per_min: Annotated[Positive | None, doc("Tokens, input and output, in any 60 seconds.", 200000)] = None
+    max_tokens: Annotated[Positive | None, doc("Most output tokens of one request.", 4096)] = None
+
+
+class Provider(Section):
+    """A vendor account: its dialect, keys, models and price."""
+
+    id: Annotated[Identifier, doc("Name in `provider:model`, logs and metrics.", "openai")]
+    type: Annotated[str, doc("The vendor's dialect; `custom` is any OpenAI-like server.", "openai")]
+    name: Annotated[str | None, doc("Name for people.", "OpenAI, production")] = None
+    api_keys: Annotated[tuple[Secret, ...], doc("The vendor's keys; traffic is spread over them.", ["${OPENAI_API_KEY}"])] = ()
+    base_url: Annotated[
+        str | None, doc("Address of the vendor's API; `simulator://` is the built-in simulated vendor.", "https://api.openai.com/v1")
+    ] = None
+    model: Annotated[str | None, doc("Model used when this provider stands in for another.", "gpt-4o-mini")] = None
+    models: Annotated[tuple[str, ...], doc("Models served, `*` allowed; if none is given, the vendor's own families.", ["gpt-4o", "gpt-4o-mini"])] = ()
+    pricing: Annotated[Pricing | None, doc("Price of this provider's models.")] = None
+    limits: Annotated[KeyLimits, doc("Limits of each key.")] = KeyLimits()
+    weight: Annotated[Weight, doc("Share of the traffic, relative to the other providers.", 1.0)] = 1.0
+
+
+class ClientLimits(Section):
+    """Limits of a client."""
+
+    req_per_min: Annotated[Positive | None, doc("Requests in any 60 seconds.", 100)] = None
+    tokens_per_min: Annotated[Positive | None, doc("Tokens, input and output, in any 60 seconds.", 50000)] = None
+
+
+class Client(Section):
+    """An application that may use the gateway."""
+
+    key: Annotated[Secret, doc("The key it sends.", "${CLIENT_KEY_1}")]
+    id: Annotated[Identifier | None, doc("Name in logs and metrics; made from the key's hash if not given.", "app-1")] = None
+    allowed_providers: Annotated[
+        tuple[str, ...], doc("Providers it may use, by id or type; `*` is all.", ["openai", "gemini"])
+    ] = ("*",)
+    allowed_models: Annotated[tuple[str, ...], doc("Models it may use, `*` allowed.", ["gpt-4o*"])] = ("*",)
+    description: Annotated[str | None, doc("For people.", "chat on the web site")] = None
+    expires_at: Annotated[datetime | None, doc("From then on the key is refused.", "2027-01-31T00:00:00Z")] = None
+    limits: Annotated[ClientLimits, doc("Limits of this client.")] = ClientLimits()
+
+    @property
+    def client_id(self) -> str:
+        """`id`, or a name made from the key's hash, which stays the same when the list is reordered."""
+        return self.id or f"client-{self.key.fingerprint()}"
+
+
+class HybridWeights(Section):
+    """How much each component counts in the hybrid score."""
+
+    token_ratio: Annotated[Weight, doc("Room left in tokens per minute.")] = 0.2
+    req_ratio: Annotated[Weight, doc("Room left in requests per minute.")] = 0.2
+    error_score: Annotated[Weight, doc("Few errors.")] = 0.2
+    latency: Annotated[Weight, doc("Short latency.")] = 0.2
+    cost_ratio: Annotated[Weight, doc("Low price.")] = 0.2
+
+
+class Retry(Section):
+    """Attempts at one provider."""
+
+    max_attempts: Annotated[Positive, doc("Attempts at one provider, over all its keys.", 3)] = 3
+    timeout: Annotated[Duration, doc("No further attempt begins, and no `Retry-After` is waited for, beyond this time.", "30s")] = Duration(30)
+    interval: Annotated[Duration, doc("Wait before a key that just failed is tried again; `Retry-After` beats it.", "1s")] = Duration(1)
+
+
+class Fallback(Section):
+    """Other providers when one fails before the first byte of content."""
+
+    enabled: Annotated[bool, doc("Try other providers.")] = True
+    max_providers: Annotated[Annotated[int, Meta(ge=0)], doc("How many others, at most.", 2)] = 2
+    providers: Annotated[
+        tuple[str, ...], doc("Stand-ins with their default `model`, in this order, after those that serve the model itself.", ["claude"])
+    ] = ()
+
+
+class Timeouts(Section):
+    """Time limits of one attempt at a vendor."""
+
+    connect: Annotated[Duration, doc("Until the connection stands.")] = Duration(5)
+    first_byte: Annotated[Duration, doc("From the request to the first byte of the answer.")] = Duration(120)
+    idle: Annotated[Duration, doc("Between two pieces of the answer.")] = Duration(60)
+    total: Annotated[Duration, doc("The whole attempt.")] = Duration(600)
+
+
+class Cache(Section):
+    """Answers kept for identical requests."""
+
+    enabled: Annotated[bool, doc("Keep answers.", inert=True)] = False
+    ttl_seconds: Annotated[Positive, doc("How long an answer is kept.", inert=True)] = 300
+
+
+class Policy(Section):
+    """Which vendor key serves a request, and what happens when it fails."""
+
+    algorithm: Annotated[
+        Literal["round_robin", "weighted", "least_loaded", "latency", "cost", "hybrid"], doc("How keys are ranked.", "hybrid")
+    ] = "hybrid"
+    priority: Annotated[
+        Literal["balanced", "cost", "req", "token", "latency"], doc("What the hybrid algorithm favours, unless `hybrid_weights` is given.")
+    ] = "balanced"
+    hybrid_weights: Annotated[HybridWeights | None, doc("Weights of the hybrid algorithm; they need not add up to 1.")] = None
+    retry: Annotated[Retry, doc("Attempts at one provider.")] = Retry()
+    fallback: Annotated[Fallback, doc("Other providers.")] = Fallback()
+    timeouts: Annotated[Timeouts, doc("Time limits of one attempt.")] = Timeouts()
+    cache: Annotated[Cache, doc("Answers kept for identical requests.")] = Cache()
+
+
+class RuntimeStorage(Section):
+    """Where the counters of limits and the state of keys are kept."""
+
+    type: Annotated[
+        Literal["memory", "sqlite", "redis"],
+        doc("`sqlite` is shared by all workers of a host, `redis` by all hosts, `memory` by nobody: each worker counts alone.", "sqlite"),
+    ] = "sqlite"
+    addr: Annotated[str | None, doc("HOST:PORT or unix:/PATH of Redis.", "redis:6379")] = None
+    password: Annotated[Secret | None, doc("Redis password.", "${REDIS_PASSWORD}")] = None
+    tls: Annotated[bool, doc("Speak TLS to Redis.")] = False
+
+
+class Storage(Section):
+    """Where state is kept."""
+
+    runtime: Annotated[RuntimeStorage, doc("Counters and key state.")] = RuntimeStorage()
+
+
+class Prometheus(Section):
+    """Metrics."""
+
+    enabled: Annotated[bool, doc("Serve /metrics.")] = True
+
+
+class Audit(Section):
+    """The audit log."""
+
+    enabled: Annotated[bool, doc("Write the audit log.", inert=True)] = True
+    path: Annotated[str | None, doc("Its file.", "/var/log/coo-llm/audit.log", inert=True)] = None
+    format: Annotated[Literal["json"], doc("Its format.", inert=True)] = "json"
+
+
+class Logging(Section):
+    """Logs: one JSON line for each request, never a prompt, never a key."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], doc("Least level that is written.", "info")] = "info"
+    file: Annotated[str | None, doc("app.log; `-` is standard error; by default under the log directory.", "/var/log/coo-llm/app.log")] = None
+    prometheus: Annotated[Prometheus, doc("Metrics.")] = Prometheus()
+    audit: Annotated[Audit, doc("The audit log.")] = Audit()
+
+
+class Auth(Section):
+    """Who may administer: a directory server."""
+
+    type: Annotated[Literal["ldap"], doc("Kind of directory.", inert=True)]
+    server: Annotated[str, doc("Its host.", "ldap.company.com", inert=True)]
+    base_dn: Annotated[str, doc("Where the search starts.", "dc=company,dc=com", inert=True)]
+    user_search_filter: Annotated[str, doc("`%s` is the user's name.", "(sAMAccountName=%s)", inert=True)] = "(uid=%s)"
+
+
+class Compliance(Section):
+    """What laws and auditors ask."""
+
+    gdpr: Annotated[bool, doc("Export and erasure of a person's data.", inert=True)] = False
+    soc2: Annotated[bool, doc("Evidence for SOC 2.", inert=True)] = False
+    data_retention_days: Annotated[Positive | None, doc("How long usage data is kept.", 365, inert=True)] = None
+
+
+class Settings(Section):
+    """The whole configuration of a gateway."""
+
+    version: Annotated[Literal["1.0"], doc("Version of this file's format.", "1.0")] = "1.0"
+    server: Annotated[Server, doc("Where the gateway listens.")] = Server()
+    llm_providers: Annotated[
+        tuple[Provider, ...], doc("Vendor accounts; without any, those whose keys are in the environment (OPENAI_API_KEY, …).")
+    ] = ()
+    api_keys: Annotated[tuple[Client, ...], doc("Applications that may use the gateway.")] = ()
+    model_aliases: Annotated[
+        dict[str, Annotated[tuple[str, ...], doc("One or more `provider:model`.", one_or_many=True)]],
+        doc("Names of your own for models; of several targets any may serve.", {"fast": "openai:gpt-4o-mini"}),
+    ] = {}
+    policy: Annotated[Policy, doc("Routing and failure.")] = Policy()
+    storage: Annotated[Storage, doc("Where state is kept.")] = Storage()
+    logging: Annotated[Logging, doc("Logs.")] = Logging()
+    auth: Annotated[Auth | None, doc("Directory server for administrators.")] = None
+    compliance: Annotated[Compliance, doc("What laws and auditors ask.")] = Compliance()
+
+    def secrets(self) -> tuple[Secret, ...]:
+        """Every secret of this configuration, for the redactor."""
+        optional = (self.server.admin_api_key, self.server.webui.admin_password, self.storage.runtime.password)
+        keys = [key for provider in self.llm_providers for key in provider.api_keys]
+        return (*(secret for secret in optional if secret), *keys, *(client.key for client in self.api_keys))
+

@@ -1,0 +1,33 @@
+"""Where the running instances of a host are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+
+ADMIN_SOCKET = "admin.sock"
+INSTANCE_FILE = "instance.json"
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """A gateway that was started here; whether it still answers is for its socket to say."""
+
+    name: str
+    socket: Path
+    pid: int
+    config: str
+    started: float
+
+
+def find_instances(run: Path) -> list[Instance]:
+    """The instances under a run directory, the last started first."""
+    found = []
+    for file in run.glob(f"*/{INSTANCE_FILE}"):
+        try:
+            note = json.loads(file.read_text("utf-8"))
+            found.append(Instance(file.parent.name, file.parent / ADMIN_SOCKET, int(note["pid"]), str(note["config"]), float(note["started"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # one that is just being written, or is not ours
+    return sorted(found, key=lambda instance: -instance.started)

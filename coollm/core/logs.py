@@ -1,0 +1,117 @@
+"""app.log: one JSON object a line, redacted where it is written, never a prompt."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from coollm.core.config.schema import Settings
+from coollm.core.errors import OperationFailed
+from coollm.core.paths import log_directory, make_private
+from coollm.core.secrets import Redactor
+
+STANDARD_ERROR = "-"
+CHECK_FILE_EVERY_SECONDS = 1.0
+
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def log_file(settings: Settings, config: Path, state: Path) -> Path | None:
+    """Where app.log is; None means standard error."""
+    if settings.logging.file == STANDARD_ERROR:
+        return None
+    return Path(settings.logging.file) if settings.logging.file else log_directory(config, state) / "app.log"
+
+
+class JsonFormatter(logging.Formatter):
+    """A record and its extra fields as one line of JSON, redacted."""
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__()
+        self._redact = redact
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without its line break."""
+        import orjson
+
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({name: value for name, value in vars(record).items() if name not in _STANDARD_FIELDS})
+        if record.exc_info and record.exc_info[0] is not None:
+            line["error"] = record.exc_info[0].__name__
+            # Frames without their local variables: those hold keys and prompts.
+            line["trace"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(record.exc_info[2])]
+            line["cause"] = str(record.exc_info[1])
+        return self._redact(orjson.dumps(line, default=str).decode())
+
+
+class LineFileHandler(logging.Handler):
+    """Appends whole lines with one write each, so that the lines of several processes do not mix. Opens the file anew when log rotation has moved it."""
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__()
+        self._path = path
+        self._checked = 0.0
+        self._descriptor = sys.stderr.fileno() if path is None else self._open(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record. A full disk loses the line and not the request."""
+        with contextlib.suppress(OSError):
+            self._reopen_if_moved()
+            os.write(self._descriptor, (self.format(record) + "\n").encode("utf-8", "backslashreplace"))
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._path is not None and self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        super().close()
+
+    @staticmethod
+    def _open(path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    def _reopen_if_moved(self) -> None:
+        now = time.monotonic()
+        if self._path is None or now - self._checked < CHECK_FILE_EVERY_SECONDS:
+            return
+        self._checked = now
+        ours = os.fstat(self._descriptor)
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
+            fresh = self._open(self._path)
+            os.close(self._descriptor)
+            self._descriptor = fresh
+
+
+def open_log(settings: Settings, path: Path | None, redact: Redactor) -> logging.Handler:
+    """Sends the `coollm` loggers of this process to `path`. Raises OperationFailed if it cannot be written."""
+    try:
+        if path is not None and not path.parent.exists():
+            make_private(path.parent)
+        handler = LineFileHandler(path)
+    except OSError as error:
+        raise OperationFailed(f"{path}: the log cannot be written: {error.strerror}", "give logging.file another path") from error
+    handler.setFormatter(JsonFormatter(redact))
+    logger = logging.getLogger("coollm")
+    for before in list(logger.handlers):
+        logger.removeHandler(before)
+        before.close()
+    logger.addHandler(handler)
+    logger.setLevel(settings.logging.level.upper())
+    logger.propagate = False
+    return handler

@@ -1,0 +1,98 @@
+"""The registries: name → "module:attribute", loaded on use.
+
+A provider, store, algorithm or family of routes is one new file and one row here; an OpenAI-like vendor is one row of `coollm/providers/compatible.py`
+and one row here. The contract suites of `tests/contract` iterate these tables.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+
+class Registry(Mapping[str, Any]):
+    """Names and what they stand for. `registry[name]` imports the module at the first use; `names()` imports nothing."""
+
+    def __init__(self, kind: str, rows: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._rows = dict(rows)
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = self._rows[name].partition(":")
+        found: Any = import_module(module)
+        for step in attribute.split("."):
+            found = found[step] if isinstance(found, Mapping) else getattr(found, step)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of the table."""
+        return tuple(self._rows)
+
+
+PROVIDERS = Registry(
+    "provider type",
+    {
+        "openai": "coollm.providers.compatible:VENDORS.openai",
+        "claude": "coollm.providers.claude:DIALECT",
+        "gemini": "coollm.providers.gemini:DIALECT",
+        "grok": "coollm.providers.compatible:VENDORS.grok",
+        "together": "coollm.providers.compatible:VENDORS.together",
+        "openrouter": "coollm.providers.compatible:VENDORS.openrouter",
+        "mistral": "coollm.providers.compatible:VENDORS.mistral",
+        "fireworks": "coollm.providers.compatible:VENDORS.fireworks",
+        "huggingface": "coollm.providers.compatible:VENDORS.huggingface",
+        "deepseek": "coollm.providers.compatible:VENDORS.deepseek",
+        "groq": "coollm.providers.compatible:VENDORS.groq",
+        "azure": "coollm.providers.compatible:VENDORS.azure",
+        "custom": "coollm.providers.compatible:VENDORS.custom",
+    },
+)
+
+ALGORITHMS = Registry(
+    "routing algorithm",
+    {
+        "round_robin": "coollm.routing.round_robin:rank",
+        "weighted": "coollm.routing.weighted:rank",
+        "least_loaded": "coollm.routing.least_loaded:rank",
+        "latency": "coollm.routing.latency:rank",
+        "cost": "coollm.routing.cost:rank",
+        "hybrid": "coollm.routing.hybrid:rank",
+    },
+)
+
+STORES = Registry(
+    "store",
+    {
+        "memory": "coollm.stores.memory:open_store",
+        "sqlite": "coollm.stores.sqlite:open_store",
+        "redis": "coollm.stores.redis:open_store",
+    },
+)
+
+ENDPOINTS = Registry(
+    "endpoint",
+    {
+        "chat": "coollm.api.chat:ROUTES",
+        "models": "coollm.api.models:ROUTES",
+        "health": "coollm.api.health:ROUTES",
+        "metrics": "coollm.api.metrics:ROUTES",
+        "admin": "coollm.api.admin:ROUTES",
+    },
+)
+
+
+def did_you_mean(name: str, candidates: Mapping[str, Any] | tuple[str, ...] | list[str] | set[str]) -> str:
+    """"; did you mean 'x'?" with the nearest of the candidates, or "" if none is near."""
+    near = difflib.get_close_matches(str(name), [str(candidate) for candidate in candidates], n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,82 @@
+"""A secret in memory: masked wherever it is printed, and known to the redactor of the logs."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+
+MASK = "********"
+
+# Shorter values would black out ordinary words in the logs.
+SHORTEST_REDACTED_LENGTH = 6
+
+# Keys as vendors write them, for text that carries a key which is not ours (a vendor's error message).
+_KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|xai|gsk|hf|r8|pa|fw|AIza)[-_]?[A-Za-z0-9_\-]{16,}|(?<=[Bb]earer )[^\s\"',]{6,}")
+
+
+class Secret:
+    """A secret string. `str()` and `repr()` give a mask; `reveal()` gives the value to the one place that sends it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The value in clear."""
+        return self._value
+
+    def digest(self) -> bytes:
+        """SHA-256 of the value, 32 bytes: what is compared and stored instead of the value."""
+        return key_digest(self._value)
+
+    def fingerprint(self) -> str:
+        """First eight hexadecimal digits of the digest, to tell secrets apart in output."""
+        return self.digest().hex()[:8]
+
+    def matches(self, candidate: str) -> bool:
+        """Whether `candidate` is this secret, compared in constant time."""
+        return hmac.compare_digest(self.digest(), key_digest(candidate))
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self.digest(), other.digest())
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK})"
+
+    def __str__(self) -> str:
+        return MASK
+
+
+def key_digest(key: str) -> bytes:
+    """SHA-256 of a key, 32 bytes. Whole keys are hashed: a prefix would let two keys collide (CVE-2026-35030)."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+class Redactor:
+    """Replaces live secrets, and whatever looks like a vendor's key, in text that leaves the process."""
+
+    def __init__(self, secrets: Iterable[Secret] = ()) -> None:
+        values = {form for secret in secrets for form in _written_forms(secret.reveal())}
+        longest_first = sorted((re.escape(value) for value in values), key=len, reverse=True)
+        self._known = re.compile("|".join(longest_first)) if longest_first else None
+
+    def __call__(self, text: str) -> str:
+        if self._known is not None:
+            text = self._known.sub(MASK, text)
+        return _KEY_SHAPES.sub(MASK, text)
+
+
+def _written_forms(value: str) -> set[str]:
+    """A secret as it stands, and as JSON or `repr` would escape it."""
+    if len(value) < SHORTEST_REDACTED_LENGTH:
+        return set()
+    return {value, value.encode("unicode_escape").decode("ascii"), value.replace("\\", "\\\\").replace('"', '\\"')}

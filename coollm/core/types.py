@@ -1,0 +1,262 @@
+"""The neutral words between client dialects and vendor dialects: request, completion, stream events, usage, target.
+
+All are frozen. Client dialects (`coollm/api`) make a ChatRequest and render a Completion or StreamEvents; vendor dialects (`coollm/providers`) do the reverse.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Json = dict[str, Any]
+"""A JSON object as orjson decodes it."""
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the frozen value objects."""
+
+
+class TextPart(Value, tag="text"):
+    """Plain text."""
+
+    text: str
+
+
+class ImagePart(Value, tag="image"):
+    """An image, by URL or inline. Exactly one of `url` and `data` is set; `data` is base64 and has a `media_type`."""
+
+    url: str | None = None
+    data: str | None = None
+    media_type: str | None = None
+    detail: str | None = None
+
+
+class ToolCall(Value, tag="tool_call"):
+    """The model asks for a tool. `arguments` is JSON text as the model wrote it. `extra` is what a vendor wants back unchanged with the call."""
+
+    id: str
+    name: str
+    arguments: str
+    extra: Json | None = None
+
+
+class ToolResult(Value, tag="tool_result"):
+    """What a tool returned for the call `call_id` of the tool `name`, if known."""
+
+    call_id: str
+    content: tuple[TextPart | ImagePart, ...]
+    name: str | None = None
+
+
+class ReasoningPart(Value, tag="reasoning"):
+    """Reasoning that the vendor chose to show, with its signature where there is one."""
+
+    text: str
+    signature: str | None = None
+
+
+Part = TextPart | ImagePart | ToolCall | ToolResult | ReasoningPart
+
+
+class Message(Value):
+    """One turn. Tool results form turns of role "tool"."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+
+class Tool(Value):
+    """A function the model may call; `parameters` is JSON Schema."""
+
+    name: str
+    description: str | None = None
+    parameters: Json | None = None
+    strict: bool | None = None
+
+
+class ToolChoice(Value):
+    """Whether the model may, must or must not call a tool; `name` is set with "named"."""
+
+    mode: Literal["auto", "none", "required", "named"]
+    name: str | None = None
+
+
+class OutputSchema(Value):
+    """The answer must be JSON; of this schema, if one is given."""
+
+    name: str = "answer"
+    schema: Json | None = None
+    strict: bool | None = None
+
+
+class ChatRequest(Value):
+    """A chat completion that a client asks for.
+
+    `model` is the name as the client wrote it. `source` is the client's body as parsed, in the dialect `dialect`: a vendor of the same dialect gets it back
+    with nothing but the model and the usage option changed. `inexpressible` names the places of `source` that these neutral words cannot say: a vendor of another
+    dialect must refuse them.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    choices: int = 1
+    output_schema: OutputSchema | None = None
+    reasoning_effort: str | None = None
+    stream: bool = False
+    include_usage: bool = False
+    user: str | None = None
+    dialect: str = "openai"
+    source: Json = msgspec.field(default_factory=dict)
+    inexpressible: tuple[str, ...] = ()
+    body_bytes: int = 0
+
+
+class Usage(Value):
+    """Tokens of one request, in disjoint buckets: their sum is all that was processed.
+
+    `estimated` is true where the vendor did not say and the gateway counted.
+    """
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All input, cached or not."""
+        return self.input_tokens + self.cached_input_tokens + self.cache_write_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        """All output, reasoning included."""
+        return self.output_tokens + self.reasoning_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Choice(Value):
+    """One answer: its parts and why it ended."""
+
+    parts: tuple[TextPart | ToolCall | ReasoningPart, ...]
+    finish_reason: FinishReason
+    refusal: str | None = None
+
+
+class Completion(Value):
+    """A whole answer of a vendor."""
+
+    id: str
+    model: str
+    choices: tuple[Choice, ...]
+    usage: Usage | None
+
+
+class TextDelta(Value, tag="text_delta"):
+    """More text of choice `choice`."""
+
+    text: str
+    choice: int = 0
+
+
+class ReasoningDelta(Value, tag="reasoning_delta"):
+    """More reasoning, or its signature."""
+
+    text: str = ""
+    signature: str | None = None
+    choice: int = 0
+
+
+class RefusalDelta(Value, tag="refusal_delta"):
+    """More of a refusal."""
+
+    text: str
+    choice: int = 0
+
+
+class ToolCallDelta(Value, tag="tool_call_delta"):
+    """More of tool call number `index`: `id` and `name` with its first delta, then pieces of the argument's JSON text."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    extra: Json | None = None
+    choice: int = 0
+
+
+class FinishDelta(Value, tag="finish"):
+    """Choice `choice` is complete."""
+
+    reason: FinishReason
+    choice: int = 0
+
+
+class UsageUpdate(Value, tag="usage"):
+    """The vendor's count so far; a later one replaces an earlier one."""
+
+    usage: Usage
+
+
+class StreamEnd(Value, tag="end"):
+    """The vendor's own terminal event: the stream is whole."""
+
+
+StreamEvent = TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | FinishDelta | UsageUpdate | StreamEnd
+
+CONTENT = (TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta, FinishDelta)
+"""Events after which a client has seen something of the answer: from the first of them on there is no fallback."""
+
+
+class Target(Value):
+    """One way to serve a request: a provider, one of its keys, and the vendor's name of the model."""
+
+    provider: str
+    type: str
+    key_id: str
+    model: str
+    weight: float = 1.0
+    input_price: float | None = None
+    output_price: float | None = None
+    cached_input_price: float | None = None
+    req_per_min: int | None = None
+    tokens_per_min: int | None = None
+    max_tokens: int | None = None
+    fallback: bool = False
+
+    @property
+    def key(self) -> str:
+        """The vendor key's name in stores and logs: `provider/key id`."""
+        return f"{self.provider}/{self.key_id}"
+
+    def cost_usd(self, usage: Usage) -> float | None:
+        """US dollars for `usage`, None where the price is not known.
+
+        Prices are US dollars per million tokens. Cached input without a price of its own is billed as input, and so is what was written to the cache.
+        """
+        if self.input_price is None or self.output_price is None:
+            return None
+        cached_price = self.input_price if self.cached_input_price is None else self.cached_input_price
+        millionths = (
+            (usage.input_tokens + usage.cache_write_tokens) * self.input_price
+            + usage.cached_input_tokens * cached_price
+            + usage.completion_tokens * self.output_price
+        )
+        return millionths / 1_000_000

@@ -1,0 +1,45 @@
+"""How many tokens a request will cost, before anybody knows."""
+
+from __future__ import annotations
+
+from coollm.core.types import ChatRequest, ImagePart, ReasoningPart, TextPart, ToolCall, ToolResult, Usage
+
+BYTES_PER_TOKEN = 4
+TOKENS_PER_IMAGE = 800
+TOKENS_PER_MESSAGE = 4
+
+# Output of a request that gives no limit: it is replaced by the actual usage when the request has ended.
+DEFAULT_OUTPUT_TOKENS = 500
+
+
+def text_tokens(characters: int) -> int:
+    """Tokens of a text, rounded up."""
+    return (characters + BYTES_PER_TOKEN - 1) // BYTES_PER_TOKEN
+
+
+def input_tokens(request: ChatRequest) -> int:
+    """Input tokens: text by its length, images by a flat count. Inline image data is not text and is not counted as such."""
+    characters = images = 0
+    for message in request.messages:
+        for part in message.parts:
+            more = part.content if isinstance(part, ToolResult) else (part,)
+            for inner in more:
+                if isinstance(inner, ImagePart):
+                    images += 1
+                elif isinstance(inner, TextPart | ReasoningPart):
+                    characters += len(inner.text)
+                elif isinstance(inner, ToolCall):
+                    characters += len(inner.name) + len(inner.arguments)
+    for tool in request.tools:
+        characters += len(tool.name) + len(tool.description or "") + len(str(tool.parameters or ""))
+    return text_tokens(characters) + images * TOKENS_PER_IMAGE + len(request.messages) * TOKENS_PER_MESSAGE
+
+
+def output_tokens(request: ChatRequest, key_limit: int | None = None) -> int:
+    """Output tokens to reserve: the request's own limit, else that of the key, else a default; for each choice."""
+    return (request.max_output_tokens or key_limit or DEFAULT_OUTPUT_TOKENS) * request.choices
+
+
+def counted_usage(request: ChatRequest, output_characters: int) -> Usage:
+    """Usage of an answer for which the vendor gave none: flagged as estimated."""
+    return Usage(input_tokens=input_tokens(request), output_tokens=text_tokens(output_characters), estimated=True)

@@ -1,0 +1,371 @@
+"""Google's Gemini API, `generateContent` and `streamGenerateContent`.
+
+Sources: https://ai.google.dev/api/generate-content, https://ai.google.dev/gemini-api/docs/function-calling, /docs/thought-signatures,
+https://cloud.google.com/apis/design/errors for error details, and the types of the `google-genai` package.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, cast
+from urllib.parse import quote
+
+import orjson
+
+from coollm.core.types import (
+    ChatRequest,
+    Choice,
+    Completion,
+    FinishDelta,
+    FinishReason,
+    ImagePart,
+    Json,
+    Message,
+    ReasoningDelta,
+    ReasoningPart,
+    StreamEvent,
+    Target,
+    TextDelta,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolResult,
+    Usage,
+    UsageUpdate,
+    Value,
+)
+from coollm.providers.base import HARMLESS, NEUTRAL, StreamDecoder, VendorRequest, bad_answer, count, parse_object, refuse_inexpressible, unsupported
+from coollm.providers.sse import SseEvent
+from coollm.providers.verdict import Cause, Verdict, VendorError, cause_of_status, retry_after_seconds
+
+_SUPPORTED = HARMLESS | {
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "n",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "reasoning_effort",
+    "frequency_penalty",
+    "presence_penalty",
+}
+_NEUTRAL = {**NEUTRAL, "parallel_tool_calls": (True,)}
+
+_THINKING_LEVELS = {"minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM", "high": "HIGH"}
+
+_FINISH: dict[str, FinishReason] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
+    "ESCALATION": "content_filter",
+}
+"""Every other reason (MALFORMED_FUNCTION_CALL, OTHER, …) is a failure of the model and no finish."""
+
+_CAUSES: dict[str, Cause] = {
+    "INVALID_ARGUMENT": Cause.CLIENT_FAULT,
+    "FAILED_PRECONDITION": Cause.KEY_REJECTED,
+    "OUT_OF_RANGE": Cause.CLIENT_FAULT,
+    "UNAUTHENTICATED": Cause.KEY_REJECTED,
+    "PERMISSION_DENIED": Cause.KEY_REJECTED,
+    "NOT_FOUND": Cause.UNKNOWN_MODEL,
+    "RESOURCE_EXHAUSTED": Cause.RATE_LIMITED,
+    "INTERNAL": Cause.VENDOR_ERROR,
+    "UNAVAILABLE": Cause.OVERLOADED,
+    "DEADLINE_EXCEEDED": Cause.TIMEOUT,
+}
+
+
+class GeminiDialect(Value):
+    """Gemini's dialect."""
+
+    wire: str = "gemini"
+    base_url: str | None = "https://generativelanguage.googleapis.com/v1beta"
+    families: tuple[str, ...] = ("gemini-*", "gemma-*")
+
+    def encode(self, request: ChatRequest, target: Target, base_url: str, key: str) -> VendorRequest:
+        """A `generateContent`, or `streamGenerateContent` with SSE. The key travels in a header, never in the address."""
+        refuse_inexpressible(request, _SUPPORTED, _NEUTRAL, "Gemini")
+        body: Json = {"contents": _contents(request.messages)}
+        system = [{"text": part.text} for message in request.messages if message.role == "system" for part in message.parts if isinstance(part, TextPart)]
+        if system:
+            body["systemInstruction"] = {"parts": system}
+        config = _generation_config(request, target)
+        if config:
+            body["generationConfig"] = config
+        if request.tools:
+            body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in request.tools]}]
+            if request.tool_choice:
+                body["toolConfig"] = {"functionCallingConfig": _calling_config(request)}
+        method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
+        return VendorRequest(
+            method="POST",
+            url=f"{base_url}/models/{quote(target.model, safe='')}:{method}",
+            headers=(("content-type", "application/json"), ("x-goog-api-key", key)),
+            body=orjson.dumps(body),
+        )
+
+    def decode(self, body: bytes) -> Completion:
+        """A `GenerateContentResponse`."""
+        answer = parse_object(body, "the answer")
+        if answer.get("error"):
+            raise VendorError(_verdict(200, {}, answer))
+        candidates = answer.get("candidates") or ()
+        choices = [_choice(candidate) for candidate in candidates if isinstance(candidate, dict)]
+        if not choices:
+            if not (answer.get("promptFeedback") or {}).get("blockReason"):
+                raise bad_answer("the answer has no candidates")
+            choices = [Choice(parts=(), finish_reason="content_filter", refusal="the prompt was blocked")]
+        return Completion(
+            id=str(answer.get("responseId") or f"gemini-{uuid.uuid4().hex}"),
+            model=str(answer.get("modelVersion") or ""),
+            choices=tuple(choices),
+            usage=decode_usage(answer.get("usageMetadata")),
+        )
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A decoder for a stream of `GenerateContentResponse`."""
+        return _ContentStream()
+
+    def verdict(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
+        """The judgement on `{"error": {"code", "message", "status", "details"}}`, alone or in a list of one."""
+        try:
+            answer = orjson.loads(body)
+        except ValueError:
+            answer = {}
+        if isinstance(answer, list) and answer:
+            answer = answer[0]
+        return _verdict(status, headers, answer if isinstance(answer, dict) else {})
+
+
+DIALECT = GeminiDialect()
+
+
+def _verdict(status: int, headers: Mapping[str, str], answer: Json) -> Verdict:
+    error = answer.get("error")
+    error = error if isinstance(error, dict) else {}
+    name = str(error.get("status") or "")
+    cause = _CAUSES.get(name) or (Cause.VENDOR_ERROR if status == 200 else cause_of_status(status))  # noqa: PLR2004
+    wait = retry_after_seconds(headers)
+    for detail in error.get("details") or ():
+        if not isinstance(detail, dict):
+            continue
+        if detail.get("reason") in ("API_KEY_INVALID", "API_KEY_EXPIRED", "SERVICE_DISABLED", "BILLING_DISABLED"):
+            cause = Cause.KEY_REJECTED
+        if str(detail.get("@type", "")).endswith("RetryInfo"):
+            wait = wait or _seconds(detail.get("retryDelay"))
+    return Verdict(cause=cause, message=str(error.get("message") or f"HTTP status {status}"), status=status, type=name or None, retry_after_seconds=wait)
+
+
+def _seconds(text: Any) -> float | None:
+    """A protobuf Duration such as "13s" or "0.5s"."""
+    try:
+        return float(str(text).removesuffix("s"))
+    except ValueError:
+        return None
+
+
+def decode_usage(usage: Any) -> Usage | None:
+    """Gemini's usage: thoughts are beside candidates, cached input is part of the prompt, tool-use input is beside it."""
+    if not isinstance(usage, dict):
+        return None
+    prompt, cached = count(usage, "promptTokenCount"), count(usage, "cachedContentTokenCount")
+    return Usage(
+        input_tokens=max(0, prompt - cached) + count(usage, "toolUsePromptTokenCount"),
+        cached_input_tokens=min(cached, prompt),
+        output_tokens=count(usage, "candidatesTokenCount"),
+        reasoning_tokens=count(usage, "thoughtsTokenCount"),
+    )
+
+
+def _generation_config(request: ChatRequest, target: Target) -> Json:
+    config: Json = {
+        "maxOutputTokens": request.max_output_tokens or target.max_tokens,
+        "temperature": request.temperature,
+        "topP": request.top_p,
+        "stopSequences": list(request.stop) or None,
+        "seed": request.seed,
+        "candidateCount": request.choices if request.choices > 1 else None,
+        "frequencyPenalty": request.source.get("frequency_penalty") or None,
+        "presencePenalty": request.source.get("presence_penalty") or None,
+    }
+    if request.output_schema is not None:
+        config["responseMimeType"] = "application/json"
+        config["responseJsonSchema"] = request.output_schema.schema
+    if request.reasoning_effort is not None:
+        if request.reasoning_effort == "none":
+            config["thinkingConfig"] = {"thinkingBudget": 0}
+        elif request.reasoning_effort in _THINKING_LEVELS:
+            config["thinkingConfig"] = {"thinkingLevel": _THINKING_LEVELS[request.reasoning_effort], "includeThoughts": True}
+        else:
+            raise unsupported("reasoning_effort", "Gemini", f"it knows {', '.join(_THINKING_LEVELS)}")
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _declaration(tool: Tool) -> Json:
+    written: Json = {"name": tool.name, "description": tool.description or ""}
+    if tool.parameters:
+        written["parametersJsonSchema"] = tool.parameters
+    return written
+
+
+def _calling_config(request: ChatRequest) -> Json:
+    choice = request.tool_choice
+    mode = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}[choice.mode if choice else "auto"]
+    return {"mode": mode, **({"allowedFunctionNames": [choice.name]} if choice and choice.name else {})}
+
+
+def _contents(messages: tuple[Message, ...]) -> list[Json]:
+    turns: list[Json] = []
+    for message in messages:
+        if message.role == "system":
+            continue
+        role = "model" if message.role == "assistant" else "user"
+        parts = [written for part in message.parts for written in _parts(part)]
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["parts"].extend(parts)
+        elif parts:
+            turns.append({"role": role, "parts": parts})
+    if not turns:
+        raise unsupported("messages", "Gemini", "it needs at least one message of a user")
+    return turns
+
+
+def _parts(part: Any) -> list[Json]:
+    if isinstance(part, TextPart):
+        return [{"text": part.text}]
+    if isinstance(part, ImagePart):
+        if part.url is not None:
+            raise unsupported("messages", "Gemini", "an image must be inline, as a base64 data: URL")
+        return [{"inlineData": {"mimeType": part.media_type, "data": part.data}}]
+    if isinstance(part, ToolCall):
+        return [_function_call(part)]
+    if isinstance(part, ToolResult):
+        return _function_response(part)
+    return [{"text": part.text, "thought": True}]
+
+
+def _function_call(call: ToolCall) -> Json:
+    try:
+        arguments = orjson.loads(call.arguments)
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise unsupported("messages", "Gemini", f"the arguments of tool call '{call.id}' are not a JSON object")
+    written: Json = {"functionCall": {"id": call.id, "name": call.name, "args": arguments}}
+    signature = ((call.extra or {}).get("google") or {}).get("thought_signature")
+    if signature:
+        written["thoughtSignature"] = signature
+    return written
+
+
+def _function_response(result: ToolResult) -> list[Json]:
+    if result.name is None:
+        raise unsupported("messages", "Gemini", f"the tool result for '{result.call_id}' has no tool call before it")
+    text = "".join(part.text for part in result.content if isinstance(part, TextPart))
+    try:
+        parsed = orjson.loads(text)
+    except ValueError:
+        parsed = None
+    response = parsed if isinstance(parsed, dict) else {"output": text}
+    written: list[Json] = [{"functionResponse": {"id": result.call_id, "name": result.name, "response": response}}]
+    return written + [inner for part in result.content if isinstance(part, ImagePart) for inner in _parts(part)]
+
+
+def _read_call(part: Json) -> ToolCall | None:
+    call = part.get("functionCall")
+    if not isinstance(call, dict):
+        return None
+    signature = part.get("thoughtSignature")
+    return ToolCall(
+        id=str(call.get("id") or f"call_{uuid.uuid4().hex[:24]}"),
+        name=str(call.get("name") or ""),
+        arguments=orjson.dumps(call.get("args") or {}).decode(),
+        extra={"google": {"thought_signature": signature}} if signature else None,
+    )
+
+
+def _finish(reason: Any, *, has_calls: bool) -> FinishReason:
+    finish = _FINISH.get(str(reason))
+    if finish is None:
+        raise bad_answer(f"the model failed: finishReason {reason}")
+    return "tool_calls" if has_calls and finish == "stop" else finish
+
+
+def _candidate_parts(candidate: Json) -> list[Json]:
+    content = candidate.get("content")
+    parts = content.get("parts") if isinstance(content, dict) else None
+    return [part for part in parts or () if isinstance(part, dict)]
+
+
+def _choice(candidate: Json) -> Choice:
+    parts: list[TextPart | ToolCall | ReasoningPart] = []
+    for part in _candidate_parts(candidate):
+        call = _read_call(part)
+        if call is not None:
+            parts.append(call)
+        elif isinstance(part.get("text"), str):
+            parts.append(ReasoningPart(text=part["text"]) if part.get("thought") else TextPart(text=part["text"]))
+    has_calls = any(isinstance(part, ToolCall) for part in parts)
+    return Choice(parts=tuple(parts), finish_reason=_finish(candidate.get("finishReason"), has_calls=has_calls))
+
+
+class _ContentStream:
+    """Decodes a stream that has no terminal event: it is whole when every candidate that began has a finish reason."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, int] = {}
+        self._open: set[int] = set()
+        self._finished: set[int] = set()
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self._finished) and self._open <= self._finished
+
+    def decode_event(self, event: SseEvent) -> tuple[StreamEvent, ...]:
+        if not event.data:
+            return ()
+        payload = parse_object(event.data, "a chunk of the stream")
+        if payload.get("error"):
+            raise VendorError(_verdict(200, {}, payload))
+        found: list[StreamEvent] = []
+        for candidate in payload.get("candidates") or ():
+            if isinstance(candidate, dict):
+                self._candidate(candidate, found)
+        if (payload.get("promptFeedback") or {}).get("blockReason"):
+            self._finished.add(0)
+            found.append(FinishDelta(reason="content_filter"))
+        usage = decode_usage(payload.get("usageMetadata"))
+        if usage is not None:
+            found.append(UsageUpdate(usage=usage))
+        return tuple(found)
+
+    def _candidate(self, candidate: Json, found: list[StreamEvent]) -> None:
+        index = count(candidate, "index")
+        self._open.add(index)
+        for part in _candidate_parts(candidate):
+            call = _read_call(part)
+            if call is not None:
+                number = self._calls.get(index, 0)
+                self._calls[index] = number + 1
+                found.append(ToolCallDelta(index=number, id=call.id, name=call.name, arguments=call.arguments, extra=call.extra, choice=index))
+            elif isinstance(part.get("text"), str) and part["text"]:
+                text = part["text"]
+                found.append(ReasoningDelta(text=text, choice=index) if part.get("thought") else TextDelta(text=text, choice=index))
+        if candidate.get("finishReason"):
+            self._finished.add(index)
+            reason = _finish(candidate["finishReason"], has_calls=bool(self._calls.get(index)))
+            found.append(cast("StreamEvent", FinishDelta(reason=reason, choice=index)))

@@ -1,0 +1,20 @@
+"""The target that answers fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from coollm.core.config.schema import Policy
+from coollm.core.types import Target
+from coollm.routing.base import Ranked, Reading, by_score, relative_to_best
+
+
+def rank(targets: Sequence[Target], readings: Mapping[str, Reading], turn: int, policy: Policy) -> list[Ranked]:  # noqa: ARG001  the signature of all algorithms
+    """By expected latency: the peak EWMA times the calls in flight, so that the fastest target is not flooded. An untried target comes first."""
+    loads = {target.key: _load(readings[target.key]) for target in targets}
+    best = min((load for load in loads.values() if load is not None), default=None)
+    return by_score(targets, turn, lambda target: {"latency": relative_to_best(loads[target.key], best)}, {"latency": 1.0})
+
+
+def _load(reading: Reading) -> float | None:
+    return None if reading.latency_seconds is None else reading.latency_seconds * (1 + reading.in_flight)

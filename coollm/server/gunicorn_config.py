@@ -1,0 +1,76 @@
+"""gunicorn's configuration, derived from ours. `coollm serve` and the systemd unit start `gunicorn -c python:coollm.server.gunicorn_config`.
+
+Source: https://docs.gunicorn.org/en/stable/settings.html. What is set against the defaults says why.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()  # before anything else imports ssl, socket or threading
+
+import os  # noqa: E402
+import ssl  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from coollm.core.config import load_or_raise  # noqa: E402
+from coollm.core.config.values import Address  # noqa: E402
+from coollm.core.paths import find_config, make_private, run_directory  # noqa: E402
+from coollm.server.run_files import ADMIN_SOCKET, METRICS_DIRECTORY, clean_metrics, forget_metrics, write_instance  # noqa: E402
+
+_config_file = find_config()
+_settings = load_or_raise(_config_file)
+_listen = Address.parse(os.environ["COOLLM_LISTEN"]) if os.environ.get("COOLLM_LISTEN") else _settings.server.listen
+_run = make_private(run_directory(_config_file)) / f"port-{_listen.port}"
+make_private(_run)
+make_private(_run / METRICS_DIRECTORY)
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_run / METRICS_DIRECTORY)
+
+bind = [str(_listen), f"unix:{_run / ADMIN_SOCKET}"]
+wsgi_app = "coollm.wsgi:application()"
+workers = int(os.environ.get("COOLLM_WORKERS") or _settings.server.workers)
+worker_class = "gevent"
+worker_connections = 10_000
+proc_name = "coollm"
+
+# The sockets and files of a gateway are its own user's.
+umask = 0o177
+
+# Longer than the 60 s for which clients and proxies keep a connection, so that it is they who close it.
+keepalive = 75
+timeout = 60
+graceful_timeout = int(_settings.server.drain_seconds) + 10
+
+# Liveness of workers is a file that must not wait for a disk.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else str(_run)  # noqa: S108
+
+# Its default path is shared by all gunicorns of a user and is unlinked at start.
+control_socket_disable = True
+
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+logger_class = "coollm.server.logger.GatewayLogger"
+
+if _settings.server.tls is not None:
+    certfile = _settings.server.tls.cert_file
+    keyfile = _settings.server.tls.key_file
+
+
+def ssl_context(config: Any, default_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ARG001
+    """gunicorn's context with the oldest version that server.tls.min_version allows."""
+    context = default_factory()
+    if _settings.server.tls is not None:
+        context.minimum_version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[_settings.server.tls.min_version]
+    return context
+
+
+def on_starting(server: Any) -> None:
+    """Before the first worker: figures of an earlier run are not this one's."""
+    clean_metrics(_run / METRICS_DIRECTORY)
+    write_instance(_run, server.pid, str(_config_file.absolute()))
+
+
+def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
+    """A worker has ended: its live gauges end with it, its counters stay."""
+    forget_metrics(worker.pid)

@@ -1,0 +1,45 @@
+"""The files of a running instance: its local socket, the workers' metrics, and a note of what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from coollm.core.instances import ADMIN_SOCKET, INSTANCE_FILE
+
+METRICS_DIRECTORY = "metrics"
+
+__all__ = ["ADMIN_SOCKET", "METRICS_DIRECTORY", "clean_metrics", "forget_metrics", "write_instance"]
+
+
+def clean_metrics(directory: Path) -> None:
+    """Removes the figures of workers that are gone."""
+    for file in directory.glob("*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not pid.isdigit() or not _is_alive(int(pid)):
+            file.unlink(missing_ok=True)
+
+
+def forget_metrics(pid: int) -> None:
+    """Removes the live gauges of a worker that has ended."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def write_instance(run: Path, pid: int, config: str) -> None:
+    """Notes who serves here, for `coollm status`."""
+    note = {"pid": pid, "config": config, "started": time.time()}
+    (run / INSTANCE_FILE).write_text(json.dumps(note), "utf-8")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,106 @@
+"""Everything a request handler needs, built once from the settings of a generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from coollm.core.config.schema import Client, Provider, Settings
+from coollm.core.errors import OperationFailed
+from coollm.core.registry import PROVIDERS, STORES
+from coollm.core.secrets import Redactor
+from coollm.gateway import Account, Gateway
+from coollm.limits.limiter import Limiter
+from coollm.routing.catalog import KEYLESS, Catalog, key_ids
+from coollm.routing.router import Router
+from coollm.routing.stats import Board
+from coollm.stores.base import Store, StoreError
+from coollm.telemetry.metrics import Metrics
+from coollm.telemetry.record import RequestRecord
+from coollm.telemetry.request_log import log_request
+from coollm.upstream import Upstream
+
+SIMULATOR_URL = "simulator://"
+
+
+class Services(msgspec.Struct, frozen=True):
+    """The parts of a running gateway. Two of them can live in one process."""
+
+    settings: Settings
+    gateway: Gateway
+    upstream: Upstream
+    store: Store
+    metrics: Metrics
+    redact: Redactor
+    clients: dict[bytes, Client]
+    accounts: dict[str, Account]
+    started: float
+
+    def client_of(self, key_digest: bytes) -> Client | None:
+        """The client whose key has this digest. Looking up a digest tells nothing about the key by its timing."""
+        return self.clients.get(key_digest)
+
+    def close(self) -> None:
+        """Lets go of connections and files."""
+        self.upstream.close()
+        self.store.close()
+
+
+def build_services(settings: Settings, state: Path, simulator_url: Callable[[], str] | None = None) -> Services:
+    """Wires a gateway. `simulator_url` starts the built-in simulated vendor, if a provider asks for it, and gives its address.
+
+    Raises OperationFailed if the store cannot be opened.
+    """
+    redact = Redactor(settings.secrets())
+    metrics = Metrics(settings)
+    try:
+        store: Store = STORES[settings.storage.runtime.type](settings.storage.runtime, state)
+    except StoreError as error:
+        raise OperationFailed(f"the store cannot be opened: {error}", "give COOLLM_STATE_DIR or --state-dir a directory that can be written") from error
+    limiter = Limiter(store)
+    catalog = Catalog(settings)
+    router = Router(settings.policy, Board(), limiter, store)
+    upstream = Upstream(settings.policy.timeouts)
+    accounts = {provider.id: _account(provider, simulator_url) for provider in settings.llm_providers}
+
+    def tell(record: RequestRecord) -> None:
+        log_request(record)
+        metrics.observe(record)
+
+    return Services(
+        settings=settings,
+        gateway=Gateway(settings.policy, accounts, catalog, router, limiter, upstream, redact, tell),
+        upstream=upstream,
+        store=store,
+        metrics=metrics,
+        redact=redact,
+        clients={client.key.digest(): client for client in settings.api_keys},
+        accounts=accounts,
+        started=time.time(),
+    )
+
+
+def has_expired(client: Client) -> bool:
+    """Whether the client's key is past its date."""
+    return client.expires_at is not None and client.expires_at <= datetime.now(UTC)
+
+
+def _account(provider: Provider, simulator_url: Callable[[], str] | None) -> Account:
+    dialect = PROVIDERS[provider.type]
+    base_url = provider.base_url or dialect.base_url
+    if base_url == SIMULATOR_URL:
+        if simulator_url is None:
+            raise OperationFailed(f"the provider '{provider.id}' uses the simulated vendor, which is not started here")
+        base_url = simulator_url() + SIMULATED_PATHS.get(dialect.wire, "/v1")
+    keys = dict(zip(key_ids(provider), [key.reveal() for key in provider.api_keys] or [""], strict=True))
+    if list(keys) == [KEYLESS]:
+        keys = {KEYLESS: ""}
+    return Account(dialect=dialect, base_url=base_url.rstrip("/"), keys=keys)
+
+
+SIMULATED_PATHS = {"openai": "/v1", "claude": "", "gemini": "/v1beta"}
+"""Where each wire format begins on the simulator, as on the vendors' own hosts."""

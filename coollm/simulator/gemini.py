@@ -1,0 +1,124 @@
+"""Gemini on the wire. Source: https://ai.google.dev/api/generate-content and the types of the `google-genai` package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import orjson
+
+from coollm.core.types import Json
+from coollm.simulator.answer import Asked, Said
+from coollm.simulator.openai import event
+
+_ERRORS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def read(body: Json, model: str, key: str, *, stream: bool) -> Asked:
+    """A generateContent request. Raises ValueError for what the API refuses."""
+    contents = body.get("contents")
+    if not contents:
+        raise ValueError("contents is not specified")
+    config = body.get("generationConfig") or {}
+    declared = [one for tool in body.get("tools") or () for one in tool.get("functionDeclarations") or ()]
+    calling = (body.get("toolConfig") or {}).get("functionCallingConfig") or {}
+    allowed = calling.get("allowedFunctionNames") or []
+    return Asked(
+        model=model,
+        key=key,
+        stream=stream,
+        body=body,
+        text=orjson.dumps([body.get("systemInstruction"), contents]).decode(),
+        tools=tuple((one["name"], _lower_types(one.get("parametersJsonSchema") or one.get("parameters"))) for one in declared),
+        may_call=calling.get("mode") != "NONE" and not any("functionResponse" in part for part in contents[-1].get("parts") or ()),
+        forced_tool=allowed[0] if allowed else None,
+        schema=_lower_types(config.get("responseJsonSchema") or config.get("responseSchema")),
+        wants_json=config.get("responseMimeType") == "application/json",
+        max_tokens=config.get("maxOutputTokens"),
+        choices=config.get("candidateCount") or 1,
+    )
+
+
+def _lower_types(schema: object) -> object:
+    """Gemini's own schemas write types in capitals."""
+    if isinstance(schema, dict):
+        return {name: value.lower() if name == "type" and isinstance(value, str) else _lower_types(value) for name, value in schema.items()}
+    return [_lower_types(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def _usage(asked: Asked, said: Said) -> Json:
+    output = said.output_tokens * asked.choices
+    usage: Json = {"promptTokenCount": said.input_tokens, "candidatesTokenCount": output}
+    if said.cached_tokens:
+        usage["cachedContentTokenCount"] = said.cached_tokens
+    if said.reasoning:
+        usage["thoughtsTokenCount"] = len(said.reasoning)
+    usage["totalTokenCount"] = said.input_tokens + output + len(said.reasoning)
+    return usage
+
+
+def _finish(said: Said) -> str:
+    return "MAX_TOKENS" if said.is_truncated else "STOP"
+
+
+def _call_parts(said: Said) -> list[Json]:
+    return [
+        {"functionCall": {"id": call.id, "name": call.name, "args": call.arguments}, **({"thoughtSignature": "c2ltdWxhdGVk"} if number == 0 else {})}
+        for number, call in enumerate(said.calls)
+    ]
+
+
+def _response(asked: Asked, request_id: str, parts: list[Json], finish: str | None, usage: Json | None) -> Json:
+    candidates: list[Json] = []
+    for index in range(asked.choices):
+        candidate: Json = {"content": {"parts": parts, "role": "model"}, "index": index}
+        if finish:
+            candidate["finishReason"] = finish
+        candidates.append(candidate)
+    made: Json = {"candidates": candidates, "modelVersion": asked.model, "responseId": request_id}
+    if usage is not None:
+        made["usageMetadata"] = usage
+    return made
+
+
+def whole(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Json:
+    """A `GenerateContentResponse`."""
+    parts: list[Json] = [{"text": "".join(said.reasoning), "thought": True}] if said.reasoning else []
+    if said.tokens:
+        parts.append({"text": "".join(said.tokens)})
+    return _response(asked, request_id, parts + _call_parts(said), _finish(said), _usage(asked, said) if usage else None)
+
+
+def frames(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Iterator[tuple[bytes, bool]]:
+    """The frames of a stream, each with whether it holds content. There is no terminal event: the last frame has the finish reason."""
+    counted = _usage(asked, said) if usage else None
+    for token in said.reasoning:
+        yield event(_response(asked, request_id, [{"text": token, "thought": True}], None, counted)), True
+    for token in said.tokens:
+        yield event(_response(asked, request_id, [{"text": token}], None, counted)), True
+    for part in _call_parts(said):
+        yield event(_response(asked, request_id, [part], None, counted)), True
+    yield event(_response(asked, request_id, [{"text": ""}], _finish(said), counted)), False
+
+
+def error(status: int, message: str, retry_after: float = 0) -> Json:
+    """An error body."""
+    details: list[Json] = []
+    if status == 400 and "API key" in message:
+        details.append({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"})
+    if retry_after:
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{retry_after:g}s"})
+    return {"error": {"code": status, "message": message, "status": _ERRORS.get(status, "INTERNAL"), "details": details}}
+
+
+def error_frame(message: str) -> bytes:
+    """An error inside a stream."""
+    return event(error(500, message))

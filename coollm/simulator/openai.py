@@ -1,0 +1,120 @@
+"""OpenAI on the wire. Source: https://platform.openai.com/docs/api-reference/chat and the types of the `openai` package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from coollm.core.types import Json
+from coollm.simulator.answer import Asked, Call, Said
+
+_ERRORS = {
+    400: ("invalid_request_error", None),
+    401: ("invalid_request_error", "invalid_api_key"),
+    402: ("insufficient_quota", "insufficient_quota"),
+    403: ("permission_error", None),
+    404: ("invalid_request_error", "model_not_found"),
+    429: ("requests", "rate_limit_exceeded"),
+}
+
+
+def read(body: Json, model: str, key: str) -> Asked:
+    """A chat request."""
+    messages = body.get("messages") or []
+    last = messages[-1] if messages else {}
+    choice = body.get("tool_choice")
+    wanted = body.get("response_format") or {}
+    return Asked(
+        model=model,
+        key=key,
+        stream=bool(body.get("stream")),
+        body=body,
+        text=orjson.dumps(messages).decode(),
+        tools=tuple((tool["function"]["name"], tool["function"].get("parameters")) for tool in body.get("tools") or () if "function" in tool),
+        may_call=choice != "none" and last.get("role") != "tool",
+        forced_tool=choice["function"]["name"] if isinstance(choice, dict) and "function" in choice else None,
+        schema=(wanted.get("json_schema") or {}).get("schema"),
+        wants_json=wanted.get("type") in ("json_object", "json_schema"),
+        max_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
+        include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        choices=body.get("n") or 1,
+    )
+
+
+def _call(call: Call) -> Json:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()}}
+
+
+def _usage(asked: Asked, said: Said) -> Json:
+    output = (said.output_tokens + len(said.reasoning)) * asked.choices
+    return {
+        "prompt_tokens": said.input_tokens,
+        "completion_tokens": output,
+        "total_tokens": said.input_tokens + output,
+        "prompt_tokens_details": {"cached_tokens": said.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": len(said.reasoning) * asked.choices, "audio_tokens": 0},
+    }
+
+
+def _finish(said: Said) -> str:
+    return "tool_calls" if said.calls else "length" if said.is_truncated else "stop"
+
+
+def whole(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Json:
+    """A `chat.completion`."""
+    message: Json = {"role": "assistant", "content": "".join(said.tokens) if not said.calls else None, "refusal": None, "annotations": []}
+    if said.calls:
+        message["tool_calls"] = [_call(call) for call in said.calls]
+    choices = [{"index": index, "message": message, "logprobs": None, "finish_reason": _finish(said)} for index in range(asked.choices)]
+    made: Json = {"id": f"chatcmpl-{request_id}", "object": "chat.completion", "created": int(time.time()), "model": asked.model, "choices": choices}
+    if usage:
+        made["usage"] = _usage(asked, said)
+    return made
+
+
+def frames(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Iterator[tuple[bytes, bool]]:
+    """The frames of a stream, each with whether it holds content."""
+    head: Json = {"id": f"chatcmpl-{request_id}", "object": "chat.completion.chunk", "created": int(time.time()), "model": asked.model}
+    tells = usage and asked.include_usage
+
+    def chunk(index: int, delta: Json, finish: str | None = None) -> bytes:
+        made = {**head, "choices": [{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}]}
+        if tells:
+            made["usage"] = None
+        return event(made)
+
+    for index in range(asked.choices):
+        yield chunk(index, {"role": "assistant", "content": "" if not said.calls else None, "refusal": None}), False
+    for token in said.tokens:
+        for index in range(asked.choices):
+            yield chunk(index, {"content": token}), True
+    for index in range(asked.choices):
+        for number, call in enumerate(said.calls):
+            written = _call(call)
+            text = written["function"].pop("arguments")
+            yield chunk(index, {"tool_calls": [{"index": number, **written, "function": {**written["function"], "arguments": ""}}]}), True
+            for place in range(0, len(text), 8):
+                yield chunk(index, {"tool_calls": [{"index": number, "function": {"arguments": text[place : place + 8]}}]}), True
+        yield chunk(index, {}, _finish(said)), False
+    if tells:
+        yield event({**head, "choices": [], "usage": _usage(asked, said)}), False
+    yield b"data: [DONE]\n\n", False
+
+
+def event(payload: Any) -> bytes:
+    """One frame."""
+    return b"data: " + orjson.dumps(payload) + b"\n\n"
+
+
+def error(status: int, message: str) -> Json:
+    """An error body."""
+    kind, code = _ERRORS.get(status, ("server_error", None))
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def error_frame(message: str) -> bytes:
+    """An error inside a stream."""
+    return event(error(500, message))

@@ -1,0 +1,155 @@
+"""A streamed answer: frames are held until the first content, and from there on the stream can only end or tell of its failure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+from coollm.core.errors import ClientGone, RequestError, StreamCut
+from coollm.core.types import CONTENT, RefusalDelta, ReasoningDelta, StreamEnd, StreamEvent, TextDelta, ToolCallDelta, Usage, UsageUpdate
+from coollm.limits.limiter import Grant, Reservation
+from coollm.limits.settlement import Ending, settled_usage
+from coollm.providers.base import Dialect
+from coollm.providers.sse import EventStream, EventTooLarge, SseEvent
+from coollm.providers.verdict import Cause, Verdict, VendorError
+
+if TYPE_CHECKING:
+    from coollm.gateway import Call, Gateway
+    from coollm.upstream import Exchange
+
+
+class StreamAnswer:
+    """An iterator over the bytes for the client. `close` settles, however the stream ended; it may be called at any time, and more than once."""
+
+    def __init__(
+        self, gateway: Gateway, call: Call, grant: Grant, client: Reservation | None, dialect: Dialect, exchange: Exchange, started: float
+    ) -> None:
+        self._gateway = gateway
+        self._call = call
+        self._grant = grant
+        self._client = client
+        self._exchange = exchange
+        self._started = started
+        self._decoder = dialect.stream_decoder()
+        self._renderer = None if dialect.wire == call.face.wire else call.face.renderer(call.request, grant.target, call.record.request_id)
+        self._frames = self._read()
+        self._held = b""
+        self._usage: Usage | None = None
+        self._characters = 0
+        self._has_content = False
+        self._is_ended = False
+        self._is_terminated = False
+        self._is_closed = False
+        self._error: RequestError | None = None
+
+    def wait_for_content(self) -> None:
+        """Reads until the first content, holding what comes before it. Raises VendorError or ClientGone: then another target may still serve."""
+        held = []
+        for frames in self._frames:
+            held.append(frames)
+            if self._has_content:
+                break
+        self._held = b"".join(held)
+        self._call.record.target = self._grant.target
+        self._call.record.first_token()
+        self._gateway.router.succeeded(self._grant.target, time.monotonic() - self._started)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._held:
+            held, self._held = self._held, b""
+            return held
+        if self._error is not None:
+            raise StopIteration
+        try:
+            return next(self._frames)
+        except ClientGone as error:
+            self._error = error
+            raise StopIteration from None
+        except VendorError as error:
+            return self._broke(error.verdict)
+
+    def close(self) -> None:
+        """Settles what was used, lets go of the vendor and tells of the request."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._frames.close()
+        if self._is_ended:
+            self._exchange.drain()
+        self._exchange.close()
+        self._gateway.router.board.end(self._grant.target.key)
+        ending = self._ending()
+        usage = settled_usage(ending, self._call.request, self._usage, self._characters)
+        self._gateway.settle((self._grant.key, self._client), usage)
+        if ending is Ending.CLIENT_GONE and self._error is None:
+            self._error = ClientGone("the client closed its connection")
+        self._call.record.end(ending, usage, self._error)
+        self._gateway.tell(self._call.record)
+
+    def _ending(self) -> Ending:
+        if self._is_ended:
+            return Ending.ANSWERED
+        return Ending.CUT if isinstance(self._error, StreamCut) else Ending.CLIENT_GONE
+
+    def _read(self) -> Generator[bytes, None, None]:
+        """The client's frames, those of one piece of the vendor's together."""
+        events = EventStream()
+        for piece in self._exchange.pieces():
+            frames = []
+            try:
+                for event in events.feed(piece):
+                    frames.append(self._take(event))
+            except EventTooLarge as error:
+                raise VendorError(Verdict(cause=Cause.BAD_ANSWER, message=str(error), status=200)) from error
+            except VendorError:
+                # What came before the error in the same piece still belongs to the client.
+                if any(frames) and self._has_content:
+                    yield b"".join(frames)
+                raise
+            joined = b"".join(frames)
+            if joined:
+                yield joined
+            if self._is_terminated:
+                return
+        if not self._decoder.is_whole:
+            raise VendorError(Verdict(cause=Cause.CUT, message="the stream ended without its terminal event", status=200))
+        self._is_ended = self._is_terminated = True
+        yield self._finish()
+
+    def _take(self, event: SseEvent) -> bytes:
+        decoded = self._decoder.decode_event(event)
+        for one in decoded:
+            self._count(one)
+        if StreamEnd in map(type, decoded):
+            self._is_terminated = self._is_ended = True
+            return self._finish()
+        if self._renderer is not None:
+            return b"".join(self._renderer.render(one) for one in decoded)
+        only_usage = bool(decoded) and all(isinstance(one, UsageUpdate) for one in decoded)
+        return b"" if only_usage and not self._call.request.include_usage else event.raw
+
+    def _finish(self) -> bytes:
+        if self._renderer is None:
+            return self._call.face.end_of_stream
+        return self._renderer.finish(settled_usage(Ending.ANSWERED, self._call.request, self._usage, self._characters))
+
+    def _count(self, event: StreamEvent) -> None:
+        if isinstance(event, CONTENT):
+            self._has_content = True
+        if isinstance(event, UsageUpdate):
+            self._usage = event.usage
+        elif isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
+            self._characters += len(event.text)
+        elif isinstance(event, ToolCallDelta):
+            self._characters += len(event.name or "") + len(event.arguments)
+
+    def _broke(self, verdict: Verdict) -> bytes:
+        """The vendor failed after content: the client is told so in its own dialect, and no finish is faked (FACTS 9)."""
+        target = self._grant.target
+        self._gateway.router.failed(target, verdict)
+        self._error = StreamCut(f"{target.provider} broke off the stream ({verdict.cause}); what came is incomplete, the request can be sent again")
+        return self._call.face.error_frame(self._error)

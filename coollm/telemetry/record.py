@@ -1,0 +1,100 @@
+"""The record of one request: filled while it runs, told once when it has ended. It never holds a prompt or a key."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from coollm.core.errors import RequestError
+from coollm.core.types import Target, Usage, Value
+from coollm.limits.settlement import Ending
+
+
+class Attempt(Value):
+    """One call of a vendor, or a candidate that was passed over: what came of it and why the request moved on."""
+
+    provider: str
+    key_id: str
+    model: str
+    outcome: str
+    reason: str = ""
+    status: int = 0
+    milliseconds: int = 0
+
+
+class RequestRecord:
+    """What is known of a request. Times are of `time.monotonic()`, in seconds."""
+
+    def __init__(self, request_id: str, client: str, route: str) -> None:
+        self.request_id = request_id
+        self.client = client
+        self.route = route
+        self.started = time.monotonic()
+        self.requested_model = ""
+        self.is_stream = False
+        self.target: Target | None = None
+        self.attempts: list[Attempt] = []
+        self.upstream_seconds = 0.0
+        self.first_token_seconds: float | None = None
+        self.latency_seconds = 0.0
+        self.usage = Usage()
+        self.ending: Ending | None = None
+        self.status = 200
+        self.error: RequestError | None = None
+
+    @property
+    def cost_usd(self) -> float | None:
+        """US dollars of the usage, None where no price is known."""
+        return self.target.cost_usd(self.usage) if self.target else None
+
+    def first_token(self) -> None:
+        """The first content is on its way to the client."""
+        if self.first_token_seconds is None:
+            self.first_token_seconds = time.monotonic() - self.started
+
+    def end(self, ending: Ending | None, usage: Usage, error: RequestError | None = None) -> None:
+        """The request has ended."""
+        self.ending = ending
+        self.usage = usage
+        self.error = error
+        self.latency_seconds = time.monotonic() - self.started
+        if error is not None:
+            self.status = error.status
+
+    def as_log_fields(self) -> dict[str, Any]:
+        """The fields of the log line."""
+        target, usage = self.target, self.usage
+        return {
+            "request_id": self.request_id,
+            "client": self.client,
+            "route": self.route,
+            "requested_model": self.requested_model,
+            "provider": target.provider if target else None,
+            "model": target.model if target else None,
+            "key_id": target.key_id if target else None,
+            "status": self.status,
+            "stream": self.is_stream,
+            "ending": self.ending.value if self.ending else "refused",
+            "input_tokens": usage.input_tokens,
+            "cached_input_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "output_tokens": usage.output_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+            "estimated": usage.estimated,
+            "cost_usd": self.cost_usd,
+            "latency_ms": round(self.latency_seconds * 1000, 1),
+            "time_to_first_token_ms": None if self.first_token_seconds is None else round(self.first_token_seconds * 1000, 1),
+            "error": self.error.code or self.error.type if self.error else None,
+            "attempts": [
+                {
+                    "provider": attempt.provider,
+                    "key_id": attempt.key_id,
+                    "model": attempt.model,
+                    "outcome": attempt.outcome,
+                    "reason": attempt.reason,
+                    "status": attempt.status,
+                    "ms": attempt.milliseconds,
+                }
+                for attempt in self.attempts
+            ],
+        }

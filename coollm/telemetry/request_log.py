@@ -1,0 +1,17 @@
+"""One line of app.log for each request."""
+
+from __future__ import annotations
+
+import logging
+
+from coollm.telemetry.record import RequestRecord
+
+_log = logging.getLogger("coollm.request")
+
+SERVER_ERROR = 500
+
+
+def log_request(record: RequestRecord) -> None:
+    """Writes the line: a warning where the gateway or a vendor failed, information otherwise."""
+    level = logging.WARNING if record.status >= SERVER_ERROR else logging.INFO
+    _log.log(level, "request", extra=record.as_log_fields())
