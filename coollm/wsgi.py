@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from flask import Flask
 
 from coollm.app import create_app
@@ -21,6 +18,5 @@ def application() -> Flask:
     config = find_config()
     settings = load_or_raise(config)
     state = make_private(state_directory(config))
-    override = os.environ.get("COOLLM_LOG_FILE")
-    open_log(settings, Path(override) if override else log_file(settings, config, state), Redactor(settings.secrets()))
+    open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
     return create_app(build_services(settings, state, embedded_simulator))

@@ -15,7 +15,8 @@ from typing import Any  # noqa: E402
 
 from coollm.core.config import load_or_raise  # noqa: E402
 from coollm.core.config.values import Address  # noqa: E402
-from coollm.core.paths import find_config, make_private, run_directory  # noqa: E402
+from coollm.core.logs import log_file  # noqa: E402
+from coollm.core.paths import find_config, make_private, run_directory, state_directory  # noqa: E402
 from coollm.server.run_files import ADMIN_SOCKET, METRICS_DIRECTORY, clean_metrics, forget_metrics, write_instance  # noqa: E402
 
 _config_file = find_config()
@@ -68,7 +69,8 @@ def ssl_context(config: Any, default_factory: Callable[[], ssl.SSLContext]) -> s
 def on_starting(server: Any) -> None:
     """Before the first worker: figures of an earlier run are not this one's."""
     clean_metrics(_run / METRICS_DIRECTORY)
-    write_instance(_run, server.pid, str(_config_file.absolute()))
+    log = log_file(_settings, _config_file, state_directory(_config_file))
+    write_instance(_run, server.pid, str(_config_file.absolute()), str(log.absolute()) if log else "")
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001

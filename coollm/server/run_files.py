@@ -29,9 +29,9 @@ def forget_metrics(pid: int) -> None:
     multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def write_instance(run: Path, pid: int, config: str) -> None:
-    """Notes who serves here, for `coollm status`."""
-    note = {"pid": pid, "config": config, "started": time.time()}
+def write_instance(run: Path, pid: int, config: str, log: str) -> None:
+    """Notes who serves here, for `coollm status`; `log` is the path of app.log, "" if it is standard error."""
+    note = {"pid": pid, "config": config, "started": time.time(), "log": log}
     (run / INSTANCE_FILE).write_text(json.dumps(note), "utf-8")
 
 

@@ -1,0 +1,137 @@
+"""`coollm`: the table of commands and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from coollm_cli import output
+
+
+class Row(NamedTuple):
+    """A command: its name, where it is, and its help. The module is imported when the command is called, not before: `coollm --help` costs little more than Typer."""
+
+    name: str
+    place: str
+    help: str
+
+
+COMMANDS = (
+    Row("init", "init:init", "Write a commented configuration that starts as it is."),
+    Row("demo", "demo:demo", "Show the gateway at work in front of simulated vendors."),
+    Row("serve", "serve:serve", "Run the gateway in the foreground."),
+    Row("simulate", "simulate:simulate", "Run the simulated vendors alone."),
+    Row("chat", "chat:chat", "Send one request through the running gateway."),
+    Row("models", "models:models", "List the models that the running gateway serves."),
+    Row("providers", "providers:app", "List the providers and their keys; test every key with a live request."),
+    Row("route", "route:app", "Explain which key serves a request, and why."),
+    Row("config", "config:app", "Validate, show and explain the configuration."),
+    Row("status", "status:status", "Show the gateways that run on this host."),
+    Row("health", "health:health", "Say in one word how the gateway is, and why."),
+    Row("completion", "completion:completion", "Print the completion script for a shell."),
+    Row("help", "help:help_topic", "Explain a topic, such as exit-codes."),
+)
+
+
+class LazyGroup(TyperGroup):
+    """Knows all commands by the table and imports the one that is called."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {row.name: TyperCommand(row.name, callback=None, help=row.help) for row in COMMANDS}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Puts the real command in the place of its row."""
+        row = next((row for row in COMMANDS if args and row.name == args[0]), None)
+        if row is not None:
+            self.commands[row.name] = load(row)
+        return super().resolve_command(ctx, args)
+
+
+def load(row: Row) -> Any:
+    """The command of a row."""
+    module, _, attribute = row.place.partition(":")
+    found = getattr(import_module(f"coollm_cli.commands.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        wrapped = typer.Typer(add_completion=False)
+        wrapped.command(row.name, help=found.__doc__)(found)
+        found = wrapped
+    command = get_command(found)
+    command.name = row.name
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from coollm import __version__
+
+        output.write(f"coollm {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:  # noqa: ARG001
+    """COO-LLM: the LLM gateway you run like a Unix service.
+
+    A first look: [bold]coollm demo[/bold]. A gateway of your own: [bold]coollm init[/bold], then [bold]coollm serve[/bold].
+    """
+
+
+def main() -> None:
+    """Runs the command line and ends the process with the exit code of the table (`coollm help exit-codes`)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line and returns its exit code. No traceback reaches the user."""
+    from coollm.core.errors import CoollmError
+
+    try:
+        found = get_command(app).main(arguments, prog_name="coollm", standalone_mode=False)
+    except CoollmError as error:
+        output.say_error(error)
+        return error.exit_code
+    except typer.TyperException as error:
+        output.fail(error.format_message() or "a command is missing", "coollm --help lists the commands")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001  the last line of defence
+        return _fault(error)
+    if isinstance(found, output.Result):
+        return output.show(found)
+    return found if isinstance(found, int) else 0
+
+
+def _fault(error: Exception) -> int:
+    """A fault of ours: one line for the user, the frames without their variables (those may hold secrets) for a report."""
+    import tempfile
+    import traceback
+
+    frames = "".join(f"{frame.filename}:{frame.lineno} {frame.name}\n" for frame in traceback.extract_tb(error.__traceback__))
+    with tempfile.NamedTemporaryFile("w", prefix="coollm-fault-", suffix=".txt", delete=False) as file:
+        file.write(f"{type(error).__name__}\n{frames}")
+    output.fail(f"this is a fault of coollm ({type(error).__name__}), not yours", f"please report it with the file {file.name}")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Options that many commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="The configuration: beats $COOLLM_CONFIG, ./coollm.yaml and /etc/coollm/config.yaml."),
+]
+StateDirectory = Annotated[Path | None, typer.Option("--state-dir", metavar="DIR", help="Where state is kept; beats $COOLLM_STATE_DIR.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing if there is nothing to say.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
