@@ -8,14 +8,15 @@ from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from coollm_cli import output
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from coollm_cli import output
-
 
 class Row(NamedTuple):
-    """A command: its name, where it is, and its help. The module is imported when the command is called, not before: `coollm --help` costs little more than Typer."""
+    """A command: its name, where it is, and its help. The module is imported when the command is called, not before, so that
+    `coollm --help` costs little more than Typer.
+    """
 
     name: str
     place: str
@@ -85,7 +86,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:  # noqa: ARG001
+def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
     """COO-LLM: the LLM gateway you run like a Unix service.
 
     A first look: [bold]coollm demo[/bold]. A gateway of your own: [bold]coollm init[/bold], then [bold]coollm serve[/bold].

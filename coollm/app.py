@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -16,15 +15,18 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from coollm.api.access import authorize
 from coollm.api.chat_wire import render_error
-from coollm.api.routes import Route
+from coollm.api.routes import Access, Route
 from coollm.core.errors import BodyTooLarge, GatewayFault, InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
 from coollm.core.registry import ENDPOINTS
+from coollm.core.types import Usage
 from coollm.services import Services
 from coollm.stores.base import StoreError
+from coollm.telemetry.record import RequestRecord
 
 _log = logging.getLogger("coollm.app")
 
-CLIENT_GONE = 499
+LOCAL_CLIENT = "local"
+UNKNOWN_CLIENT = "unknown"
 
 
 def create_app(services: Services) -> Flask:
@@ -51,7 +53,11 @@ def add_route(app: Flask, services: Services, route: Route) -> None:
     """Adds a route under all its addresses, behind its rule of access."""
 
     def view(**arguments: Any) -> Response:
+        if route.access is Access.CLIENT and "POST" in route.methods:
+            g.record = RequestRecord(g.request_id, UNKNOWN_CLIENT, route.name)
         g.client = authorize(services, request, route.access)
+        if "record" in g:
+            g.record.client = g.client.client_id if g.client else LOCAL_CLIENT
         return route.handler(services, **arguments)
 
     for index, path in enumerate(route.paths()):
@@ -70,12 +76,16 @@ def _finish(services: Services, response: Response) -> Response:  # noqa: ARG001
 
 
 def _refuse(services: Services, error: RequestError) -> Response:
+    record: RequestRecord | None = g.get("record")
+    if record is not None and not record.has_ended:
+        record.end(None, Usage(), error)
+        services.tell(record)
     body = render_error(error, services.redact(str(error)))
     response = Response(orjson.dumps(body), status=error.status, mimetype="application/json")
     if error.retry_after_seconds is not None:
         response.headers["retry-after"] = str(max(1, round(error.retry_after_seconds + 0.49)))
         response.headers["retry-after-ms"] = str(max(1, round(error.retry_after_seconds * 1000)))
-    if error.status == 401:  # noqa: PLR2004
+    if error.status == 401:
         response.headers["www-authenticate"] = "Bearer"
     return response
 
@@ -85,9 +95,9 @@ def _refuse_http(services: Services, error: HTTPException) -> Response:
     made: RequestError
     if isinstance(error, RequestEntityTooLarge):
         made = BodyTooLarge(f"the body is larger than {services.settings.server.max_body_mb} MB (server.max_body_mb)")
-    elif error.code == 404:  # noqa: PLR2004
+    elif error.code == 404:
         made = UnknownRoute(f"there is no {request.method} {request.path[:200]}")
-    elif error.code == 405:  # noqa: PLR2004
+    elif error.code == 405:
         made = MethodNotAllowed(f"{request.path[:200]} does not take {request.method}")
     else:
         made = InvalidRequest(error.description or error.name, status=error.code or 400)
@@ -107,6 +117,3 @@ def _fault(services: Services, error: Exception) -> Response:
     """A fault of ours: the client gets the request's id, the log the rest."""
     _log.error("fault", exc_info=error, extra={"request_id": g.get("request_id"), "route": request.endpoint})
     return _refuse(services, GatewayFault(f"the gateway has a fault; its log has it under {g.get('request_id')}"))
-
-
-WsgiApplication = Callable[..., Any]

@@ -15,7 +15,7 @@ from coollm.core.types import ChatRequest, Completion, StreamEvent, Target, Usag
 from coollm.limits.limiter import Grant, Identity, Limiter, Reservation
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.providers.base import Dialect
-from coollm.providers.verdict import Verdict, VendorError
+from coollm.providers.verdict import VendorError, Verdict
 from coollm.refusals import refusal
 from coollm.routing.catalog import Catalog
 from coollm.routing.reaction import Next
@@ -235,7 +235,10 @@ class Gateway:
         if not fitting:
             most = max(target.max_tokens or 0 for target in targets)
             raise LimitReached(
-                f"max_tokens is {wanted}, and no key for '{call.request.model}' may be asked for more than {most}", param="max_tokens", code="request_too_large", status=400
+                f"max_tokens is {wanted}, and no key for '{call.request.model}' may be asked for more than {most}",
+                param="max_tokens",
+                code="request_too_large",
+                status=400,
             )
         return fitting
 

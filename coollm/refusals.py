@@ -22,7 +22,11 @@ def refusal(verdict: Verdict, provider: str, redact: Callable[[str], str]) -> Re
         case Cause.UNKNOWN_MODEL:
             return UnknownModel(f"{provider} does not know this model: {words}", param="model")
         case Cause.RATE_LIMITED:
-            return LimitReached(f"{provider} limits the rate of requests", code="provider_rate_limited", retry_after_seconds=verdict.retry_after_seconds or 1)
+            return LimitReached(
+                f"{provider} limits the rate of requests",
+                code="provider_rate_limited",
+                retry_after_seconds=verdict.retry_after_seconds or 1,
+            )
         case Cause.TIMEOUT:
             return VendorTimeout(f"{provider} did not answer in time")
         case Cause.QUOTA_EXHAUSTED | Cause.KEY_REJECTED:

@@ -36,6 +36,7 @@ class Services(msgspec.Struct, frozen=True):
     store: Store
     metrics: Metrics
     redact: Redactor
+    tell: Callable[[RequestRecord], None]
     clients: dict[bytes, Client]
     accounts: dict[str, Account]
     started: float
@@ -78,6 +79,7 @@ def build_services(settings: Settings, state: Path, simulator_url: Callable[[], 
         store=store,
         metrics=metrics,
         redact=redact,
+        tell=tell,
         clients={client.key.digest(): client for client in settings.api_keys},
         accounts=accounts,
         started=time.time(),

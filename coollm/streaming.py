@@ -7,12 +7,12 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from coollm.core.errors import ClientGone, RequestError, StreamCut
-from coollm.core.types import CONTENT, RefusalDelta, ReasoningDelta, StreamEnd, StreamEvent, TextDelta, ToolCallDelta, Usage, UsageUpdate
+from coollm.core.types import CONTENT, ReasoningDelta, RefusalDelta, StreamEnd, StreamEvent, TextDelta, ToolCallDelta, Usage, UsageUpdate
 from coollm.limits.limiter import Grant, Reservation
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.providers.base import Dialect
 from coollm.providers.sse import EventStream, EventTooLarge, SseEvent
-from coollm.providers.verdict import Cause, Verdict, VendorError
+from coollm.providers.verdict import Cause, VendorError, Verdict
 
 if TYPE_CHECKING:
     from coollm.gateway import Call, Gateway
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 class StreamAnswer:
     """An iterator over the bytes for the client. `close` settles, however the stream ended; it may be called at any time, and more than once."""
 
-    def __init__(
-        self, gateway: Gateway, call: Call, grant: Grant, client: Reservation | None, dialect: Dialect, exchange: Exchange, started: float
-    ) -> None:
+    def __init__(self, gateway: Gateway, call: Call, grant: Grant, client: Reservation | None, dialect: Dialect, exchange: Exchange, started: float) -> None:
         self._gateway = gateway
         self._call = call
         self._grant = grant

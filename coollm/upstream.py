@@ -20,7 +20,7 @@ from coollm.cancellation import Cancellation
 from coollm.core.config.schema import Timeouts
 from coollm.core.errors import ClientGone
 from coollm.providers.base import VendorRequest
-from coollm.providers.verdict import Cause, Verdict, VendorError
+from coollm.providers.verdict import Cause, VendorError, Verdict
 
 RECEIVE_BYTES = 65536
 LARGEST_ANSWER_BYTES = 256 * 1024 * 1024
@@ -112,9 +112,7 @@ class Upstream:
 class Exchange:
     """One request and its answer. `status` and `headers` (lower-case names) are there after `start`."""
 
-    def __init__(
-        self, owner: Upstream, origin: _Origin, connection: socket.socket, timeouts: Timeouts, deadline: float, cancellation: Cancellation
-    ) -> None:
+    def __init__(self, owner: Upstream, origin: _Origin, connection: socket.socket, timeouts: Timeouts, deadline: float, cancellation: Cancellation) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.has_received = False
@@ -247,7 +245,7 @@ class Exchange:
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-        if self.status < 200:  # noqa: PLR2004  an interim answer: the real one follows
+        if self.status < 200:
             self.headers.clear()
             return
         self._is_framed = "content-length" in self.headers or "chunked" in self.headers.get("transfer-encoding", "").lower() or self.status in (204, 304)
@@ -270,7 +268,12 @@ def _address(url: str) -> tuple[_Origin, str, str]:
 
 
 def _request_bytes(request: VendorRequest, target: str, authority: str) -> bytes:
-    head = [f"{request.method} {target} HTTP/1.1", f"host: {authority}", f"content-length: {len(request.body)}", "accept-encoding: identity"]
+    head = [
+        f"{request.method} {target} HTTP/1.1",
+        f"host: {authority}",
+        f"content-length: {len(request.body)}",
+        "accept-encoding: identity",
+    ]
     for name, value in request.headers:
         head.append(f"{name}: {value}")
     text = "\r\n".join(head)

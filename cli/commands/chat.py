@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-
 from coollm_cli import options, output
 from coollm_cli.commands.health import Url
 from coollm_cli.ops import conversation
-from coollm_cli.ops.request_log import log_path
 from coollm_cli.ops.gateway_client import find_gateway
+from coollm_cli.ops.request_log import log_path
 from coollm_cli.output import Result
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from typer.completion import get_completion_script
+from coollm_cli.output import Result
+from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
 from coollm.core.errors import UsageError
 from coollm.core.registry import did_you_mean
-from coollm_cli.output import Result
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from coollm_cli import options
+from coollm_cli.output import Result, Table
 
 from coollm.core.config import load
 from coollm.core.config.faults import ConfigurationError
 from coollm.core.config.load import Loaded
 from coollm.core.paths import find_config
-from coollm_cli import options
-from coollm_cli.output import Result, Table
 
 app = typer.Typer(help="Validate, show and explain the configuration.", add_completion=False)
 
@@ -81,11 +81,7 @@ def explain(
     from coollm.core.config.explain import explain_path
 
     rows = explain_path(_loaded(config), path)
-    data = {
-        "values": [
-            {"path": row.path, "value": row.value, "origin": row.origin, "where": row.where, "description": row.description} for row in rows
-        ]
-    }
+    data = {"values": [{"path": row.path, "value": row.value, "origin": row.origin, "where": row.where, "description": row.description} for row in rows]}
     table = Table(("path", "value", "from", "meaning"), [(row.path, _shown(row.value), row.where, row.description) for row in rows])
     return Result(data, [table], as_json=json)
 

@@ -6,7 +6,6 @@ import time
 from typing import Annotated
 
 import typer
-
 from coollm_cli import output
 from coollm_cli.ops import conversation
 from coollm_cli.ops.demo import client_key, demo_gateway
@@ -37,8 +36,10 @@ def demo(once: Annotated[bool, typer.Option("--once", help="End after the two co
             output.write(f"\n   {streamed.summary()}\n")
         _where_next(plan.url, once)
         if not once:
-            output.write(f"\nThe gateway goes on until Ctrl-C. Try it:\n\n  curl {plan.url}/v1/chat/completions -H 'authorization: Bearer {client_key(plan)}' \\\n")
-            output.write(f"    -d '{{\"model\": \"{MODELS[1]}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n\n")
+            output.write(
+                f"\nThe gateway goes on until Ctrl-C. Try it:\n\n  curl {plan.url}/v1/chat/completions -H 'authorization: Bearer {client_key(plan)}' \\\n"
+            )
+            output.write(f'    -d \'{{"model": "{MODELS[1]}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'\n\n')
             while True:
                 time.sleep(3600)
     return Result(None)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-
-from coollm.core.errors import Unreachable
 from coollm_cli import options
 from coollm_cli.ops.gateway_client import GatewayClient, find_gateway, listening_url, running_instances
 from coollm_cli.output import Result
+
+from coollm.core.errors import Unreachable
 
 Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="Ask the gateway at this address instead of the one that runs here.")]
 

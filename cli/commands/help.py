@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from coollm_cli import options
+from coollm_cli.output import Result, Table
 
 from coollm.core.errors import UsageError
 from coollm.core.registry import did_you_mean
-from coollm_cli import options
-from coollm_cli.output import Result, Table
 
 EXIT_CODES = (
     (0, "done, or nothing to do"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from coollm.core.paths import LOCAL_CONFIG
 from coollm_cli import options
 from coollm_cli.ops import init as operation
 from coollm_cli.output import Result
+
+from coollm.core.paths import LOCAL_CONFIG
 
 
 def init(config: options.Config = None, dry_run: options.DryRun = False, json: options.Json = False) -> Result:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-
 from coollm_cli import options
 from coollm_cli.commands.health import Url
 from coollm_cli.ops.gateway_client import find_gateway
@@ -24,7 +23,14 @@ def providers(ctx: typer.Context, config: options.Config = None, url: Url = None
         return None
     found = find_gateway(config, url).ask("/admin/v1/providers")
     rows = [
-        (provider["id"], provider["type"], key["id"], key["state"] + (f": {key['cause']}" if key["cause"] else ""), key["in_flight"], key["latency_ms"])
+        (
+            provider["id"],
+            provider["type"],
+            key["id"],
+            key["state"] + (f": {key['cause']}" if key["cause"] else ""),
+            key["in_flight"],
+            key["latency_ms"],
+        )
         for provider in found["providers"]
         for key in provider["keys"]
     ]
@@ -32,7 +38,7 @@ def providers(ctx: typer.Context, config: options.Config = None, url: Url = None
 
 
 @app.command("test")
-def test(
+def probe(
     provider: Annotated[str | None, typer.Argument(help="Only this provider.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Ask for this model of the vendor.")] = None,
     config: options.Config = None,

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from coollm.core.errors import OperationFailed, UsageError
 from coollm_cli import options
 from coollm_cli.ops import request_log
 from coollm_cli.ops.gateway_client import find_gateway
 from coollm_cli.output import Result, Table
+
+from coollm.core.errors import OperationFailed, UsageError
 
 app = typer.Typer(help="Explain which key serves a request, and why.", add_completion=False)
 
@@ -42,7 +42,15 @@ def explain(
     body.update({name: value for name, value in (("model", model), ("client", client)) if value is not None})
     found = find_gateway(config).ask("/admin/v1/route/explain", body)
     rows = [
-        (row["place"], row["provider"], row["key"], row["model"], f"{row['score']:.3f}", _components(row["components"]), row["excluded"] or "usable")
+        (
+            row["place"],
+            row["provider"],
+            row["key"],
+            row["model"],
+            f"{row['score']:.3f}",
+            _components(row["components"]),
+            row["excluded"] or "usable",
+        )
         for row in found["candidates"]
     ]
     chosen = found["chosen"]

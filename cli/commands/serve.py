@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-
 from coollm_cli import options, output
 from coollm_cli.ops import server
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from coollm.core.errors import CoollmError
 from coollm_cli import options
 from coollm_cli.ops.gateway_client import GatewayClient, running_instances
 from coollm_cli.output import Result, Table
+
+from coollm.core.errors import CoollmError
 
 COLUMNS = ("instance", "status", "version", "listen", "workers", "store", "pid", "up", "configuration")
 
@@ -27,7 +28,17 @@ def status(config: options.Config = None, json: options.Json = False) -> Result:
         instances.append(found)
     exit_code = 5 if not instances else 0 if all(one["status"] == "ok" for one in instances) else 4
     rows = [
-        (one["instance"], one["status"], one.get("version"), one.get("listen"), one.get("workers"), one.get("store"), one["pid"], _age(one.get("uptime_seconds")), one["config"])
+        (
+            one["instance"],
+            one["status"],
+            one.get("version"),
+            one.get("listen"),
+            one.get("workers"),
+            one.get("store"),
+            one["pid"],
+            _age(one.get("uptime_seconds")),
+            one["config"],
+        )
         for one in instances
     ]
     return Result({"instances": instances}, [Table(COLUMNS, rows, "no gateway of this user runs on this host")], as_json=json, exit_code=exit_code)

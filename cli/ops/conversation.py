@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coollm.core.errors import OperationFailed
 from coollm_cli.ops.gateway_client import GatewayClient, Reply, error_text
 from coollm_cli.ops.request_log import find_request
+
+from coollm.core.errors import OperationFailed
 
 LOG_WAIT_SECONDS = 2.0
 
@@ -82,7 +83,7 @@ def ask(client: GatewayClient, model: str, text: str, show: Callable[[str], None
 
 
 def _whole(reply: Reply, started: float, show: Callable[[str], None] | None) -> Spoken:
-    if reply.status != 200:  # noqa: PLR2004
+    if reply.status != 200:
         raise OperationFailed(error_text(reply))
     text = reply.body["choices"][0]["message"]["content"] or ""
     if show:

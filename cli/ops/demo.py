@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from coollm.core.errors import OperationFailed, Unreachable
 from coollm_cli.ops.gateway_client import GatewayClient
 from coollm_cli.ops.init import plan_init, write_init
 from coollm_cli.ops.server import ServerPlan, plan_server, server_command
+
+from coollm.core.errors import OperationFailed, Unreachable
 
 START_SECONDS = 30.0
 
@@ -57,7 +58,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], plan: ServerPlan, words:
         if process.poll() is not None:
             break
         with contextlib.suppress(Unreachable):
-            if GatewayClient(url=plan.url).get("/ready").status == 200:  # noqa: PLR2004
+            if GatewayClient(url=plan.url).get("/ready").status == 200:
                 return
         time.sleep(0.05)
     raise OperationFailed(f"the demo's gateway did not start: {words.read_text('utf-8', 'replace').strip()[-400:] or 'it said nothing'}")

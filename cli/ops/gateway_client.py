@@ -66,7 +66,7 @@ class GatewayClient:
     def ask(self, path: str, body: Any = None) -> Any:
         """The body of a successful GET, or POST if there is a body. Raises OperationFailed with what the gateway says, and Unreachable."""
         reply = self.get(path) if body is None else self.post(path, body)
-        if reply.status != 200:  # noqa: PLR2004
+        if reply.status != 200:
             raise OperationFailed(error_text(reply))
         return reply.body
 
@@ -75,7 +75,7 @@ class GatewayClient:
         manager = self._response("POST", path, body, REQUEST_TIMEOUT_SECONDS)
         response = manager.__enter__()
         headers = {name.lower(): value for name, value in response.getheaders()}
-        if response.status != 200 or "text/event-stream" not in headers.get("content-type", ""):  # noqa: PLR2004
+        if response.status != 200 or "text/event-stream" not in headers.get("content-type", ""):
             reply = _reply(response)
             manager.__exit__()
             return reply, headers, iter(())

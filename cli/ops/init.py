@@ -58,7 +58,13 @@ def plan_init(config: Path, environ: Mapping[str, str] | None = None) -> InitPla
         names[SIMULATED_VARIABLE] = new_key("simulated")
     text = "".join(f'{name}="{value}"\n' for name, value in names.items())
     title = _TITLE.format(environment=environment.name)
-    return InitPlan(config, render_sample(values, title), environment, f"# Secrets of {config.name}; keep it private.\n{text}", tuple(dict.fromkeys(found.values())))
+    return InitPlan(
+        config,
+        render_sample(values, title),
+        environment,
+        f"# Secrets of {config.name}; keep it private.\n{text}",
+        tuple(dict.fromkeys(found.values())),
+    )
 
 
 def write_init(plan: InitPlan) -> None:

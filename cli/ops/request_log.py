@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from coollm_cli.ops.gateway_client import running_instances
+
 from coollm.core.config import load
 from coollm.core.config.faults import ConfigurationError
 from coollm.core.errors import OperationFailed, UsageError
 from coollm.core.logs import log_file
 from coollm.core.paths import find_config, state_directory
-from coollm_cli.ops.gateway_client import running_instances
 
 BLOCK_BYTES = 1024 * 1024
 

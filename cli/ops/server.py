@@ -66,7 +66,7 @@ def server_command() -> list[str]:
 def become_server(plan: ServerPlan) -> NoReturn:
     """Replaces this process by the gateway."""
     command = server_command()
-    os.execve(command[0], command, {**os.environ, **plan.environment})
+    os.execve(command[0], command, {**os.environ, **plan.environment})  # noqa: S606
 
 
 def become_simulator(listen: str, directives: list[str]) -> NoReturn:
@@ -76,7 +76,7 @@ def become_simulator(listen: str, directives: list[str]) -> NoReturn:
     except ValueError as error:
         raise UsageError(f"--listen {listen}: {error}") from error
     command = [sys.executable, "-m", "coollm.simulator", listen, *directives]
-    os.execve(command[0], command, dict(os.environ))
+    os.execve(command[0], command, dict(os.environ))  # noqa: S606
 
 
 def _address(listen: str | None, settings: Settings) -> Address:
@@ -106,4 +106,3 @@ def _check_port(address: Address) -> None:
             probe.bind(address)
         except OSError as error:
             raise OperationFailed(f"cannot listen on {address}: {error.strerror}", "choose another address with --listen or server.listen") from error
-

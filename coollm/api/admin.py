@@ -22,7 +22,6 @@ from coollm.limits.limiter import key_charges
 from coollm.providers.verdict import VendorError
 from coollm.routing.catalog import key_ids
 from coollm.services import Services
-from coollm.stores.base import seconds_until_room  # noqa: F401
 
 PROBE_TEXT = "Reply with the single word: ok"
 PROBE_TOKENS = 16
@@ -69,19 +68,26 @@ def providers(services: Services) -> Response:
                     "latency_ms": None if stats.latency_seconds is None else round(stats.latency_seconds * 1000),
                 }
             )
-        listed = [*provider.models, *([provider.model] if provider.model and provider.model not in provider.models else [])]
-        found.append({"id": provider.id, "type": provider.type, "base_url": services.accounts[provider.id].base_url, "models": listed, "keys": keys})
+        found.append(
+            {
+                "id": provider.id,
+                "type": provider.type,
+                "base_url": services.accounts[provider.id].base_url,
+                "models": list(provider.listed_models()),
+                "keys": keys,
+            }
+        )
     return _json({"providers": found})
 
 
-def test_providers(services: Services) -> Response:
+def probe_providers(services: Services) -> Response:
     """One live request with every vendor key, past routing and limits. The body may name one provider and a model: {"provider", "model"}."""
     asked = parse_body(request.get_data() or b"{}")
     rows = []
     for provider in services.settings.llm_providers:
         if asked.get("provider") not in (None, provider.id):
             continue
-        model = asked.get("model") or provider.model or next((name for name in provider.models if "*" not in name), None)
+        model = asked.get("model") or next(iter((*((provider.model,) if provider.model else ()), *provider.listed_models())), None)
         for key_id in key_ids(provider):
             rows.append(_probe(services, provider.id, key_id, model))
     if not rows:
@@ -104,7 +110,7 @@ def _probe(services: Services, provider: str, key_id: str, model: str | None) ->
         exchange = services.upstream.send(account.dialect.encode(chat, target, account.base_url, account.keys[key_id]), Cancellation())
         try:
             body = exchange.read()
-            if exchange.status != 200:  # noqa: PLR2004
+            if exchange.status != 200:
                 raise VendorError(account.dialect.verdict(exchange.status, exchange.headers, body))
             account.dialect.decode(body)
         finally:
@@ -145,7 +151,15 @@ def explain_route(services: Services) -> Response:
             }
         )
     chosen = next((row for row in candidates if not row["excluded"]), None)
-    return _json({"model": chat.model, "algorithm": services.settings.policy.algorithm, "worker": os.getpid(), "chosen": chosen, "candidates": candidates})
+    return _json(
+        {
+            "model": chat.model,
+            "algorithm": services.settings.policy.algorithm,
+            "worker": os.getpid(),
+            "chosen": chosen,
+            "candidates": candidates,
+        }
+    )
 
 
 def _why_excluded(services: Services, chat: ChatRequest, target: Target, cooling: Any) -> str:
@@ -179,6 +193,6 @@ ROUTES = (
     Route("/admin/v1/status", ("GET",), Access.ADMIN, status, "admin_status"),
     Route("/admin/v1/health", ("GET",), Access.ADMIN, lambda services: _json(assess(services)), "admin_health"),
     Route("/admin/v1/providers", ("GET",), Access.ADMIN, providers, "admin_providers"),
-    Route("/admin/v1/providers/test", ("POST",), Access.ADMIN, test_providers, "admin_providers_test"),
+    Route("/admin/v1/providers/test", ("POST",), Access.ADMIN, probe_providers, "admin_providers_test"),
     Route("/admin/v1/route/explain", ("POST",), Access.ADMIN, explain_route, "admin_route_explain"),
 )

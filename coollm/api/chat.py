@@ -5,7 +5,6 @@ from __future__ import annotations
 import orjson
 from flask import Response, g, request
 
-from coollm.api.access import is_local_administrator
 from coollm.api.chat_wire import DONE, ChunkRenderer, parse_body, parse_request, render_completion, render_error, sse_frame
 from coollm.api.client_watch import ClientWatch
 from coollm.api.routes import Access, Route
@@ -16,8 +15,6 @@ from coollm.gateway import Call
 from coollm.services import Services
 from coollm.streaming import StreamAnswer
 from coollm.telemetry.record import RequestRecord
-
-LOCAL = "local"
 
 
 class ChatFace:
@@ -40,8 +37,7 @@ FACE = ChatFace()
 
 def chat(services: Services) -> Response:
     """A chat completion, whole or streamed."""
-    record = RequestRecord(g.request_id, g.client.client_id if g.client else LOCAL, "chat")
-    g.record = record
+    record: RequestRecord = g.record
     data = request.get_data(cache=False)
     cancellation = Cancellation()
     call = Call(request=parse_request(parse_body(data), len(data)), client=g.client, face=FACE, cancellation=cancellation, record=record)
@@ -81,11 +77,6 @@ def _describe(response: Response, record: RequestRecord) -> None:
     response.headers["x-coollm-key"] = target.key_id
     if record.ending is not None and record.cost_usd is not None:
         response.headers["x-coollm-cost-usd"] = f"{record.cost_usd:.8f}"
-
-
-def is_local() -> bool:
-    """Whether the request of this moment comes from the administrator of this host."""
-    return is_local_administrator(request)
 
 
 ROUTES = (Route("/v1/chat/completions", ("POST",), Access.CLIENT, chat, "chat"),)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket as _socket
 from typing import Any
 
 import gevent
-from gevent.event import Event  # noqa: F401  gevent's hub is set up by its first import
 
 from coollm.cancellation import Cancellation
 
@@ -24,7 +24,7 @@ class ClientWatch:
         if connection is None:
             return
         # A descriptor of our own: libev watches must not outlive the number they were made for.
-        self._peeking = _socket.socket(fileno=_os_dup(connection.fileno()))
+        self._peeking = _socket.socket(fileno=os.dup(connection.fileno()))
         self._peeking.setblocking(False)
         self._is_tls = hasattr(connection, "pending")
         self._watcher = gevent.get_hub().loop.io(self._peeking.fileno(), 1)
@@ -53,9 +53,3 @@ class ClientWatch:
         if not first or (self._is_tls and first == TLS_ALERT):
             # In a greenlet of its own: the callbacks close sockets, which the event loop's own callback must not wait for.
             gevent.spawn(self._cancellation.cancel)
-
-
-def _os_dup(descriptor: int) -> int:
-    import os
-
-    return os.dup(descriptor)

@@ -21,7 +21,13 @@ def assess(services: Services) -> Json:
     """Every check, and the worst of them as the status. Names and numbers only: this route is public."""
     checks = [_store(services), _keys(services)]
     worst = DOWN if any(check["status"] == DOWN for check in checks) else DEGRADED if any(check["status"] == DEGRADED for check in checks) else OK
-    return {"status": worst, "version": __version__, "pid": os.getpid(), "uptime_seconds": round(time.time() - services.started), "checks": checks}
+    return {
+        "status": worst,
+        "version": __version__,
+        "pid": os.getpid(),
+        "uptime_seconds": round(time.time() - services.started),
+        "checks": checks,
+    }
 
 
 def _store(services: Services) -> Json:

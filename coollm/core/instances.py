@@ -28,7 +28,16 @@ def find_instances(run: Path) -> list[Instance]:
     for file in run.glob(f"*/{INSTANCE_FILE}"):
         try:
             note = json.loads(file.read_text("utf-8"))
-            found.append(Instance(file.parent.name, file.parent / ADMIN_SOCKET, int(note["pid"]), str(note["config"]), float(note["started"]), str(note["log"])))
+            found.append(
+                Instance(
+                    file.parent.name,
+                    file.parent / ADMIN_SOCKET,
+                    int(note["pid"]),
+                    str(note["config"]),
+                    float(note["started"]),
+                    str(note["log"]),
+                )
+            )
         except (OSError, ValueError, KeyError, TypeError):
             continue  # one that is just being written, or is not ours
     return sorted(found, key=lambda instance: -instance.started)

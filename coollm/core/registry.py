@@ -93,6 +93,6 @@ ENDPOINTS = Registry(
 
 
 def did_you_mean(name: str, candidates: Mapping[str, Any] | tuple[str, ...] | list[str] | set[str]) -> str:
-    """"; did you mean 'x'?" with the nearest of the candidates, or "" if none is near."""
+    """The text "; did you mean 'x'?" with the nearest of the candidates, or nothing if none is near."""
     near = difflib.get_close_matches(str(name), [str(candidate) for candidate in candidates], n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -20,13 +20,13 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the frozen value objects."""
 
 
-class TextPart(Value, tag="text"):
+class TextPart(Value, frozen=True, tag="text"):
     """Plain text."""
 
     text: str
 
 
-class ImagePart(Value, tag="image"):
+class ImagePart(Value, frozen=True, tag="image"):
     """An image, by URL or inline. Exactly one of `url` and `data` is set; `data` is base64 and has a `media_type`."""
 
     url: str | None = None
@@ -35,7 +35,7 @@ class ImagePart(Value, tag="image"):
     detail: str | None = None
 
 
-class ToolCall(Value, tag="tool_call"):
+class ToolCall(Value, frozen=True, tag="tool_call"):
     """The model asks for a tool. `arguments` is JSON text as the model wrote it. `extra` is what a vendor wants back unchanged with the call."""
 
     id: str
@@ -44,7 +44,7 @@ class ToolCall(Value, tag="tool_call"):
     extra: Json | None = None
 
 
-class ToolResult(Value, tag="tool_result"):
+class ToolResult(Value, frozen=True, tag="tool_result"):
     """What a tool returned for the call `call_id` of the tool `name`, if known."""
 
     call_id: str
@@ -52,7 +52,7 @@ class ToolResult(Value, tag="tool_result"):
     name: str | None = None
 
 
-class ReasoningPart(Value, tag="reasoning"):
+class ReasoningPart(Value, frozen=True, tag="reasoning"):
     """Reasoning that the vendor chose to show, with its signature where there is one."""
 
     text: str
@@ -62,14 +62,14 @@ class ReasoningPart(Value, tag="reasoning"):
 Part = TextPart | ImagePart | ToolCall | ToolResult | ReasoningPart
 
 
-class Message(Value):
+class Message(Value, frozen=True):
     """One turn. Tool results form turns of role "tool"."""
 
     role: Role
     parts: tuple[Part, ...]
 
 
-class Tool(Value):
+class Tool(Value, frozen=True):
     """A function the model may call; `parameters` is JSON Schema."""
 
     name: str
@@ -78,14 +78,14 @@ class Tool(Value):
     strict: bool | None = None
 
 
-class ToolChoice(Value):
+class ToolChoice(Value, frozen=True):
     """Whether the model may, must or must not call a tool; `name` is set with "named"."""
 
     mode: Literal["auto", "none", "required", "named"]
     name: str | None = None
 
 
-class OutputSchema(Value):
+class OutputSchema(Value, frozen=True):
     """The answer must be JSON; of this schema, if one is given."""
 
     name: str = "answer"
@@ -93,12 +93,12 @@ class OutputSchema(Value):
     strict: bool | None = None
 
 
-class ChatRequest(Value):
+class ChatRequest(Value, frozen=True):
     """A chat completion that a client asks for.
 
     `model` is the name as the client wrote it. `source` is the client's body as parsed, in the dialect `dialect`: a vendor of the same dialect gets it back
-    with nothing but the model and the usage option changed. `inexpressible` names the places of `source` that these neutral words cannot say: a vendor of another
-    dialect must refuse them.
+    with nothing but the model and the usage option changed. `inexpressible` names the places of `source` that these neutral words cannot say: a vendor of
+    another dialect must refuse them.
     """
 
     model: str
@@ -123,7 +123,7 @@ class ChatRequest(Value):
     body_bytes: int = 0
 
 
-class Usage(Value):
+class Usage(Value, frozen=True):
     """Tokens of one request, in disjoint buckets: their sum is all that was processed.
 
     `estimated` is true where the vendor did not say and the gateway counted.
@@ -152,7 +152,7 @@ class Usage(Value):
         return self.prompt_tokens + self.completion_tokens
 
 
-class Choice(Value):
+class Choice(Value, frozen=True):
     """One answer: its parts and why it ended."""
 
     parts: tuple[TextPart | ToolCall | ReasoningPart, ...]
@@ -160,7 +160,7 @@ class Choice(Value):
     refusal: str | None = None
 
 
-class Completion(Value):
+class Completion(Value, frozen=True):
     """A whole answer of a vendor."""
 
     id: str
@@ -169,14 +169,14 @@ class Completion(Value):
     usage: Usage | None
 
 
-class TextDelta(Value, tag="text_delta"):
+class TextDelta(Value, frozen=True, tag="text_delta"):
     """More text of choice `choice`."""
 
     text: str
     choice: int = 0
 
 
-class ReasoningDelta(Value, tag="reasoning_delta"):
+class ReasoningDelta(Value, frozen=True, tag="reasoning_delta"):
     """More reasoning, or its signature."""
 
     text: str = ""
@@ -184,14 +184,14 @@ class ReasoningDelta(Value, tag="reasoning_delta"):
     choice: int = 0
 
 
-class RefusalDelta(Value, tag="refusal_delta"):
+class RefusalDelta(Value, frozen=True, tag="refusal_delta"):
     """More of a refusal."""
 
     text: str
     choice: int = 0
 
 
-class ToolCallDelta(Value, tag="tool_call_delta"):
+class ToolCallDelta(Value, frozen=True, tag="tool_call_delta"):
     """More of tool call number `index`: `id` and `name` with its first delta, then pieces of the argument's JSON text."""
 
     index: int
@@ -202,20 +202,20 @@ class ToolCallDelta(Value, tag="tool_call_delta"):
     choice: int = 0
 
 
-class FinishDelta(Value, tag="finish"):
+class FinishDelta(Value, frozen=True, tag="finish"):
     """Choice `choice` is complete."""
 
     reason: FinishReason
     choice: int = 0
 
 
-class UsageUpdate(Value, tag="usage"):
+class UsageUpdate(Value, frozen=True, tag="usage"):
     """The vendor's count so far; a later one replaces an earlier one."""
 
     usage: Usage
 
 
-class StreamEnd(Value, tag="end"):
+class StreamEnd(Value, frozen=True, tag="end"):
     """The vendor's own terminal event: the stream is whole."""
 
 
@@ -225,7 +225,7 @@ CONTENT = (TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta, FinishDelta)
 """Events after which a client has seen something of the answer: from the first of them on there is no fallback."""
 
 
-class Target(Value):
+class Target(Value, frozen=True):
     """One way to serve a request: a provider, one of its keys, and the vendor's name of the model."""
 
     provider: str

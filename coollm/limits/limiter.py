@@ -15,21 +15,21 @@ REQUESTS = "requests"
 TOKENS = "tokens"
 
 
-class Identity(Value):
+class Identity(Value, frozen=True):
     """Who asks, as far as limits care."""
 
     id: str
     limits: ClientLimits = ClientLimits()
 
 
-class Reservation(Value):
+class Reservation(Value, frozen=True):
     """Charges that stand on the counters in `bucket` until they are settled."""
 
     bucket: int
     charges: tuple[Charge, ...]
 
 
-class Grant(Value):
+class Grant(Value, frozen=True):
     """A target that may be called. `client` is the reservation of the client, made with the request's first grant and None after."""
 
     target: Target

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import orjson
 
-from coollm.core.types import ChatRequest, Completion, Json, StreamEvent, Target, Value
+from coollm.core.types import ChatRequest, Completion, Json, StreamEvent, Target, ToolCall, Value
 from coollm.providers.sse import SseEvent
-from coollm.providers.verdict import Cause, Verdict, VendorError
+from coollm.providers.verdict import Cause, VendorError, Verdict
 
 
-class VendorRequest(Value):
+class VendorRequest(Value, frozen=True):
     """An HTTP request for a vendor. The body is what is sent, byte for byte."""
 
     method: str
@@ -98,6 +98,17 @@ def refuse_inexpressible(request: ChatRequest, supported: frozenset[str], neutra
     for name, value in request.source.items():
         if name not in supported and value is not None and value not in neutral.get(name, ()):
             raise unsupported(name, vendor)
+
+
+def arguments_object(call: ToolCall, vendor: str) -> orjson.Fragment:
+    """The arguments of a tool call as a JSON object, byte for byte as the model wrote them: numbers of any size survive. Raises VendorError if they are none."""
+    try:
+        is_object = isinstance(orjson.loads(call.arguments), dict)
+    except ValueError:
+        is_object = False
+    if not is_object:
+        raise unsupported("messages", vendor, f"the arguments of tool call '{call.id}' are not a JSON object")
+    return orjson.Fragment(call.arguments)
 
 
 HARMLESS = frozenset({"model", "messages", "stream", "stream_options", "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "service_tier"})

@@ -34,9 +34,20 @@ from coollm.core.types import (
     UsageUpdate,
     Value,
 )
-from coollm.providers.base import HARMLESS, NEUTRAL, StreamDecoder, VendorRequest, bad_answer, count, parse_object, refuse_inexpressible, unsupported
+from coollm.providers.base import (
+    HARMLESS,
+    NEUTRAL,
+    StreamDecoder,
+    VendorRequest,
+    arguments_object,
+    bad_answer,
+    count,
+    parse_object,
+    refuse_inexpressible,
+    unsupported,
+)
 from coollm.providers.sse import SseEvent
-from coollm.providers.verdict import Cause, Verdict, VendorError, cause_of_status, retry_after_seconds
+from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status, retry_after_seconds
 
 API_VERSION = "2023-06-01"
 
@@ -82,7 +93,7 @@ _CAUSES: dict[str, Cause] = {
 }
 
 
-class ClaudeDialect(Value):
+class ClaudeDialect(Value, frozen=True):
     """Anthropic's dialect."""
 
     wire: str = "claude"
@@ -122,7 +133,10 @@ class ClaudeDialect(Value):
             parts.extend(_block(block))
         choice = Choice(parts=tuple(parts), finish_reason=_STOP_REASONS.get(str(answer["stop_reason"]), "stop"))
         return Completion(
-            id=str(answer.get("id") or ""), model=str(answer.get("model") or ""), choices=(choice,), usage=decode_usage(answer.get("usage") or {})
+            id=str(answer.get("id") or ""),
+            model=str(answer.get("model") or ""),
+            choices=(choice,),
+            usage=decode_usage(answer.get("usage") or {}),
         )
 
     def stream_decoder(self) -> StreamDecoder:
@@ -146,7 +160,7 @@ def _verdict(status: int, headers: Mapping[str, str], answer: Json) -> Verdict:
     error = error if isinstance(error, dict) else {}
     kind = str(error.get("type") or "")
     return Verdict(
-        cause=_CAUSES.get(kind) or (Cause.VENDOR_ERROR if status == 200 else cause_of_status(status)),  # noqa: PLR2004
+        cause=_CAUSES.get(kind) or (Cause.VENDOR_ERROR if status == 200 else cause_of_status(status)),
         message=str(error.get("message") or f"HTTP status {status}"),
         status=status,
         type=kind or None,
@@ -240,20 +254,10 @@ def _content_block(part: Any) -> Json:
             return {"type": "image", "source": {"type": "url", "url": part.url}}
         return {"type": "image", "source": {"type": "base64", "media_type": part.media_type, "data": part.data}}
     if isinstance(part, ToolCall):
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": _arguments(part)}
+        return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part, "Claude")}
     if isinstance(part, ToolResult):
         return {"type": "tool_result", "tool_use_id": part.call_id, "content": [_content_block(inner) for inner in part.content]}
     return {"type": "thinking", "thinking": part.text, "signature": part.signature or ""}
-
-
-def _arguments(call: ToolCall) -> Json:
-    try:
-        parsed = orjson.loads(call.arguments)
-    except ValueError:
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise unsupported("messages", "Claude", f"the arguments of tool call '{call.id}' are not a JSON object")
-    return parsed
 
 
 def _block(block: Any) -> list[TextPart | ToolCall | ReasoningPart]:

@@ -27,9 +27,7 @@ VENDORS: dict[str, OpenAIDialect] = {
             has_usage_option=False,
         ),
         # https://docs.fireworks.ai/api-reference/post-chatcompletions
-        OpenAIDialect(
-            vendor="fireworks", base_url="https://api.fireworks.ai/inference/v1", families=("accounts/*",), max_tokens_field="max_tokens"
-        ),
+        OpenAIDialect(vendor="fireworks", base_url="https://api.fireworks.ai/inference/v1", families=("accounts/*",), max_tokens_field="max_tokens"),
         # https://huggingface.co/docs/inference-providers
         OpenAIDialect(vendor="huggingface", base_url="https://router.huggingface.co/v1", max_tokens_field="max_tokens"),
         # https://api-docs.deepseek.com

@@ -36,9 +36,20 @@ from coollm.core.types import (
     UsageUpdate,
     Value,
 )
-from coollm.providers.base import HARMLESS, NEUTRAL, StreamDecoder, VendorRequest, bad_answer, count, parse_object, refuse_inexpressible, unsupported
+from coollm.providers.base import (
+    HARMLESS,
+    NEUTRAL,
+    StreamDecoder,
+    VendorRequest,
+    arguments_object,
+    bad_answer,
+    count,
+    parse_object,
+    refuse_inexpressible,
+    unsupported,
+)
 from coollm.providers.sse import SseEvent
-from coollm.providers.verdict import Cause, Verdict, VendorError, cause_of_status, retry_after_seconds
+from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status, retry_after_seconds
 
 _SUPPORTED = HARMLESS | {
     "max_tokens",
@@ -89,7 +100,7 @@ _CAUSES: dict[str, Cause] = {
 }
 
 
-class GeminiDialect(Value):
+class GeminiDialect(Value, frozen=True):
     """Gemini's dialect."""
 
     wire: str = "gemini"
@@ -158,7 +169,7 @@ def _verdict(status: int, headers: Mapping[str, str], answer: Json) -> Verdict:
     error = answer.get("error")
     error = error if isinstance(error, dict) else {}
     name = str(error.get("status") or "")
-    cause = _CAUSES.get(name) or (Cause.VENDOR_ERROR if status == 200 else cause_of_status(status))  # noqa: PLR2004
+    cause = _CAUSES.get(name) or (Cause.VENDOR_ERROR if status == 200 else cause_of_status(status))
     wait = retry_after_seconds(headers)
     for detail in error.get("details") or ():
         if not isinstance(detail, dict):
@@ -167,7 +178,13 @@ def _verdict(status: int, headers: Mapping[str, str], answer: Json) -> Verdict:
             cause = Cause.KEY_REJECTED
         if str(detail.get("@type", "")).endswith("RetryInfo"):
             wait = wait or _seconds(detail.get("retryDelay"))
-    return Verdict(cause=cause, message=str(error.get("message") or f"HTTP status {status}"), status=status, type=name or None, retry_after_seconds=wait)
+    return Verdict(
+        cause=cause,
+        message=str(error.get("message") or f"HTTP status {status}"),
+        status=status,
+        type=name or None,
+        retry_after_seconds=wait,
+    )
 
 
 def _seconds(text: Any) -> float | None:
@@ -259,13 +276,7 @@ def _parts(part: Any) -> list[Json]:
 
 
 def _function_call(call: ToolCall) -> Json:
-    try:
-        arguments = orjson.loads(call.arguments)
-    except ValueError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise unsupported("messages", "Gemini", f"the arguments of tool call '{call.id}' are not a JSON object")
-    written: Json = {"functionCall": {"id": call.id, "name": call.name, "args": arguments}}
+    written: Json = {"functionCall": {"id": call.id, "name": call.name, "args": arguments_object(call, "Gemini")}}
     signature = ((call.extra or {}).get("google") or {}).get("thought_signature")
     if signature:
         written["thoughtSignature"] = signature

@@ -33,7 +33,7 @@ from coollm.core.types import (
 )
 from coollm.providers.base import StreamDecoder, VendorRequest, bad_answer, count, parse_object
 from coollm.providers.sse import SseEvent
-from coollm.providers.verdict import Cause, Verdict, VendorError, cause_of_status, retry_after_seconds
+from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status, retry_after_seconds
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -63,7 +63,7 @@ _CAUSES: dict[str, Cause] = {
 }
 
 
-class OpenAIDialect(Value):
+class OpenAIDialect(Value, frozen=True):
     """OpenAI's dialect, or that of a compatible vendor.
 
     `key_header` carries the key, after `key_prefix`; `max_tokens_field` is the name of the output limit; `has_usage_option` says whether the vendor takes
@@ -129,8 +129,8 @@ class OpenAIDialect(Value):
         code, kind = error.get("code"), error.get("type")
         cause = _CAUSES.get(str(code)) or _CAUSES.get(str(kind))
         if cause is None:
-            numeric = code if isinstance(code, int) and 400 <= code <= 599 else status  # noqa: PLR2004
-            cause = Cause.VENDOR_ERROR if numeric == 200 else cause_of_status(numeric)  # noqa: PLR2004
+            numeric = code if isinstance(code, int) and 400 <= code <= 599 else status
+            cause = Cause.VENDOR_ERROR if numeric == 200 else cause_of_status(numeric)
         return Verdict(
             cause=cause,
             message=str(error.get("message") or f"HTTP status {status}"),

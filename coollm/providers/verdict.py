@@ -27,7 +27,7 @@ class Cause(enum.StrEnum):
     BAD_ANSWER = "bad_answer"
 
 
-class Verdict(Value):
+class Verdict(Value, frozen=True):
     """The judgement on one failed attempt.
 
     `status` is the vendor's HTTP status, 0 if there was none; `code`, `type` and `param` are what the vendor calls a client's fault.
@@ -73,7 +73,7 @@ def cause_of_status(status: int) -> Cause:
     """The cause that a bare HTTP status means (RFC 9110; 529 is Anthropic's "overloaded")."""
     if status in _BY_STATUS:
         return _BY_STATUS[status]
-    return Cause.CLIENT_FAULT if 400 <= status < 500 else Cause.VENDOR_ERROR  # noqa: PLR2004
+    return Cause.CLIENT_FAULT if 400 <= status < 500 else Cause.VENDOR_ERROR
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) -> float | None:

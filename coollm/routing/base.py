@@ -8,7 +8,7 @@ from coollm.core.config.schema import Policy
 from coollm.core.types import Target, Value
 
 
-class Reading(Value):
+class Reading(Value, frozen=True):
     """What is known of one target when it is ranked. `fullness` are shares of limits used, 0 to 1."""
 
     in_flight: int = 0
@@ -18,7 +18,7 @@ class Reading(Value):
     token_fullness: float = 0.0
 
 
-class Ranked(Value):
+class Ranked(Value, frozen=True):
     """A target and why it stands where it does: a higher score comes first. Each component is between 0 and 1, 1 being best."""
 
     target: Target
@@ -48,7 +48,10 @@ def by_score(targets: Sequence[Target], turn: int, components: Callable[[Target]
 
 
 def relative_to_best(value: float | None, best: float | None) -> float:
-    """How near a value, of which less is better, is to the best of all: 1 is the best, 0 infinitely worse. What is unknown counts as the best, so that it gets tried."""
+    """How near a value, of which less is better, is to the best of all: 1 is the best, 0 infinitely worse.
+
+    What is unknown counts as the best, so that it gets tried.
+    """
     if value is None or best is None or value <= best:
         return 1.0
     return best / value

@@ -32,7 +32,7 @@ class Catalog:
         for provider in self._providers:
             if not _may_use(client, provider):
                 continue
-            for model in self._listed(provider):
+            for model in provider.listed_models():
                 if _may_ask(client, model, f"{provider.id}:{model}"):
                     found.append((f"{provider.id}:{model}", provider.id))
         return found
@@ -70,15 +70,10 @@ class Catalog:
         """`provider:model`, by the provider's id, or by its type where no id is meant. A provider that lists no models serves what it is asked for."""
         owner, _, model = name.partition(":")
         named = [provider for provider in self._providers if provider.id == owner] or [provider for provider in self._providers if provider.type == owner]
-        return [(provider, model) for provider in named if model and (not self._listed(provider) or self._serves(provider, model))]
+        return [(provider, model) for provider in named if model and (not (provider.models or provider.model) or self._serves(provider, model))]
 
     def _serves(self, provider: Provider, model: str) -> bool:
         return any(fnmatchcase(model, pattern) for pattern in self._patterns[provider.id])
-
-    @staticmethod
-    def _listed(provider: Provider) -> list[str]:
-        names = [*provider.models, *([provider.model] if provider.model and provider.model not in provider.models else [])]
-        return [name for name in names if not any(character in name for character in "*?[")]
 
     def _is_permitted_name(self, alias: str, client: Client | None) -> bool:
         return any(_may_use(client, provider) and _may_ask(client, alias, model, f"{provider.id}:{model}") for provider, model in self._pairs(alias))

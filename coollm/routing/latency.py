@@ -10,10 +10,17 @@ from coollm.routing.base import Ranked, Reading, by_score, relative_to_best
 
 
 def rank(targets: Sequence[Target], readings: Mapping[str, Reading], turn: int, policy: Policy) -> list[Ranked]:  # noqa: ARG001  the signature of all algorithms
-    """By expected latency: the peak EWMA times the calls in flight, so that the fastest target is not flooded. An untried target comes first."""
+    """By expected latency: the peak EWMA times the calls in flight, so that the fastest target is not flooded. An untried target
+    is tried by one request first.
+    """
     loads = {target.key: _load(readings[target.key]) for target in targets}
     best = min((load for load in loads.values() if load is not None), default=None)
-    return by_score(targets, turn, lambda target: {"latency": relative_to_best(loads[target.key], best)}, {"latency": 1.0})
+
+    def component(target: Target) -> dict[str, float]:
+        is_untried = loads[target.key] is None and readings[target.key].in_flight == 0
+        return {"latency": 1.0 if is_untried else 0.99 * relative_to_best(loads[target.key], best)}
+
+    return by_score(targets, turn, component, {"latency": 1.0})
 
 
 def _load(reading: Reading) -> float | None:

@@ -16,7 +16,7 @@ class Next(enum.StrEnum):
     STOP = "stop"
 
 
-class Reaction(Value):
+class Reaction(Value, frozen=True):
     """`cooldown_seconds` takes the key out at once, for all workers. `is_failure` counts towards its breaker."""
 
     next: Next

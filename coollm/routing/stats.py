@@ -21,19 +21,20 @@ class KeyStats:
         self.latency_seconds: float | None = None
         self.error_rate = 0.0
         self.consecutive_failures = 0
-        self._seen = 0.0
+        self._seen: float | None = None
 
     def record(self, now: float, *, failed: bool, latency_seconds: float | None) -> None:
         """Takes in one attempt that has ended. A fault of the client is none of the key's and is not recorded (FACTS 16)."""
-        share = math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS) if self._seen else 0.0
+        # Even attempts at the same moment move the figures by a tenth.
+        kept = 0.0 if self._seen is None else min(0.9, math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS))
         self._seen = now
         self.served += 1
-        self.error_rate = self.error_rate * min(share, 0.9) + (1.0 if failed else 0.0) * (1 - min(share, 0.9))
+        self.error_rate = self.error_rate * kept + failed * (1 - kept)
         self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
         if latency_seconds is not None:
             before = self.latency_seconds
-            is_peak = before is None or latency_seconds > before
-            self.latency_seconds = latency_seconds if is_peak else before * min(share, 0.9) + latency_seconds * (1 - min(share, 0.9))  # type: ignore[operator]
+            faded = latency_seconds if before is None else before * kept + latency_seconds * (1 - kept)
+            self.latency_seconds = max(latency_seconds, faded)
 
 
 class Board:
@@ -64,7 +65,7 @@ class Board:
     def turn(self, group: tuple[str, ...]) -> int:
         """A number that goes up by one with each call for the same group of targets."""
         name = "\n".join(group)
-        if len(self._turns) > 10_000:  # noqa: PLR2004  names that clients invent must not fill the memory
+        if len(self._turns) > 10_000:
             self._turns.clear()
         number = self._turns.get(name, 0)
         self._turns[name] = number + 1

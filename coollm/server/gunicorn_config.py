@@ -59,7 +59,7 @@ if _settings.server.tls is not None:
 
 
 def ssl_context(config: Any, default_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ARG001
-    """gunicorn's context with the oldest version that server.tls.min_version allows."""
+    """Gunicorn's context with the oldest version that server.tls.min_version allows."""
     context = default_factory()
     if _settings.server.tls is not None:
         context.minimum_version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[_settings.server.tls.min_version]

@@ -10,7 +10,9 @@ import orjson
 
 from coollm.simulator.behaviour import Behaviour
 
-_WORDS = "the gateway spreads traffic over many vendors and keys inside exact limits and loses no request while it does so".split()
+_WORDS = tuple(
+    "the gateway spreads traffic over many vendors and keys inside exact limits and loses no request while it does so".split()  # noqa: SIM905  prose
+)
 _DEEPEST = 12
 
 

@@ -27,7 +27,7 @@ def read(body: Json, model: str, key: str) -> Asked:
     """A messages request. Raises ValueError for what the API refuses."""
     messages = body.get("messages")
     if not messages or messages[0].get("role") != "user":
-        raise ValueError("messages: first message must use the \"user\" role")
+        raise ValueError('messages: first message must use the "user" role')
     if not isinstance(body.get("max_tokens"), int):
         raise ValueError("max_tokens: Field required")
     content = messages[-1].get("content")
@@ -95,7 +95,7 @@ def whole(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Json:
 def frames(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Iterator[tuple[bytes, bool]]:
     """The events of a stream, each with whether it holds content."""
     counted = {**_input_usage(said), "output_tokens": 1} if usage else {"input_tokens": 0, "output_tokens": 0}
-    message = {
+    message: Json = {
         "id": f"msg_{request_id}",
         "type": "message",
         "role": "assistant",

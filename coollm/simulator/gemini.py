@@ -71,7 +71,10 @@ def _finish(said: Said) -> str:
 
 def _call_parts(said: Said) -> list[Json]:
     return [
-        {"functionCall": {"id": call.id, "name": call.name, "args": call.arguments}, **({"thoughtSignature": "c2ltdWxhdGVk"} if number == 0 else {})}
+        {
+            "functionCall": {"id": call.id, "name": call.name, "args": call.arguments},
+            **({"thoughtSignature": "c2ltdWxhdGVk"} if number == 0 else {}),
+        }
         for number, call in enumerate(said.calls)
     ]
 

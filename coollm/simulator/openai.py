@@ -69,7 +69,13 @@ def whole(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Json:
     if said.calls:
         message["tool_calls"] = [_call(call) for call in said.calls]
     choices = [{"index": index, "message": message, "logprobs": None, "finish_reason": _finish(said)} for index in range(asked.choices)]
-    made: Json = {"id": f"chatcmpl-{request_id}", "object": "chat.completion", "created": int(time.time()), "model": asked.model, "choices": choices}
+    made: Json = {
+        "id": f"chatcmpl-{request_id}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": asked.model,
+        "choices": choices,
+    }
     if usage:
         made["usage"] = _usage(asked, said)
     return made

@@ -17,7 +17,7 @@ from coollm.core.types import Value
 WINDOW_SECONDS = 60
 
 
-class Charge(Value):
+class Charge(Value, frozen=True):
     """`amount` more on `counter`, of which at most `limit` may be used in any 60 seconds."""
 
     counter: str
@@ -25,14 +25,14 @@ class Charge(Value):
     limit: int
 
 
-class Candidate(Value):
+class Candidate(Value, frozen=True):
     """A vendor key that could serve, and what it would be charged."""
 
     key: str
     charges: tuple[Charge, ...] = ()
 
 
-class Skipped(Value):
+class Skipped(Value, frozen=True):
     """Why a candidate was passed over: it cools down, or `counter` has no room. `retry_after_seconds` is None if waiting does not help."""
 
     key: str
@@ -40,7 +40,7 @@ class Skipped(Value):
     retry_after_seconds: float | None
 
 
-class Used(Value):
+class Used(Value, frozen=True):
     """How full a counter is after a decision."""
 
     counter: str
@@ -48,7 +48,7 @@ class Used(Value):
     limit: int
 
 
-class Decision(Value):
+class Decision(Value, frozen=True):
     """The answer to `decide`.
 
     Granted: `chosen` is the index of the candidate, and `bucket` the second that everything was charged to.
@@ -63,7 +63,7 @@ class Decision(Value):
     used: tuple[Used, ...] = ()
 
 
-class Correction(Value):
+class Correction(Value, frozen=True):
     """`difference` (actual minus reserved, may be negative) on `counter` in `bucket`."""
 
     counter: str
@@ -71,7 +71,7 @@ class Correction(Value):
     difference: int
 
 
-class Cooldown(Value):
+class Cooldown(Value, frozen=True):
     """A key that is not to be used for `seconds` more, and why."""
 
     seconds: float
@@ -86,7 +86,7 @@ class Store(Protocol):
     """Counters and cooldowns. Every method may raise StoreError and nothing else. Safe for any number of greenlets."""
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
-        """Atomically: all of `charges` fit, and the first candidate that does not cool and whose charges fit is chosen; then all is charged. Else nothing is."""
+        """Atomically: if all of `charges` fit, the first candidate that does not cool and whose charges fit is chosen, and all is charged. Else nothing is."""
 
     def settle(self, corrections: Iterable[Correction]) -> None:
         """Replaces estimates by what was used. A bucket that has left the window is let be."""

@@ -15,7 +15,19 @@ import orjson
 from coollm.core.config.schema import RuntimeStorage
 from coollm.core.config.values import Address
 from coollm.core.errors import OperationFailed
-from coollm.stores.base import WINDOW_SECONDS, Candidate, Charge, Cooldown, Correction, Decision, Skipped, Store, StoreError, Used, shortest_wait
+from coollm.stores.base import (
+    WINDOW_SECONDS,
+    Candidate,
+    Charge,
+    Cooldown,
+    Correction,
+    Decision,
+    Skipped,
+    Store,
+    StoreError,
+    Used,
+    shortest_wait,
+)
 
 TIMEOUT_SECONDS = 2.0
 PREFIX = "{coollm}:"
@@ -257,12 +269,12 @@ def _decision(reply: list[bytes], charges: Sequence[Charge], candidates: Sequenc
 
 
 def _skipped(rows: Any, candidates: Sequence[Candidate]) -> tuple[Skipped, ...]:
-    """cjson writes an empty table as {}."""
+    """Cjson writes an empty table as {}."""
     found = []
     for candidate, (reason, seconds) in zip(candidates, rows or [], strict=False):
-        if reason.startswith("limit "):
-            reason = f"limit: {candidate.charges[int(reason.removeprefix('limit '))].counter}"
-        found.append(Skipped(key=candidate.key, reason=reason, retry_after_seconds=_seconds(seconds)))
+        number = reason.removeprefix("limit ")
+        named = f"limit: {candidate.charges[int(number)].counter}" if number != reason else reason
+        found.append(Skipped(key=candidate.key, reason=named, retry_after_seconds=_seconds(seconds)))
     return tuple(found)
 
 

@@ -72,8 +72,7 @@ class SqliteStore:
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         statement = (
-            "INSERT INTO cooldowns VALUES (?, ?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET until = excluded.until, cause = excluded.cause WHERE excluded.until > until"
+            "INSERT INTO cooldowns VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until, cause = excluded.cause WHERE excluded.until > until"
         )
         self._transaction(lambda: self._connection.execute(statement, (key, self._clock() + seconds, cause)))
 

@@ -48,7 +48,11 @@ class Metrics:
         self.active_streams = Gauge("coo_llm_active_streams", "Streams now.", registry=self.registry, multiprocess_mode="livesum")
         self.store_up = Gauge("coo_llm_store_up", "Whether the store of limits answers.", registry=self.registry, multiprocess_mode="livemin")
         self.key_health = Gauge(
-            "coo_llm_key_health", "1 if a vendor key is usable, 0 if it cools down.", ["provider", "key"], registry=self.registry, multiprocess_mode="livemostrecent"
+            "coo_llm_key_health",
+            "1 if a vendor key is usable, 0 if it cools down.",
+            ["provider", "key"],
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
         )
         build = Gauge("coo_llm_build_info", "The version that runs.", ["version"], registry=self.registry, multiprocess_mode="livemax")
         build.labels(__version__).set(1)
@@ -76,7 +80,7 @@ class Metrics:
                 self._child(self._rate_limits, "provider").inc()
             if attempt.outcome not in ("answered", "skipped", "client_gone"):
                 self._child(self._errors, attempt.provider, attempt.outcome).inc()
-        if record.status == 429 and not record.attempts:  # noqa: PLR2004
+        if record.status == 429 and not record.attempts:
             self._child(self._rate_limits, "client").inc()
         if record.target is None:
             return

@@ -10,7 +10,7 @@ from coollm.core.types import Target, Usage, Value
 from coollm.limits.settlement import Ending
 
 
-class Attempt(Value):
+class Attempt(Value, frozen=True):
     """One call of a vendor, or a candidate that was passed over: what came of it and why the request moved on."""
 
     provider: str
@@ -41,6 +41,11 @@ class RequestRecord:
         self.ending: Ending | None = None
         self.status = 200
         self.error: RequestError | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the request has been told of."""
+        return self.latency_seconds > 0
 
     @property
     def cost_usd(self) -> float | None:

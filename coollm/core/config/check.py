@@ -35,7 +35,7 @@ def _provider_types(root: Node) -> Iterator[Fault]:
         keys = provider.get("api_keys")
         if name != "custom" and name in PROVIDERS and not _is_simulated(provider) and not (keys and (keys.value or keys.variables)):
             place = keys.place if keys else provider.place
-            yield Fault(place, f"llm_providers[{index}].api_keys", f"the type '{name}' needs at least one key", "add api_keys: [\"${NAME}\"]")
+            yield Fault(place, f"llm_providers[{index}].api_keys", f"the type '{name}' needs at least one key", 'add api_keys: ["${NAME}"]')
 
 
 def _is_simulated(provider: Node) -> bool:
@@ -49,7 +49,9 @@ def _base_urls(root: Node) -> Iterator[Fault]:
         text = url.text() if url else None
         if url and text is not None and not _URL.fullmatch(text):
             yield Fault(
-                url.place, f"llm_providers[{index}].base_url", f"expected http://… or https://… without user, query or fragment, got '{text}'"
+                url.place,
+                f"llm_providers[{index}].base_url",
+                f"expected http://… or https://… without user, query or fragment, got '{text}'",
             )
 
 
@@ -59,9 +61,7 @@ def _duplicates(root: Node) -> Iterator[Fault]:
     yield from _twice([(f"api_keys[{index}].key", item.get("key")) for index, item in enumerate(_list(root, "api_keys"))], secret=True)
     for index, provider in enumerate(_list(root, "llm_providers")):
         keys = provider.get("api_keys")
-        named: list[tuple[str, Node | None]] = [
-            (f"llm_providers[{index}].api_keys[{number}]", key) for number, key in enumerate(keys.items() if keys else ())
-        ]
+        named: list[tuple[str, Node | None]] = [(f"llm_providers[{index}].api_keys[{number}]", key) for number, key in enumerate(keys.items() if keys else ())]
         yield from _twice(named, secret=True)
 
 
@@ -116,7 +116,7 @@ def _aliases(root: Node) -> Iterator[Fault]:
 
 def _hybrid_weights(root: Node) -> Iterator[Fault]:
     weights = root.get("policy", "hybrid_weights")
-    if weights and weights.pairs() and len(weights.pairs()) == 5 and all(node.value in (0, 0.0) for _, node in weights.pairs()):  # noqa: PLR2004
+    if weights and weights.pairs() and len(weights.pairs()) == 5 and all(node.value in (0, 0.0) for _, node in weights.pairs()):
         yield Fault(weights.place, "policy.hybrid_weights", "all weights are 0: nothing would be compared", "give at least one a value above 0")
 
 

@@ -112,8 +112,10 @@ class Converter:
     @staticmethod
     def _parse(value: Any, kind: Any, metas: tuple[Meta, ...], *, lax: bool) -> Any:
         if kind is Secret:
-            if not isinstance(value, str) or not value:
-                raise ValueError("expected text that is not empty")
+            if not isinstance(value, str):
+                raise ValueError("expected a key as text: put it into quotes")
+            if not value:
+                raise ValueError("expected a key that is not empty")
             if any(character <= " " or character > "~" for character in value):
                 raise ValueError("expected a key of printable ASCII characters without spaces")
             return Secret(value)
@@ -123,7 +125,7 @@ class Converter:
             raise ValueError("expected text: put it into quotes")
         if get_origin(kind) is Literal and isinstance(value, float):
             value = str(value)  # `version: 1.0` without its quotes
-        constraints = Annotated[(kind, *metas)] if metas else kind  # type: ignore[misc, valid-type]
+        constraints = Annotated[(kind, *metas)] if metas else kind
         return msgspec.convert(value, constraints, strict=not lax)
 
 
@@ -148,7 +150,7 @@ def describe(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value)
-    return f"'{text if len(text) <= 60 else text[:57] + '...'}'"  # noqa: PLR2004
+    return f"'{text if len(text) <= 60 else text[:57] + '...'}'"
 
 
 def expected(kind: Any) -> str:

@@ -140,4 +140,3 @@ def explain_path(loaded: Loaded, path: str) -> list[Explained]:
         return [Explained(path, None, "default", "not set", describe_schema()[path].description)]
     known = tuple({row.path for row in rows} | set(describe_schema()))
     raise UsageError(f"no key '{path}' in the configuration{did_you_mean(path, known)}", "`coollm config show` lists all")
-

@@ -62,9 +62,7 @@ def _value(match: re.Match[str], variables: Mapping[str, str], directory: Path, 
         return default
     if name in variables:
         raise UndefinedReference(f"the variable {name} is empty", f"give {name} a value, or write ${{{name}:-}} if empty is meant")
-    raise UndefinedReference(
-        f"the variable {name} is not defined{did_you_mean(name, tuple(variables))}", f"export {name}, or put it into the environment file"
-    )
+    raise UndefinedReference(f"the variable {name} is not defined{did_you_mean(name, tuple(variables))}", f"export {name}, or put it into the environment file")
 
 
 def _file(path: Path) -> str:
@@ -75,9 +73,9 @@ def _file(path: Path) -> str:
 
 
 def read_environment_file(path: Path) -> tuple[dict[str, str], list[Fault]]:
-    """Variables of a file of `NAME=value` lines, as systemd's EnvironmentFile= reads it (systemd.exec(5)): `#` and `;` begin comments, quotes may enclose a value.
+    """Variables of a file of `NAME=value` lines; a missing file has none.
 
-    A missing file has none.
+    As systemd's EnvironmentFile= reads it (systemd.exec(5)): `#` and `;` begin comments, quotes may enclose a value.
     """
     try:
         text = path.read_text("utf-8")
@@ -96,7 +94,7 @@ def read_environment_file(path: Path) -> tuple[dict[str, str], list[Fault]]:
             faults.append(Fault(Place(str(path), number, 1), "", "expected NAME=value"))
             continue
         value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":  # noqa: PLR2004
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
             value = value[1:-1]
         found[name.strip()] = value
     return found, faults

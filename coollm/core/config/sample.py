@@ -46,7 +46,9 @@ def _field(owner: type[msgspec.Struct], field: msgspec.structs.FieldInfo, path: 
         return lines
     inner = values.get(field.name, {})
     body = [
-        line for one in msgspec.structs.fields(section) for line in _field(section, one, f"{path}.{one.name}", inner, indent + INDENT, is_live=is_live and is_set)
+        line
+        for one in msgspec.structs.fields(section)
+        for line in _field(section, one, f"{path}.{one.name}", inner, indent + INDENT, is_live=is_live and is_set)
     ]
     return [note, f"{indent}{lead}{field.name}:", *body]
 

@@ -31,7 +31,7 @@ def doc(description: str, example: Any = None, *, inert: bool = False, one_or_ma
     )
 
 
-class Tls(Section):
+class Tls(Section, frozen=True):
     """TLS in the gateway itself."""
 
     cert_file: Annotated[str, doc("Certificate chain, PEM.", "/etc/ssl/coo-llm.crt")]
@@ -39,7 +39,7 @@ class Tls(Section):
     min_version: Annotated[Literal["1.2", "1.3"], doc("Oldest TLS version that is accepted.")] = "1.2"
 
 
-class WebUi(Section):
+class WebUi(Section, frozen=True):
     """The web console."""
 
     enabled: Annotated[bool, doc("Serve the console.", inert=True)] = False
@@ -47,7 +47,7 @@ class WebUi(Section):
     admin_password: Annotated[Secret | None, doc("Password of the local administrator.", "${SECURE_PASSWORD}", inert=True)] = None
 
 
-class Server(Section):
+class Server(Section, frozen=True):
     """Where the gateway listens, and with how many processes."""
 
     listen: Annotated[Address, doc("HOST:PORT; `:443` is every interface.", "127.0.0.1:2906")] = Address("127.0.0.1", 2906)
@@ -59,7 +59,7 @@ class Server(Section):
     max_body_mb: Annotated[Positive, doc("Largest request body in MiB.", 50)] = 50
 
 
-class Pricing(Section):
+class Pricing(Section, frozen=True):
     """US dollars per million tokens."""
 
     input_token_cost: Annotated[Price, doc("Input tokens.", 2.5)]
@@ -67,7 +67,7 @@ class Pricing(Section):
     cached_input_token_cost: Annotated[Price | None, doc("Input tokens that the vendor had cached; as input if not given.", 1.25)] = None
 
 
-class KeyLimits(Section):
+class KeyLimits(Section, frozen=True):
     """Limits of each vendor key."""
 
     req_per_min: Annotated[Positive | None, doc("Requests in any 60 seconds.", 500)] = None
@@ -75,38 +75,39 @@ class KeyLimits(Section):
     max_tokens: Annotated[Positive | None, doc("Most output tokens of one request.", 4096)] = None
 
 
-class Provider(Section):
+class Provider(Section, frozen=True):
     """A vendor account: its dialect, keys, models and price."""
 
     id: Annotated[Identifier, doc("Name in `provider:model`, logs and metrics.", "openai")]
     type: Annotated[str, doc("The vendor's dialect; `custom` is any OpenAI-like server.", "openai")]
     name: Annotated[str | None, doc("Name for people.", "OpenAI, production")] = None
     api_keys: Annotated[tuple[Secret, ...], doc("The vendor's keys; traffic is spread over them.", ["${OPENAI_API_KEY}"])] = ()
-    base_url: Annotated[
-        str | None, doc("Address of the vendor's API; `simulator://` is the built-in simulated vendor.", "https://api.openai.com/v1")
-    ] = None
+    base_url: Annotated[str | None, doc("Address of the vendor's API; `simulator://` is the built-in simulated vendor.", "https://api.openai.com/v1")] = None
     model: Annotated[str | None, doc("Model used when this provider stands in for another.", "gpt-4o-mini")] = None
     models: Annotated[tuple[str, ...], doc("Models served, `*` allowed; if none is given, the vendor's own families.", ["gpt-4o", "gpt-4o-mini"])] = ()
     pricing: Annotated[Pricing | None, doc("Price of this provider's models.")] = None
     limits: Annotated[KeyLimits, doc("Limits of each key.")] = KeyLimits()
     weight: Annotated[Weight, doc("Share of the traffic, relative to the other providers.", 1.0)] = 1.0
 
+    def listed_models(self) -> tuple[str, ...]:
+        """The models that are named, without patterns; the default model is one of them."""
+        named = dict.fromkeys((*self.models, *((self.model,) if self.model else ())))
+        return tuple(name for name in named if not any(character in name for character in "*?["))
 
-class ClientLimits(Section):
+
+class ClientLimits(Section, frozen=True):
     """Limits of a client."""
 
     req_per_min: Annotated[Positive | None, doc("Requests in any 60 seconds.", 100)] = None
     tokens_per_min: Annotated[Positive | None, doc("Tokens, input and output, in any 60 seconds.", 50000)] = None
 
 
-class Client(Section):
+class Client(Section, frozen=True):
     """An application that may use the gateway."""
 
     key: Annotated[Secret, doc("The key it sends.", "${CLIENT_KEY_1}")]
     id: Annotated[Identifier | None, doc("Name in logs and metrics; made from the key's hash if not given.", "app-1")] = None
-    allowed_providers: Annotated[
-        tuple[str, ...], doc("Providers it may use, by id or type; `*` is all.", ["openai", "gemini"])
-    ] = ("*",)
+    allowed_providers: Annotated[tuple[str, ...], doc("Providers it may use, by id or type; `*` is all.", ["openai", "gemini"])] = ("*",)
     allowed_models: Annotated[tuple[str, ...], doc("Models it may use, `*` allowed.", ["gpt-4o*"])] = ("*",)
     description: Annotated[str | None, doc("For people.", "chat on the web site")] = None
     expires_at: Annotated[datetime | None, doc("From then on the key is refused.", "2027-01-31T00:00:00Z")] = None
@@ -118,7 +119,7 @@ class Client(Section):
         return self.id or f"client-{self.key.fingerprint()}"
 
 
-class HybridWeights(Section):
+class HybridWeights(Section, frozen=True):
     """How much each component counts in the hybrid score."""
 
     token_ratio: Annotated[Weight, doc("Room left in tokens per minute.")] = 0.2
@@ -128,7 +129,7 @@ class HybridWeights(Section):
     cost_ratio: Annotated[Weight, doc("Low price.")] = 0.2
 
 
-class Retry(Section):
+class Retry(Section, frozen=True):
     """Attempts at one provider."""
 
     max_attempts: Annotated[Positive, doc("Attempts at one provider, over all its keys.", 3)] = 3
@@ -136,17 +137,15 @@ class Retry(Section):
     interval: Annotated[Duration, doc("Wait before a key that just failed is tried again; `Retry-After` beats it.", "1s")] = Duration(1)
 
 
-class Fallback(Section):
+class Fallback(Section, frozen=True):
     """Other providers when one fails before the first byte of content."""
 
     enabled: Annotated[bool, doc("Try other providers.")] = True
     max_providers: Annotated[Annotated[int, Meta(ge=0)], doc("How many others, at most.", 2)] = 2
-    providers: Annotated[
-        tuple[str, ...], doc("Stand-ins with their default `model`, in this order, after those that serve the model itself.", ["claude"])
-    ] = ()
+    providers: Annotated[tuple[str, ...], doc("Stand-ins with their default `model`, in this order, after those that serve the model itself.", ["claude"])] = ()
 
 
-class Timeouts(Section):
+class Timeouts(Section, frozen=True):
     """Time limits of one attempt at a vendor."""
 
     connect: Annotated[Duration, doc("Until the connection stands.")] = Duration(5)
@@ -155,22 +154,20 @@ class Timeouts(Section):
     total: Annotated[Duration, doc("The whole attempt.")] = Duration(600)
 
 
-class Cache(Section):
+class Cache(Section, frozen=True):
     """Answers kept for identical requests."""
 
     enabled: Annotated[bool, doc("Keep answers.", inert=True)] = False
     ttl_seconds: Annotated[Positive, doc("How long an answer is kept.", inert=True)] = 300
 
 
-class Policy(Section):
+class Policy(Section, frozen=True):
     """Which vendor key serves a request, and what happens when it fails."""
 
-    algorithm: Annotated[
-        Literal["round_robin", "weighted", "least_loaded", "latency", "cost", "hybrid"], doc("How keys are ranked.", "hybrid")
-    ] = "hybrid"
-    priority: Annotated[
-        Literal["balanced", "cost", "req", "token", "latency"], doc("What the hybrid algorithm favours, unless `hybrid_weights` is given.")
-    ] = "balanced"
+    algorithm: Annotated[Literal["round_robin", "weighted", "least_loaded", "latency", "cost", "hybrid"], doc("How keys are ranked.", "hybrid")] = "hybrid"
+    priority: Annotated[Literal["balanced", "cost", "req", "token", "latency"], doc("What the hybrid algorithm favours, unless `hybrid_weights` is given.")] = (
+        "balanced"
+    )
     hybrid_weights: Annotated[HybridWeights | None, doc("Weights of the hybrid algorithm; they need not add up to 1.")] = None
     retry: Annotated[Retry, doc("Attempts at one provider.")] = Retry()
     fallback: Annotated[Fallback, doc("Other providers.")] = Fallback()
@@ -178,7 +175,7 @@ class Policy(Section):
     cache: Annotated[Cache, doc("Answers kept for identical requests.")] = Cache()
 
 
-class RuntimeStorage(Section):
+class RuntimeStorage(Section, frozen=True):
     """Where the counters of limits and the state of keys are kept."""
 
     type: Annotated[
@@ -190,19 +187,19 @@ class RuntimeStorage(Section):
     tls: Annotated[bool, doc("Speak TLS to Redis.")] = False
 
 
-class Storage(Section):
+class Storage(Section, frozen=True):
     """Where state is kept."""
 
     runtime: Annotated[RuntimeStorage, doc("Counters and key state.")] = RuntimeStorage()
 
 
-class Prometheus(Section):
+class Prometheus(Section, frozen=True):
     """Metrics."""
 
     enabled: Annotated[bool, doc("Serve /metrics.")] = True
 
 
-class Audit(Section):
+class Audit(Section, frozen=True):
     """The audit log."""
 
     enabled: Annotated[bool, doc("Write the audit log.", inert=True)] = True
@@ -210,7 +207,7 @@ class Audit(Section):
     format: Annotated[Literal["json"], doc("Its format.", inert=True)] = "json"
 
 
-class Logging(Section):
+class Logging(Section, frozen=True):
     """Logs: one JSON line for each request, never a prompt, never a key."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], doc("Least level that is written.", "info")] = "info"
@@ -219,7 +216,7 @@ class Logging(Section):
     audit: Annotated[Audit, doc("The audit log.")] = Audit()
 
 
-class Auth(Section):
+class Auth(Section, frozen=True):
     """Who may administer: a directory server."""
 
     type: Annotated[Literal["ldap"], doc("Kind of directory.", inert=True)]
@@ -228,7 +225,7 @@ class Auth(Section):
     user_search_filter: Annotated[str, doc("`%s` is the user's name.", "(sAMAccountName=%s)", inert=True)] = "(uid=%s)"
 
 
-class Compliance(Section):
+class Compliance(Section, frozen=True):
     """What laws and auditors ask."""
 
     gdpr: Annotated[bool, doc("Export and erasure of a person's data.", inert=True)] = False
@@ -236,14 +233,12 @@ class Compliance(Section):
     data_retention_days: Annotated[Positive | None, doc("How long usage data is kept.", 365, inert=True)] = None
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """The whole configuration of a gateway."""
 
     version: Annotated[Literal["1.0"], doc("Version of this file's format.", "1.0")] = "1.0"
     server: Annotated[Server, doc("Where the gateway listens.")] = Server()
-    llm_providers: Annotated[
-        tuple[Provider, ...], doc("Vendor accounts; without any, those whose keys are in the environment (OPENAI_API_KEY, …).")
-    ] = ()
+    llm_providers: Annotated[tuple[Provider, ...], doc("Vendor accounts; without any, those whose keys are in the environment (OPENAI_API_KEY, …).")] = ()
     api_keys: Annotated[tuple[Client, ...], doc("Applications that may use the gateway.")] = ()
     model_aliases: Annotated[
         dict[str, Annotated[tuple[str, ...], doc("One or more `provider:model`.", one_or_many=True)]],
@@ -260,4 +255,3 @@ class Settings(Section):
         optional = (self.server.admin_api_key, self.server.webui.admin_password, self.storage.runtime.password)
         keys = [key for provider in self.llm_providers for key in provider.api_keys]
         return (*(secret for secret in optional if secret), *keys, *(client.key for client in self.api_keys))
-

@@ -1,0 +1,236 @@
+"""One suite over every row of STORES: the same promises, whichever store keeps them."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coollm.core.config.schema import RuntimeStorage
+from coollm.core.registry import STORES
+from coollm.stores.base import Candidate, Charge, Correction, Store, StoreError, seconds_until_room
+
+
+@pytest.fixture(params=STORES.names())
+def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """Opens the store under test; again for another worker's view of it."""
+    settings = RuntimeStorage(type=request.param)
+    if request.param == "redis":
+        settings = RuntimeStorage(type="redis", addr=request.getfixturevalue("redis_url"))
+    opened: list[Store] = []
+
+    def opener() -> Store:
+        if request.param == "memory" and opened:
+            return opened[0]
+        opened.append(STORES[request.param](settings, tmp_path))
+        return opened[-1]
+
+    if request.param == "redis":
+        opener()._client.flushall()  # type: ignore[attr-defined]
+    yield opener
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_again: Any) -> Store:
+    return open_again()
+
+
+def charge(counter: str, amount: int = 1, limit: int = 10) -> Charge:
+    return Charge(counter=counter, amount=amount, limit=limit)
+
+
+def only(key: str, *charges: Charge) -> Candidate:
+    return Candidate(key=key, charges=charges)
+
+
+def test_the_first_candidate_with_room_is_chosen(store: Store) -> None:
+    full, free = only("a", charge("a", 5, 4)), only("b", charge("b", 5, 10))
+    decision = store.decide((), [full, free])
+    assert decision.chosen == 1
+    assert [(skipped.key, skipped.reason, skipped.retry_after_seconds) for skipped in decision.skipped] == [("a", "limit: a", None)]
+    assert [(used.counter, used.used, used.limit) for used in decision.used] == [("b", 5, 10)]
+    assert store.used(["a", "b"]) == {"a": 0, "b": 5}
+
+
+def test_nothing_is_charged_when_the_client_has_no_room(store: Store) -> None:
+    assert store.decide([charge("c", 10)], [only("a", charge("a"))]).chosen == 0
+    decision = store.decide([charge("c", 1)], [only("a", charge("a"))])
+    assert (decision.chosen, decision.refused) == (None, charge("c", 1))
+    assert decision.retry_after_seconds is not None
+    assert 55 < decision.retry_after_seconds <= 61
+    assert store.used(["c", "a"]) == {"c": 10, "a": 1}
+
+
+def test_nothing_is_charged_when_no_candidate_has_room(store: Store) -> None:
+    store.decide((), [only("a", charge("a", 10))])
+    decision = store.decide([charge("c")], [only("a", charge("a"))])
+    assert decision.chosen is None
+    assert decision.refused is None
+    assert decision.retry_after_seconds is not None
+    assert 55 < decision.retry_after_seconds <= 61
+    assert store.used(["c"]) == {"c": 0}
+
+
+def test_what_never_fits_has_no_wait(store: Store) -> None:
+    assert store.decide([charge("c", 11, 10)], [only("a")]).retry_after_seconds is None
+
+
+def test_settling_frees_what_was_not_used(store: Store) -> None:
+    decision = store.decide([charge("tokens", 10)], [only("a")])
+    store.settle([Correction(counter="tokens", bucket=decision.bucket, difference=-7)])
+    assert store.used(["tokens"]) == {"tokens": 3}
+    assert store.decide([charge("tokens", 7)], [only("a")]).chosen == 0
+    store.settle([Correction(counter="tokens", bucket=decision.bucket, difference=5)])
+    assert store.used(["tokens"]) == {"tokens": 15}, "more than was reserved counts too"
+
+
+def test_settling_never_goes_below_zero_or_wakes_an_old_bucket(store: Store) -> None:
+    decision = store.decide([charge("t", 3)], [only("a")])
+    store.settle([Correction(counter="t", bucket=decision.bucket, difference=-9), Correction(counter="t", bucket=decision.bucket - 500, difference=4)])
+    assert store.used(["t"]) == {"t": 0}
+
+
+def test_a_key_that_cools_is_passed_over_until_it_is_warm(store: Store) -> None:
+    store.cool("a", 30, "rate_limited")
+    decision = store.decide((), [only("a"), only("b")])
+    assert decision.chosen == 1
+    assert decision.skipped[0].reason == "cooling: rate_limited"
+    assert store.cooldowns()["a"].cause == "rate_limited"
+    store.warm("a")
+    assert store.decide((), [only("a")]).chosen == 0
+    assert store.cooldowns() == {}
+
+
+def test_the_longest_cooldown_wins(store: Store) -> None:
+    store.cool("a", 100, "quota_exhausted")
+    store.cool("a", 1, "rate_limited")
+    cooldown = store.cooldowns()["a"]
+    assert cooldown.cause == "quota_exhausted"
+    assert 90 < cooldown.seconds <= 100
+    decision = store.decide((), [only("a")])
+    assert decision.retry_after_seconds is not None
+    assert 90 < decision.retry_after_seconds <= 100
+
+
+def test_a_cooldown_ends_by_itself(store: Store) -> None:
+    store.cool("a", 0.05, "timeout")
+    time.sleep(0.1)
+    assert store.cooldowns() == {}
+    assert store.decide((), [only("a")]).chosen == 0
+
+
+def test_state_is_shared_by_all_who_open_the_store(open_again: Any) -> None:
+    first, second = open_again(), open_again()
+    first.decide([charge("c", 4)], [only("a")])
+    first.cool("k", 50, "timeout")
+    assert second.used(["c"]) == {"c": 4}
+    assert "k" in second.cooldowns()
+
+
+def test_a_limit_is_never_exceeded_by_concurrent_workers(open_again: Any, request: pytest.FixtureRequest) -> None:
+    limit, admitted = 100, []
+    stores = [open_again() for _ in range(1 if "sqlite" in request.node.name else 4)]
+
+    def hammer(store: Store) -> None:
+        for _ in range(60):
+            if store.decide([charge("shared", 1, limit)], [only("a", charge("key", 1, 1000))]).chosen == 0:
+                admitted.append(1)
+
+    if "sqlite" in request.node.name:
+        hammer_in_processes(open_again, limit)
+        return
+    threads = [threading.Thread(target=hammer, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(admitted) == limit
+    assert stores[0].used(["shared", "key"]) == {"shared": limit, "key": limit}
+
+
+def hammer_in_processes(open_again: Any, limit: int) -> None:
+    """A SQLite connection belongs to one thread, as in a worker, so its workers are processes."""
+    import subprocess
+    import sys
+
+    store = open_again()
+    code = """
+import sys
+from pathlib import Path
+from coollm.stores.base import Candidate, Charge
+from coollm.stores.sqlite import SqliteStore
+store = SqliteStore(Path(sys.argv[1]))
+ask = [Charge(counter="shared", amount=1, limit=int(sys.argv[2]))], [Candidate(key="a")]
+print(sum(store.decide(*ask).chosen == 0 for _ in range(60)))
+"""
+    command = [sys.executable, "-c", code, str(store._path), str(limit)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert sum(int(process.communicate()[0]) for process in processes) == limit
+    assert store.used(["shared"]) == {"shared": limit}
+
+
+def test_counters_do_not_mix(store: Store) -> None:
+    store.decide([charge("client:a:requests")], [only("k", charge("key:p/k:requests", 2))])
+    assert store.used(["client:a:requests", "key:p/k:requests", "client:b:requests"]) == {
+        "client:a:requests": 1,
+        "key:p/k:requests": 2,
+        "client:b:requests": 0,
+    }
+
+
+def test_ping(store: Store) -> None:
+    store.ping()
+
+
+def test_no_window_of_60_seconds_holds_more_than_the_limit() -> None:
+    """Brute force over simulated time, on the store whose clock can be set; the others share its arithmetic or are held to it by the tests above."""
+    from coollm.stores.memory import MemoryStore
+
+    clock = [1000.0]
+    store = MemoryStore(lambda: clock[0])
+    chance = random.Random(7)
+    admitted: list[float] = []
+    while clock[0] < 1000 + 600:
+        clock[0] += chance.random() * 0.2
+        if store.decide([charge("c", 1, 100)], [only("a")]).chosen == 0:
+            admitted.append(clock[0])
+    for place, start in enumerate(admitted):
+        assert sum(1 for time_ in admitted[place:] if time_ < start + 60) <= 100
+    assert len(admitted) >= 0.97 * 100 * 10
+
+
+def test_the_wait_that_is_told_is_true() -> None:
+    from coollm.stores.memory import MemoryStore
+
+    clock = [5000.3]
+    store = MemoryStore(lambda: clock[0])
+    for _ in range(4):
+        store.decide([charge("c", 3, 10)], [only("a")])
+        clock[0] += 7
+    wait = store.decide([charge("c", 3, 10)], [only("a")]).retry_after_seconds
+    assert wait is not None
+    clock[0] += wait - 0.01
+    assert store.decide([charge("c", 3, 10)], [only("a")]).chosen is None
+    clock[0] += 0.02
+    assert store.decide([charge("c", 3, 10)], [only("a")]).chosen == 0
+
+
+def test_seconds_until_room() -> None:
+    assert seconds_until_room([], charge("c", 1, 1), 10.0) == 0
+    assert seconds_until_room([(10, 1)], charge("c", 1, 1), 10.5) == pytest.approx(60.5)
+    assert seconds_until_room([(10, 1)], charge("c", 2, 1), 10.5) is None
+
+
+def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError):
+        STORES["sqlite"](RuntimeStorage(), tmp_path / "missing")
+    store = STORES["redis"](RuntimeStorage(type="redis", addr="127.0.0.1:1"), tmp_path)
+    with pytest.raises(StoreError):
+        store.ping()
