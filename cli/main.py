@@ -102,8 +102,14 @@ def run(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code. No traceback reaches the user."""
     from coollm.core.errors import CoollmError
 
+    if "_COOLLM_COMPLETE" in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
         found = get_command(app).main(arguments, prog_name="coollm", standalone_mode=False)
+        exit_code = output.show(found) if isinstance(found, output.Result) else found if isinstance(found, int) else 0
+        sys.stdout.flush()
     except CoollmError as error:
         output.say_error(error)
         return error.exit_code
@@ -117,9 +123,7 @@ def run(arguments: list[str]) -> int:
         return 0
     except Exception as error:  # noqa: BLE001  the last line of defence
         return _fault(error)
-    if isinstance(found, output.Result):
-        return output.show(found)
-    return found if isinstance(found, int) else 0
+    return exit_code
 
 
 def _fault(error: Exception) -> int:

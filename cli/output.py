@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coollm.core.config.faults import ConfigurationError, Fault
-from coollm.core.errors import CoollmError
+from coollm.core.errors import ConfigurationError, CoollmError
+
+if TYPE_CHECKING:
+    from coollm.core.config.faults import Fault
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,3 @@ def _one_line(text: str) -> str:
 
 def _coloured(text: str, colour: str) -> str:
     return f"\033[{colour}m{text}\033[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else text
-
-
-Renderer = Callable[[Any], Sequence[str | Table]]

@@ -11,12 +11,12 @@ from typing import Any
 import orjson
 from flask import Flask, Response, g, request
 from prometheus_flask_exporter import PrometheusMetrics
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from coollm.api.access import authorize
 from coollm.api.chat_wire import render_error
 from coollm.api.routes import Access, Route
-from coollm.core.errors import BodyTooLarge, GatewayFault, InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
+from coollm.core.errors import GatewayFault, InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
 from coollm.core.registry import ENDPOINTS
 from coollm.core.types import Usage
 from coollm.services import Services
@@ -32,7 +32,6 @@ UNKNOWN_CLIENT = "unknown"
 def create_app(services: Services) -> Flask:
     """The gateway as a WSGI application."""
     app = Flask("coollm", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = services.settings.server.max_body_mb * 1024 * 1024
     app.url_map.strict_slashes = False
     app.extensions["coollm"] = services
     for routes in ENDPOINTS.values():
@@ -93,9 +92,7 @@ def _refuse(services: Services, error: RequestError) -> Response:
 def _refuse_http(services: Services, error: HTTPException) -> Response:
     """Errors of Flask and Werkzeug, in OpenAI's shape."""
     made: RequestError
-    if isinstance(error, RequestEntityTooLarge):
-        made = BodyTooLarge(f"the body is larger than {services.settings.server.max_body_mb} MB (server.max_body_mb)")
-    elif error.code == 404:
+    if error.code == 404:
         made = UnknownRoute(f"there is no {request.method} {request.path[:200]}")
     elif error.code == 405:
         made = MethodNotAllowed(f"{request.path[:200]} does not take {request.method}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from coollm.app import create_app
-from coollm.core.config import load_or_raise
+from coollm.core.config.load import load_or_raise
 from coollm.core.logs import log_file, open_log
 from coollm.core.paths import find_config, make_private, state_directory
 from coollm.core.secrets import Redactor

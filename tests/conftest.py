@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,7 @@ class GatewayHandle:
 
     def __init__(self, home: Path, port: int, process: subprocess.Popen[bytes], environment: dict[str, str], client_key: str) -> None:
         self.home = home
+        self.run = Path(environment["COOLLM_RUN_DIR"])
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.process = process
@@ -138,9 +140,8 @@ def serve(home: Path, configuration: dict[str, Any], *, workers: int = 2, **envi
     configuration.setdefault("api_keys", [{"id": "app", "key": "client-key-of-the-tests"}])
     config = home / "coollm.yaml"
     config.write_text(yaml.safe_dump(configuration))
-    variables = clean_environment(
-        HOME=str(home), COOLLM_CONFIG=str(config), COOLLM_STATE_DIR=str(home / "state"), COOLLM_RUN_DIR=str(home / "run"), **environment
-    )
+    run = Path(tempfile.mkdtemp(prefix="coollm-run-"))
+    variables = clean_environment(HOME=str(home), COOLLM_CONFIG=str(config), COOLLM_STATE_DIR=str(home / "state"), COOLLM_RUN_DIR=str(run), **environment)
     command = [sys.executable, "-m", "coollm_cli.main", "serve", "--workers", str(workers)]
     with running(command, home / "server.txt", variables, home) as process:
         handle = GatewayHandle(home, port, process, variables, configuration["api_keys"][0]["key"])
@@ -153,6 +154,7 @@ def serve(home: Path, configuration: dict[str, Any], *, workers: int = 2, **envi
 
         wait_for(is_up, what="the gateway")
         yield handle
+    shutil.rmtree(run)
 
 
 @pytest.fixture(scope="session")

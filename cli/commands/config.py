@@ -9,9 +9,8 @@ import typer
 from coollm_cli import options
 from coollm_cli.output import Result, Table
 
-from coollm.core.config import load
-from coollm.core.config.faults import ConfigurationError
-from coollm.core.config.load import Loaded
+from coollm.core.config.load import Loaded, load
+from coollm.core.errors import ConfigurationError
 from coollm.core.paths import find_config
 
 app = typer.Typer(help="Validate, show and explain the configuration.", add_completion=False)

@@ -19,7 +19,9 @@ PACE = "~rate=60~tokens=20"
 
 
 def demo(once: Annotated[bool, typer.Option("--once", help="End after the two completions.")] = False) -> Result:
-    """Show the gateway at work: simulated vendors and a real gateway on loopback, a plain and a streamed completion through it.
+    """Show the gateway at work in front of simulated vendors.
+
+    A real gateway on loopback; a plain and two streamed completions through it, with what they cost and which key served them.
 
     Example: coollm demo --once
     """

@@ -20,12 +20,15 @@ from coollm_cli.ops.server import ServerPlan, plan_server, server_command
 from coollm.core.errors import OperationFailed, Unreachable
 
 START_SECONDS = 30.0
+LONGEST_TEMPORARY_PATH = 50
 
 
 @contextlib.contextmanager
 def demo_gateway(workers: int) -> Iterator[ServerPlan]:
     """A gateway that runs while the context is open. Raises OperationFailed with the server's own words if it does not start."""
-    home = Path(tempfile.mkdtemp(prefix="coollm-demo-"))
+    # A Unix socket's path is short: a long TMPDIR would not leave room for it.
+    has_room = len(tempfile.gettempdir()) <= LONGEST_TEMPORARY_PATH
+    home = Path(tempfile.mkdtemp(prefix="coollm-demo-", dir=None if has_room else "/tmp"))  # noqa: S108
     try:
         config = home / "coollm.yaml"
         write_init(plan_init(config, {}))

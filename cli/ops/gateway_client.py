@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from coollm.core.config import load
+from coollm.core.config.load import load
 from coollm.core.config.values import Address
 from coollm.core.errors import OperationFailed, Unreachable
 from coollm.core.instances import Instance, find_instances

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coollm.core.config import load
+from coollm.core.config.load import load
 from coollm.core.config.sample import render_sample
 from coollm.core.config.vendors import VENDOR_VARIABLES
 from coollm.core.errors import OperationFailed

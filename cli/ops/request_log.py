@@ -9,9 +9,8 @@ from typing import Any
 
 from coollm_cli.ops.gateway_client import running_instances
 
-from coollm.core.config import load
-from coollm.core.config.faults import ConfigurationError
-from coollm.core.errors import OperationFailed, UsageError
+from coollm.core.config.load import load
+from coollm.core.errors import ConfigurationError, OperationFailed, UsageError
 from coollm.core.logs import log_file
 from coollm.core.paths import find_config, state_directory
 

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from coollm.core.config import Settings, load
-from coollm.core.config.faults import ConfigurationError, Fault
+from coollm.core.config.faults import Fault
+from coollm.core.config.load import load
+from coollm.core.config.schema import Settings
 from coollm.core.config.values import Address
-from coollm.core.errors import OperationFailed, UsageError
+from coollm.core.errors import ConfigurationError, OperationFailed, UsageError
+from coollm.core.instances import ADMIN_SOCKET, instance_directory
 from coollm.core.logs import log_file
 from coollm.core.paths import find_config, make_private, run_directory, state_directory
 
+LONGEST_SOCKET_PATH = 107
 SERVER_MODULE = "python:coollm.server.gunicorn_config"
 
 
@@ -55,6 +58,7 @@ def plan_server(config: Path | None, state_dir: Path | None, listen: str | None,
         "COOLLM_WORKERS": str(workers or settings.server.workers),
     }
     _check_port(address)
+    _check_socket(instance_directory(Path(environment["COOLLM_RUN_DIR"]), address.port) / ADMIN_SOCKET)
     return ServerPlan(path, settings, address, workers or settings.server.workers, log_file(settings, path, state), loaded.warnings, environment)
 
 
@@ -93,6 +97,12 @@ def _check_tls(settings: Settings, path: Path) -> None:
     for name, file in (("cert_file", tls.cert_file), ("key_file", tls.key_file)) if tls else ():
         if not os.access(file, os.R_OK):
             raise ConfigurationError((Fault(None, f"{path}: server.tls.{name}", f"the file {file} cannot be read"),))
+
+
+def _check_socket(path: Path) -> None:
+    """The kernel takes no longer path for a Unix socket (unix(7))."""
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        raise OperationFailed(f"the path of the local socket is too long: {path}", "set COOLLM_RUN_DIR to a directory with a shorter path")
 
 
 def _check_port(address: Address) -> None:

@@ -10,6 +10,7 @@ import orjson
 from flask import Response, request
 
 from coollm import __version__
+from coollm.api.body import read_body
 from coollm.api.chat_wire import parse_body, parse_request
 from coollm.api.health import assess
 from coollm.api.routes import Access, Route
@@ -82,7 +83,7 @@ def providers(services: Services) -> Response:
 
 def probe_providers(services: Services) -> Response:
     """One live request with every vendor key, past routing and limits. The body may name one provider and a model: {"provider", "model"}."""
-    asked = parse_body(request.get_data() or b"{}")
+    asked = parse_body(read_body(services, request) or b"{}")
     rows = []
     for provider in services.settings.llm_providers:
         if asked.get("provider") not in (None, provider.id):
@@ -128,7 +129,7 @@ def _probe(services: Services, provider: str, key_id: str, model: str | None) ->
 
 def explain_route(services: Services) -> Response:
     """The order of the candidates for a request, as this worker sees it now: {"model"} or a whole chat request; "client" asks on behalf of a client."""
-    body = parse_body(request.get_data())
+    body = parse_body(read_body(services, request))
     on_behalf = body.pop("client", None)
     body.setdefault("messages", [{"role": "user", "content": "?"}])
     chat = parse_request(body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 from flask import Response, g, request
 
+from coollm.api.body import read_body
 from coollm.api.chat_wire import DONE, ChunkRenderer, parse_body, parse_request, render_completion, render_error, sse_frame
 from coollm.api.client_watch import ClientWatch
 from coollm.api.routes import Access, Route
@@ -38,7 +39,7 @@ FACE = ChatFace()
 def chat(services: Services) -> Response:
     """A chat completion, whole or streamed."""
     record: RequestRecord = g.record
-    data = request.get_data(cache=False)
+    data = read_body(services, request)
     cancellation = Cancellation()
     call = Call(request=parse_request(parse_body(data), len(data)), client=g.client, face=FACE, cancellation=cancellation, record=record)
     watch = ClientWatch(request.environ.get("gunicorn.socket"), cancellation)

@@ -18,6 +18,11 @@ Foreign exceptions are translated once, where they arise, and chained.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coollm.core.config.faults import Fault
+
 
 class CoollmError(Exception):
     """Base of all errors that are meant to be read. `hint` is the way out, if the message does not hold it."""
@@ -44,6 +49,16 @@ class CheckFailed(CoollmError):
     """A check ran and found a fault."""
 
     exit_code = 4
+
+
+class ConfigurationError(CoollmError):
+    """The configuration is invalid; `faults` has every fault found in one run."""
+
+    exit_code = 3
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        super().__init__("\n".join(str(fault) for fault in faults))
+        self.faults = faults
 
 
 class Unreachable(CoollmError):

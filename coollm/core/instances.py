@@ -11,6 +11,11 @@ ADMIN_SOCKET = "admin.sock"
 INSTANCE_FILE = "instance.json"
 
 
+def instance_directory(run: Path, port: int) -> Path:
+    """The directory of the instance that listens on `port`, under the run directory of its user."""
+    return run / f"port-{port}"
+
+
 class Instance(msgspec.Struct, frozen=True):
     """A gateway that was started here; whether it still answers is for its socket to say."""
 

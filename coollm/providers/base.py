@@ -101,7 +101,7 @@ def refuse_inexpressible(request: ChatRequest, supported: frozenset[str], neutra
 
 
 def arguments_object(call: ToolCall, vendor: str) -> orjson.Fragment:
-    """The arguments of a tool call as a JSON object, byte for byte as the model wrote them: numbers of any size survive. Raises VendorError if they are none."""
+    """The arguments of a tool call as a JSON object, byte for byte as the model wrote them. Raises VendorError if they are none."""
     try:
         is_object = isinstance(orjson.loads(call.arguments), dict)
     except ValueError:

@@ -58,7 +58,6 @@ _CAUSES: dict[str, Cause] = {
     "account_deactivated": Cause.KEY_REJECTED,
     "model_not_found": Cause.UNKNOWN_MODEL,
     "rate_limit_exceeded": Cause.RATE_LIMITED,
-    "server_error": Cause.VENDOR_ERROR,
     "overloaded_error": Cause.OVERLOADED,
 }
 

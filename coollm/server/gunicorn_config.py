@@ -13,16 +13,17 @@ from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from coollm.core.config import load_or_raise  # noqa: E402
+from coollm.core.config.load import load_or_raise  # noqa: E402
 from coollm.core.config.values import Address  # noqa: E402
+from coollm.core.instances import ADMIN_SOCKET, instance_directory  # noqa: E402
 from coollm.core.logs import log_file  # noqa: E402
 from coollm.core.paths import find_config, make_private, run_directory, state_directory  # noqa: E402
-from coollm.server.run_files import ADMIN_SOCKET, METRICS_DIRECTORY, clean_metrics, forget_metrics, write_instance  # noqa: E402
+from coollm.server.run_files import METRICS_DIRECTORY, clean_metrics, forget_metrics, write_instance  # noqa: E402
 
 _config_file = find_config()
 _settings = load_or_raise(_config_file)
 _listen = Address.parse(os.environ["COOLLM_LISTEN"]) if os.environ.get("COOLLM_LISTEN") else _settings.server.listen
-_run = make_private(run_directory(_config_file)) / f"port-{_listen.port}"
+_run = instance_directory(make_private(run_directory(_config_file)), _listen.port)
 make_private(_run)
 make_private(_run / METRICS_DIRECTORY)
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_run / METRICS_DIRECTORY)

@@ -7,7 +7,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-from coollm.core.config import load
+from coollm.core.config.load import load
 from coollm.core.paths import find_config
 from coollm.core.secrets import Redactor
 

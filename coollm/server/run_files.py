@@ -7,11 +7,9 @@ import os
 import time
 from pathlib import Path
 
-from coollm.core.instances import ADMIN_SOCKET, INSTANCE_FILE
+from coollm.core.instances import INSTANCE_FILE
 
 METRICS_DIRECTORY = "metrics"
-
-__all__ = ["ADMIN_SOCKET", "METRICS_DIRECTORY", "clean_metrics", "forget_metrics", "write_instance"]
 
 
 def clean_metrics(directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import orjson
 
 from coollm.core.types import Json
@@ -37,14 +38,19 @@ def read(body: Json, model: str, key: str, *, stream: bool) -> Asked:
         stream=stream,
         body=body,
         text=orjson.dumps([body.get("systemInstruction"), contents]).decode(),
-        tools=tuple((one["name"], _lower_types(one.get("parametersJsonSchema") or one.get("parameters"))) for one in declared),
+        tools=tuple((one["name"], _lower_types(_either(one, "parametersJsonSchema", "parameters_json_schema") or one.get("parameters"))) for one in declared),
         may_call=calling.get("mode") != "NONE" and not any("functionResponse" in part for part in contents[-1].get("parts") or ()),
         forced_tool=allowed[0] if allowed else None,
-        schema=_lower_types(config.get("responseJsonSchema") or config.get("responseSchema")),
+        schema=_lower_types(_either(config, "responseJsonSchema", "response_json_schema") or config.get("responseSchema")),
         wants_json=config.get("responseMimeType") == "application/json",
         max_tokens=config.get("maxOutputTokens"),
         choices=config.get("candidateCount") or 1,
     )
+
+
+def _either(container: Json, camel: str, snake: str) -> object:
+    """A field under either of its names: the API takes both, as protobuf's JSON mapping says, and Google's own SDK sends some in snake case."""
+    return container.get(camel) or container.get(snake)
 
 
 def _lower_types(schema: object) -> object:
@@ -101,15 +107,15 @@ def whole(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Json:
 
 
 def frames(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Iterator[tuple[bytes, bool]]:
-    """The frames of a stream, each with whether it holds content. There is no terminal event: the last frame has the finish reason."""
-    counted = _usage(asked, said) if usage else None
-    for token in said.reasoning:
-        yield event(_response(asked, request_id, [{"text": token, "thought": True}], None, counted)), True
-    for token in said.tokens:
-        yield event(_response(asked, request_id, [{"text": token}], None, counted)), True
-    for part in _call_parts(said):
-        yield event(_response(asked, request_id, [part], None, counted)), True
-    yield event(_response(asked, request_id, [{"text": ""}], _finish(said), counted)), False
+    """The frames of a stream, each with whether it holds content and with the usage so far. No event is terminal: the last frame has the finish reason."""
+    pieces: list[Json] = [{"text": token, "thought": True} for token in said.reasoning]
+    pieces += [{"text": token} for token in said.tokens]
+    pieces += _call_parts(said)
+    for number, part in enumerate(pieces, 1):
+        reasoning = min(number, len(said.reasoning))
+        so_far = msgspec.structs.replace(said, reasoning=said.reasoning[:reasoning], output_tokens=min(number - reasoning, said.output_tokens))
+        yield event(_response(asked, request_id, [part], None, _usage(asked, so_far) if usage else None)), True
+    yield event(_response(asked, request_id, [{"text": ""}], _finish(said), _usage(asked, said) if usage else None)), False
 
 
 def error(status: int, message: str, retry_after: float = 0) -> Json:

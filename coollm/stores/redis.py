@@ -174,10 +174,18 @@ def open_store(settings: RuntimeStorage, state: Path) -> Store:  # noqa: ARG001 
     """The store at `storage.runtime.addr`. Raises OperationFailed if the `redis` package is not installed."""
     try:
         import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
     except ImportError as error:
         raise OperationFailed("storage.runtime.type is redis, but the redis package is not installed", "pip install 'coollm[redis]'") from error
     password = settings.password.reveal() if settings.password else None
-    common: dict[str, Any] = {"password": password, "socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+    common: dict[str, Any] = {
+        "password": password,
+        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+        # Once more, for a pooled connection that the server has closed; the package's own many retries would hold requests for seconds.
+        "retry": Retry(NoBackoff(), 1),
+    }
     address = settings.addr or ""
     if address.startswith("unix:"):
         return RedisStore(redis.Redis(unix_socket_path=address.removeprefix("unix:"), **common))

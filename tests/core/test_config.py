@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from coollm.core.config import load
 from coollm.core.config.explain import explain_all, explain_path, plain
 from coollm.core.config.json_schema import json_schema
+from coollm.core.config.load import load
 from coollm.core.config.sample import render_sample
 from coollm.core.config.values import Address, Duration
 from coollm.core.errors import UsageError

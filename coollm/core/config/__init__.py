@@ -1,6 +1,1 @@
-"""The configuration: schema, loading with places, checks, origins."""
-
-from coollm.core.config.load import Loaded, load, load_or_raise
-from coollm.core.config.schema import Settings
-
-__all__ = ["Loaded", "Settings", "load", "load_or_raise"]
+"""The configuration: schema, loading with places, checks, origins. Nothing is imported here, so that a command pays only for what it needs."""

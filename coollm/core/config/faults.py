@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from coollm.core.errors import CoollmError
-
 
 class Place(msgspec.Struct, frozen=True, order=True):
     """Line and column in a file, both from 1."""
@@ -42,13 +40,3 @@ class Fault(msgspec.Struct, frozen=True):
             "message": self.message,
             "hint": self.hint,
         }
-
-
-class ConfigurationError(CoollmError):
-    """The configuration is invalid; `faults` has every fault found in one run."""
-
-    exit_code = 3
-
-    def __init__(self, faults: tuple[Fault, ...]) -> None:
-        super().__init__("\n".join(str(fault) for fault in faults))
-        self.faults = faults

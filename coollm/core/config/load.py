@@ -11,10 +11,11 @@ import msgspec
 from coollm.core.config.check import check
 from coollm.core.config.convert import FAULTY, Converter
 from coollm.core.config.document import Node, Reader
-from coollm.core.config.faults import ConfigurationError, Fault, Place
+from coollm.core.config.faults import Fault, Place
 from coollm.core.config.references import read_environment_file, resolve_references
 from coollm.core.config.schema import Settings
 from coollm.core.config.vendors import providers_from_environment
+from coollm.core.errors import ConfigurationError
 from coollm.core.paths import environment_file
 
 LARGEST_FILE_BYTES = 4 * 1024 * 1024

@@ -1,0 +1,130 @@
+"""Streams under load, unbuffered, cut by the vendor, left by the client."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import GatewayHandle, SimulatorHandle, wait_for
+
+MODELS = ["gpt-sim", "claude-sim", "gemini-sim"]
+
+
+def open_request(gateway: GatewayHandle, model: str, *, stream: bool) -> socket.socket:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}], "stream": stream}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.client_key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_200_concurrent_streams_through_two_workers(gateway: GatewayHandle) -> None:
+    client = openai.OpenAI(api_key=gateway.client_key, base_url=f"{gateway.url}/v1", max_retries=0, timeout=60)
+
+    def one(number: int) -> int:
+        model = MODELS[number % 3] + f"~tokens=20~rate=20~latency_ms={number}"
+        chunks = client.chat.completions.create(model=model, messages=[{"role": "user", "content": str(number)}], stream=True)
+        return len("".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices).split())
+
+    with ThreadPoolExecutor(200) as pool:
+        assert list(pool.map(one, range(200))) == [20] * 200
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_each_chunk_arrives_when_the_vendor_writes_it(gateway: GatewayHandle, model: str) -> None:
+    with open_request(gateway, f"{model}~tokens=40~rate=50", stream=True) as connection:
+        times = []
+        received = b""
+        while b"[DONE]" not in received:
+            data = connection.recv(65536)
+            assert data, received
+            received += data
+            if b'"content":"' in data:
+                times.append(time.monotonic())
+    assert len(times) >= 36, "the chunks come one by one"
+    gaps = sorted(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    assert 0.015 < gaps[len(gaps) // 2] < 0.025, "every 20 ms"
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("mark", "stream", "wait_for_content"),
+    [("latency_ms=20001", False, False), ("latency_ms=20002", True, False), ("first_token_ms=20003", True, False), ("rate=5~tokens=400", True, True)],
+    ids=["whole", "before headers", "before the first token", "mid-stream"],
+)
+def test_a_client_that_leaves_cancels_the_vendors_call(
+    gateway: GatewayHandle, simulator: SimulatorHandle, model: str, mark: str, stream: bool, wait_for_content: bool
+) -> None:
+    name = f"{model}~{mark}"
+    connection = open_request(gateway, name, stream=stream)
+    wait_for(lambda: simulator.last(name), what="the vendor's request")
+    if wait_for_content:
+        received = b""
+        while received.count(b'"content":"') < 3:
+            received += connection.recv(65536)
+    else:
+        time.sleep(0.2)
+    left = time.time()
+    connection.close()
+    row = wait_for(lambda: (found := simulator.last(name)) and found["ended"] and found, 5, "the vendor seeing the close")
+    assert row["how"] == "client_closed"
+    assert row["ended"] - left < 1
+    line = wait_for(lambda: next((line for line in reversed(gateway.requests_logged()) if line["requested_model"] == name), None), 5)
+    assert (line["status"], line["ending"]) == (499, "client_gone")
+    assert line["estimated"] or (wait_for_content and model == "gemini-sim"), "Gemini counts in every chunk; the others only at the end"
+    assert line["input_tokens"] > 0, "the vendor has read the input"
+    assert (line["output_tokens"] > 0) is wait_for_content
+    health = gateway.coollm("providers", "--json")
+    assert all(key["error_rate"] == 0 for provider in json.loads(health.stdout)["providers"] for key in provider["keys"]), "no key is blamed"
+    in_flight = [key["in_flight"] for provider in json.loads(health.stdout)["providers"] for key in provider["keys"]]
+    assert in_flight == [0, 0, 0]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("fault", ["cut_after=3", "malformed_after=3", "error_after=3"])
+def test_a_failure_after_content_is_an_error_event_and_never_a_finish(gateway: GatewayHandle, model: str, fault: str) -> None:
+    client = openai.OpenAI(api_key=gateway.client_key, base_url=f"{gateway.url}/v1", max_retries=0)
+    raw = client.chat.completions.with_raw_response.create(model=f"{model}~{fault}~tokens=9", messages=[{"role": "user", "content": "hello"}], stream=True)
+    chunks: list[Any] = []
+    with pytest.raises(openai.APIError) as raised:
+        chunks.extend(raw.parse())
+    assert isinstance(raised.value.body, dict)
+    assert raised.value.body["code"] == "stream_interrupted"
+    assert all(choice.finish_reason is None for chunk in chunks for choice in chunk.choices)
+    line = gateway.logged(raw.headers["x-request-id"])
+    assert (line["ending"], line["status"]) == ("cut", 502)
+    assert line["estimated"] or model == "gemini-sim", "Gemini counts in every chunk; the others only at the end"
+    assert line["output_tokens"] > 0
+
+
+def test_text_is_whole_however_it_is_cut(gateway: GatewayHandle) -> None:
+    client = openai.OpenAI(api_key=gateway.client_key, base_url=f"{gateway.url}/v1")
+    text = "žluťoučký kůň 🐎 " * 30
+    for model in MODELS:
+        ask: Any = {"model": f"{model}~echo=1", "messages": [{"role": "user", "content": text}], "max_tokens": 4000}
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**ask, stream=True) if chunk.choices)
+        assert text in streamed
+        assert json.loads(streamed)
+
+
+def test_idle_connections_do_not_keep_others_waiting(gateway: GatewayHandle) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), timeout=5))
+        started = time.monotonic()
+        assert gateway.chat("gpt-sim").status_code == 200
+        assert time.monotonic() - started < 5
+
+
+def test_nothing_is_left_behind(gateway: GatewayHandle) -> None:
+    text = wait_for(lambda: (found := gateway.coollm("status", "--json")).stdout and found, 5).stdout
+    assert json.loads(text)["instances"][0]["status"] == "ok"
+    assert threading.active_count() < 10
