@@ -48,7 +48,7 @@ class Upstream:
 
     def __init__(self, timeouts: Timeouts, tls_context: ssl.SSLContext | None = None) -> None:
         self._timeouts = timeouts
-        self._tls = tls_context or ssl.create_default_context()
+        self._tls = tls_context or _tls_context()
         self._idle: dict[_Origin, deque[_Idle]] = {}
 
     def send(self, request: VendorRequest, cancellation: Cancellation) -> Exchange:
@@ -128,6 +128,7 @@ class Exchange:
         self._has_head = False
         self._is_complete = False
         self._is_framed = False
+        self._can_be_kept = False
         cancellation.add(self._abort)
 
     def start(self, data: bytes) -> Exchange:
@@ -185,7 +186,7 @@ class Exchange:
         self._cancellation.discard(self._abort)
         if connection is None:
             return
-        if self._is_complete and self._is_framed and self._parser.should_keep_alive():
+        if self._is_complete and self._can_be_kept:
             self._owner.give_back(self._origin, connection)
         else:
             connection.close()
@@ -257,6 +258,15 @@ class Exchange:
     def on_message_complete(self) -> None:
         if self._has_head:
             self._is_complete = True
+            # Asked now: the parser forgets it when the message is over.
+            self._can_be_kept = self._is_framed and self._parser.should_keep_alive()
+
+
+def _tls_context() -> ssl.SSLContext:
+    """A context of gevent's own class: one of the standard library would block the whole worker in its handshake. It verifies, as PROTOCOL_TLS_CLIENT does."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
+    return context
 
 
 def _address(url: str) -> tuple[_Origin, str, str]:

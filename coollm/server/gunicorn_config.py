@@ -31,7 +31,7 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_run / METRICS_DIRECTORY)
 bind = [str(_listen), f"unix:{_run / ADMIN_SOCKET}"]
 wsgi_app = "coollm.wsgi:application()"
 workers = int(os.environ.get("COOLLM_WORKERS") or _settings.server.workers)
-worker_class = "gevent"
+worker_class = "coollm.server.worker.GatewayWorker"
 worker_connections = 10_000
 proc_name = "coollm"
 

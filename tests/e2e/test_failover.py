@@ -169,3 +169,18 @@ def test_a_killed_worker_takes_no_other_request_with_it(simulator: SimulatorHand
 def one_request(gateway: GatewayHandle) -> int:
     body = {"model": "gpt-sim~latency_ms=20", "messages": [{"role": "user", "content": "hello"}]}
     return requests.post(f"{gateway.url}/v1/chat/completions", json=body, headers={**gateway.headers, "connection": "close"}, timeout=10).status_code
+
+
+def test_a_stop_waits_for_what_is_in_flight_and_not_for_idle_connections(simulator: SimulatorHandle, tmp_path: Path) -> None:
+    configuration = {"llm_providers": [openai_provider(simulator, "openai", "sk-good-0013")]}
+    with serve(tmp_path, configuration) as gateway, requests.Session() as idle, ThreadPoolExecutor(4) as pool:
+        idle.get(f"{gateway.url}/health", timeout=5)
+        stream = pool.submit(lambda: gateway.chat("gpt-sim~tokens=40~rate=20", stream=True).text)
+        whole = pool.submit(lambda: gateway.chat("gpt-sim~latency_ms=1500"))
+        time.sleep(0.5)
+        started = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        assert stream.result().endswith("[DONE]\n\n")
+        assert whole.result().status_code == 200
+        assert gateway.process.wait(10) == 0
+        assert 1 < time.monotonic() - started < 8
