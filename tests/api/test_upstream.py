@@ -248,17 +248,19 @@ def test_cancelling_closes_the_connection_at_once(server: Callable[[Handler], st
         read_request(connection)
         if has_head:
             connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhel")
+            gevent.sleep(0.05)
+        started.append(time.monotonic())
+        cancellation.cancel()
         assert connection.recv(10) == b""
         closed.append(time.monotonic())
 
     cancellation = Cancellation()
-    gevent.spawn_later(0.1, cancellation.cancel)
-    started = time.monotonic()
+    started: list[float] = []
     with pytest.raises(ClientGone):
         upstream.send(ask(server(handler)), cancellation).read()
     gevent.sleep(0.3)
     assert closed
-    assert closed[0] - started < 0.3
+    assert closed[0] - started[0] < 0.3
 
 
 def test_a_cancelled_request_is_not_sent(upstream: Upstream) -> None:
