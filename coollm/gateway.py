@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -26,6 +27,8 @@ from coollm.telemetry.record import Attempt, RequestRecord
 from coollm.upstream import Exchange, Upstream
 
 OK = 200
+
+_log = logging.getLogger("coollm.gateway")
 
 
 class StreamRenderer(Protocol):
@@ -110,6 +113,7 @@ class Gateway:
             run = _Run(call, self._policy, [ranked.target for ranked in self.router.rank(self._fitting(targets, call))])
             return self._with_failover(run)
         except StoreError as error:
+            _log.error("the store does not answer", extra={"request_id": record.request_id, "reason": str(error)})
             unavailable = StoreUnavailable("the store of limits does not answer; no request is admitted without it")
             self._fail(call, run, unavailable)
             raise unavailable from error

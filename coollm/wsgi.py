@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import sys
+
 from flask import Flask
 
 from coollm.app import create_app
 from coollm.core.config.load import load_or_raise
+from coollm.core.errors import CoollmError
 from coollm.core.logs import log_file, open_log
 from coollm.core.paths import find_config, make_private, state_directory
 from coollm.core.secrets import Redactor
 from coollm.services import build_services
 from coollm.simulator.embedded import embedded_simulator
 
+# gunicorn's own number for an application that does not load: the server stops, and does not try again for ever.
+APP_LOAD_ERROR = 4
+
 
 def application() -> Flask:
-    """The gateway of $COOLLM_CONFIG. Raises CoollmError, which stops the server before it has accepted anything."""
+    """The gateway of $COOLLM_CONFIG. What keeps it from starting is said in one line and stops the server."""
+    try:
+        return _application()
+    except CoollmError as error:
+        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        sys.stderr.flush()
+        sys.exit(APP_LOAD_ERROR)
+
+
+def _application() -> Flask:
     config = find_config()
     settings = load_or_raise(config)
     state = make_private(state_directory(config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,7 +60,10 @@ def plan_server(config: Path | None, state_dir: Path | None, listen: str | None,
     }
     _check_port(address)
     _check_socket(instance_directory(Path(environment["COOLLM_RUN_DIR"]), address.port) / ADMIN_SOCKET)
-    return ServerPlan(path, settings, address, workers or settings.server.workers, log_file(settings, path, state), loaded.warnings, environment)
+    log = log_file(settings, path, state)
+    _check_log(log)
+    _check_packages(settings)
+    return ServerPlan(path, settings, address, workers or settings.server.workers, log, loaded.warnings, environment)
 
 
 def server_command() -> list[str]:
@@ -97,6 +101,23 @@ def _check_tls(settings: Settings, path: Path) -> None:
     for name, file in (("cert_file", tls.cert_file), ("key_file", tls.key_file)) if tls else ():
         if not os.access(file, os.R_OK):
             raise ConfigurationError((Fault(None, f"{path}: server.tls.{name}", f"the file {file} cannot be read"),))
+
+
+def _check_log(log: Path | None) -> None:
+    if log is None:
+        return
+    if not log.parent.exists():
+        make_private(log.parent)
+    try:
+        with log.open("ab"):
+            pass
+    except OSError as error:
+        raise OperationFailed(f"{log}: the log cannot be written: {error.strerror}", "give logging.file another path") from error
+
+
+def _check_packages(settings: Settings) -> None:
+    if settings.storage.runtime.type == "redis" and find_spec("redis") is None:
+        raise OperationFailed("storage.runtime.type is redis, but the redis package is not installed", "pip install 'coollm[redis]'")
 
 
 def _check_socket(path: Path) -> None:

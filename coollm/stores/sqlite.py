@@ -89,7 +89,8 @@ class SqliteStore:
         return self._patiently(lambda: {counter: self._used(counter, now) for counter in counters})
 
     def ping(self) -> None:
-        self._transaction(lambda: None)
+        # A write: a full disk still lets an empty transaction through.
+        self._transaction(lambda: self._connection.execute("INSERT OR REPLACE INTO charges VALUES ('ping', ?, 0)", (int(self._clock()),)))
 
     def close(self) -> None:
         self._connection.close()

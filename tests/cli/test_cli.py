@@ -169,6 +169,9 @@ def test_serve_says_at_once_what_is_wrong(tmp_path: Path, gateway: GatewayHandle
     (tmp_path / "coollm.yaml").write_text(f"server: {{listen: '127.0.0.1:{gateway.port}'}}")
     taken = coollm("serve", cwd=tmp_path)
     assert (taken.returncode, "cannot listen" in taken.stderr) == (1, True)
+    (tmp_path / "coollm.yaml").write_text(f"{{server: {{listen: '127.0.0.1:{free_port()}'}}, logging: {{file: /proc/none/app.log}}}}")
+    unwritable = coollm("serve", cwd=tmp_path)
+    assert (unwritable.returncode, "/proc/none" in unwritable.stderr, "Traceback" in unwritable.stderr) == (1, True, False)
     (tmp_path / "coollm.yaml").write_text("server: {tls: {cert_file: /none.crt, key_file: /none.key}}")
     assert "cannot be read" in coollm("serve", cwd=tmp_path).stderr
 

@@ -189,6 +189,14 @@ def test_ping(store: Store) -> None:
     store.ping()
 
 
+def test_a_store_that_cannot_write_does_not_answer_its_ping(tmp_path: Path) -> None:
+    store = STORES["sqlite"](RuntimeStorage(), tmp_path)
+    store._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreError):
+        store.ping()
+    store.close()
+
+
 def test_no_window_of_60_seconds_holds_more_than_the_limit() -> None:
     """Brute force over simulated time, on the store whose clock can be set; the others share its arithmetic or are held to it by the tests above."""
     from coollm.stores.memory import MemoryStore
