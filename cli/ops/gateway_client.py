@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from coollm.core.config.load import load
 from coollm.core.config.values import Address
 from coollm.core.errors import OperationFailed, Unreachable
-from coollm.core.instances import Instance, find_instances
+from coollm.core.instances import Instance, find_instances, is_alive
 from coollm.core.paths import find_config, run_directory
 
 TIMEOUT_SECONDS = 30.0
@@ -152,18 +152,8 @@ def running_instances(config: Path | None) -> list[Instance]:
     """The instances of this host, those of the configuration in force first."""
     path = find_config(config).absolute()
     found = find_instances(run_directory(path))
-    alive = [instance for instance in found if _is_alive(instance.pid)]
+    alive = [instance for instance in found if is_alive(instance.pid)]
     return sorted(alive, key=lambda instance: instance.config != str(path))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def find_gateway(config: Path | None, url: str | None = None) -> GatewayClient:

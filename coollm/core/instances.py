@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,17 @@ class Instance(msgspec.Struct, frozen=True):
     config: str
     started: float
     log: str
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number exists, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def find_instances(run: Path) -> list[Instance]:

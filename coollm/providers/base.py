@@ -82,6 +82,17 @@ def parse_object(data: bytes, what: str) -> Json:
     return parsed
 
 
+def error_body(data: bytes) -> Json:
+    """The JSON object of a refusal, alone or in a list of one; empty if there is none, since a proxy on the way may answer with HTML."""
+    try:
+        parsed: Any = orjson.loads(data)
+    except ValueError:
+        return {}
+    if isinstance(parsed, list) and parsed:
+        parsed = parsed[0]
+    return parsed if isinstance(parsed, dict) else {}
+
+
 def count(container: Any, name: str) -> int:
     """A token count of a vendor; 0 where it is missing, null or nonsense."""
     value = container.get(name) if isinstance(container, dict) else None

@@ -42,6 +42,7 @@ from coollm.providers.base import (
     arguments_object,
     bad_answer,
     count,
+    error_body,
     parse_object,
     refuse_inexpressible,
     unsupported,
@@ -145,11 +146,7 @@ class ClaudeDialect(Value, frozen=True):
 
     def verdict(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
         """The judgement on `{"type": "error", "error": {"type", "message"}}`."""
-        try:
-            answer = orjson.loads(body)
-        except ValueError:
-            answer = {}
-        return _verdict(status, headers, answer if isinstance(answer, dict) else {})
+        return _verdict(status, headers, error_body(body))
 
 
 DIALECT = ClaudeDialect()

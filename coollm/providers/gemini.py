@@ -44,6 +44,7 @@ from coollm.providers.base import (
     arguments_object,
     bad_answer,
     count,
+    error_body,
     parse_object,
     refuse_inexpressible,
     unsupported,
@@ -153,13 +154,7 @@ class GeminiDialect(Value, frozen=True):
 
     def verdict(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
         """The judgement on `{"error": {"code", "message", "status", "details"}}`, alone or in a list of one."""
-        try:
-            answer = orjson.loads(body)
-        except ValueError:
-            answer = {}
-        if isinstance(answer, list) and answer:
-            answer = answer[0]
-        return _verdict(status, headers, answer if isinstance(answer, dict) else {})
+        return _verdict(status, headers, error_body(body))
 
 
 DIALECT = GeminiDialect()

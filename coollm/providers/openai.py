@@ -31,7 +31,7 @@ from coollm.core.types import (
     UsageUpdate,
     Value,
 )
-from coollm.providers.base import StreamDecoder, VendorRequest, bad_answer, count, parse_object
+from coollm.providers.base import StreamDecoder, VendorRequest, bad_answer, count, error_body, parse_object
 from coollm.providers.sse import SseEvent
 from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status, retry_after_seconds
 
@@ -115,11 +115,7 @@ class OpenAIDialect(Value, frozen=True):
 
     def verdict(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
         """The judgement on `{"error": {…}}`, by status and code."""
-        try:
-            answer = orjson.loads(body)
-        except ValueError:
-            answer = {}
-        return self._verdict(status, headers, answer if isinstance(answer, dict) else {})
+        return self._verdict(status, headers, error_body(body))
 
     def _verdict(self, status: int, headers: Mapping[str, str], answer: Json) -> Verdict:
         error = answer.get("error")

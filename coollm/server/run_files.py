@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
-from coollm.core.instances import INSTANCE_FILE
+from coollm.core.instances import INSTANCE_FILE, is_alive
 
 METRICS_DIRECTORY = "metrics"
 
@@ -16,7 +15,7 @@ def clean_metrics(directory: Path) -> None:
     """Removes the figures of workers that are gone."""
     for file in directory.glob("*.db"):
         pid = file.stem.rpartition("_")[2]
-        if not pid.isdigit() or not _is_alive(int(pid)):
+        if not pid.isdigit() or not is_alive(int(pid)):
             file.unlink(missing_ok=True)
 
 
@@ -31,13 +30,3 @@ def write_instance(run: Path, pid: int, config: str, log: str) -> None:
     """Notes who serves here, for `coollm status`; `log` is the path of app.log, "" if it is standard error."""
     note = {"pid": pid, "config": config, "started": time.time(), "log": log}
     (run / INSTANCE_FILE).write_text(json.dumps(note), "utf-8")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -123,3 +123,11 @@ def test_pace_and_faults(openai_client: openai.OpenAI) -> None:
         openai_client.chat.completions.create(model="gpt-sim~cut_after=10", messages=say())
     unknown = openai_client.with_options(api_key="sk-x~usage=0").chat.completions.create(model="gpt-sim", messages=say())
     assert unknown.usage is None
+
+
+def test_a_header_sets_the_behaviour_and_beats_the_model(openai_client: openai.OpenAI) -> None:
+    with pytest.raises(openai.RateLimitError):
+        openai_client.chat.completions.create(model="gpt-sim~tokens=3", messages=say(), extra_headers={"x-simulate": "status=429"})
+    answer = openai_client.chat.completions.create(model="gpt-sim~tokens=3", messages=say(), extra_headers={"x-simulate": "tokens=5"})
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5
