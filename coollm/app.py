@@ -14,7 +14,9 @@ from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.exceptions import HTTPException
 
 from coollm.api.access import authorize
-from coollm.api.chat_wire import render_error
+from coollm.api.chat import FACE as CHAT_FACE
+from coollm.api.face import Face
+from coollm.api.messages import FACE as MESSAGES_FACE
 from coollm.api.routes import Access, Route
 from coollm.core.errors import GatewayFault, InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
 from coollm.core.registry import ENDPOINTS
@@ -52,7 +54,7 @@ def add_route(app: Flask, services: Services, route: Route) -> None:
     """Adds a route under all its addresses, behind its rule of access."""
 
     def view(**arguments: Any) -> Response:
-        if route.access is Access.CLIENT and "POST" in route.methods:
+        if route.access is Access.CLIENT and "POST" in route.methods and route.is_completion:
             g.record = RequestRecord(g.request_id, UNKNOWN_CLIENT, route.name)
         g.client = authorize(services, request, route.access)
         if "record" in g:
@@ -79,7 +81,7 @@ def _refuse(services: Services, error: RequestError) -> Response:
     if record is not None and not record.has_ended:
         record.end(None, Usage(), error)
         services.tell(record)
-    body = render_error(error, services.redact(str(error)))
+    body = _face().error_body(error, services.redact(str(error)), g.get("request_id", ""))
     response = Response(orjson.dumps(body), status=error.status, mimetype="application/json")
     if error.retry_after_seconds is not None:
         response.headers["retry-after"] = str(max(1, round(error.retry_after_seconds + 0.49)))
@@ -87,6 +89,11 @@ def _refuse(services: Services, error: RequestError) -> Response:
     if error.status == 401:
         response.headers["www-authenticate"] = "Bearer"
     return response
+
+
+def _face() -> Face:
+    """The dialect of the address: it decides how an error looks, also where there is no route."""
+    return MESSAGES_FACE if request.path.removeprefix("/api").startswith("/v1/messages") else CHAT_FACE
 
 
 def _refuse_http(services: Services, error: HTTPException) -> Response:

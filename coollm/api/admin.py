@@ -10,8 +10,8 @@ import orjson
 from flask import Response, request
 
 from coollm import __version__
-from coollm.api.body import read_body
-from coollm.api.chat_wire import parse_body, parse_request
+from coollm.api.body import parse_body, read_body
+from coollm.api.chat_wire import parse_request
 from coollm.api.health import assess
 from coollm.api.routes import Access, Route
 from coollm.cancellation import Cancellation

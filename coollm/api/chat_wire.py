@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
+from coollm.api.fields import an_object, number, required_text, typed, whole
 from coollm.core.errors import InvalidRequest, RequestError
 from coollm.core.types import (
     ChatRequest,
@@ -46,76 +47,31 @@ _MAX_CHOICES = 128
 DONE = b"data: [DONE]\n\n"
 
 
-def parse_body(data: bytes) -> Json:
-    """The JSON object of a request's body. Raises InvalidRequest that says where the JSON is broken."""
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
-    except RecursionError:
-        raise InvalidRequest("the body is not valid JSON: it is nested too deep") from None
-    if not isinstance(body, dict):
-        raise InvalidRequest("the body must be a JSON object")
-    return body
-
-
 def parse_request(body: Json, body_bytes: int = 0) -> ChatRequest:
     """A chat request from its parsed body. Raises InvalidRequest naming the first field at fault."""
     inexpressible: list[str] = []
-    stream_options = _typed(body, "stream_options", dict, "an object") or {}
+    stream_options = typed(body, "stream_options", dict, "an object") or {}
     return ChatRequest(
-        model=_required_text(body, "model"),
+        model=required_text(body, "model"),
         messages=_messages(body, inexpressible),
         tools=_tools(body, inexpressible),
         tool_choice=_tool_choice(body, inexpressible),
-        parallel_tool_calls=_typed(body, "parallel_tool_calls", bool, "true or false"),
-        max_output_tokens=_whole(body, "max_completion_tokens") or _whole(body, "max_tokens"),
-        temperature=_number(body, "temperature", 0, 2),
-        top_p=_number(body, "top_p", 0, 1),
+        parallel_tool_calls=typed(body, "parallel_tool_calls", bool, "true or false"),
+        max_output_tokens=whole(body, "max_completion_tokens") or whole(body, "max_tokens"),
+        temperature=number(body, "temperature", 0, 2),
+        top_p=number(body, "top_p", 0, 1),
         stop=_stop(body),
-        seed=_typed(body, "seed", int, "a whole number"),
-        choices=_whole(body, "n", largest=_MAX_CHOICES) or 1,
+        seed=typed(body, "seed", int, "a whole number"),
+        choices=whole(body, "n", largest=_MAX_CHOICES) or 1,
         output_schema=_output_schema(body, inexpressible),
-        reasoning_effort=_typed(body, "reasoning_effort", str, "text"),
-        stream=_typed(body, "stream", bool, "true or false") or False,
+        reasoning_effort=typed(body, "reasoning_effort", str, "text"),
+        stream=typed(body, "stream", bool, "true or false") or False,
         include_usage=bool(stream_options.get("include_usage")),
-        user=_typed(body, "user", str, "text"),
+        user=typed(body, "user", str, "text"),
         source=body,
         inexpressible=tuple(inexpressible),
         body_bytes=body_bytes,
     )
-
-
-def _typed(body: Json, name: str, kind: type, wanted: str, path: str = "") -> Any:
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InvalidRequest(f"'{path}{name}' must be {wanted}", param=f"{path}{name}")
-    return value
-
-
-def _required_text(body: Json, name: str, path: str = "") -> str:
-    value = _typed(body, name, str, "text", path)
-    if not value:
-        raise InvalidRequest(f"'{path}{name}' is missing", param=f"{path}{name}", code="missing_required_parameter")
-    return str(value)
-
-
-def _whole(body: Json, name: str, largest: int = 2**31 - 1) -> int | None:
-    value = _typed(body, name, int, "a whole number")
-    if value is not None and not 1 <= value <= largest:
-        raise InvalidRequest(f"'{name}' must be a whole number from 1 to {largest}, not {value}", param=name)
-    return cast("int | None", value)
-
-
-def _number(body: Json, name: str, least: float, most: float) -> float | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise InvalidRequest(f"'{name}' must be a number from {least} to {most}", param=name)
-    return float(value)
 
 
 def _stop(body: Json) -> tuple[str, ...]:
@@ -129,7 +85,7 @@ def _stop(body: Json) -> tuple[str, ...]:
 
 
 def _messages(body: Json, inexpressible: list[str]) -> tuple[Message, ...]:
-    messages = _typed(body, "messages", list, "a list")
+    messages = typed(body, "messages", list, "a list")
     if not messages:
         raise InvalidRequest("'messages' is missing or empty", param="messages", code="missing_required_parameter")
     names: dict[str, str] = {}
@@ -137,14 +93,12 @@ def _messages(body: Json, inexpressible: list[str]) -> tuple[Message, ...]:
 
 
 def _message(message: Any, path: str, names: dict[str, str], inexpressible: list[str]) -> Message:
-    if not isinstance(message, dict):
-        raise InvalidRequest(f"'{path}' must be an object", param=path)
-    role = _ROLES.get(_required_text(message, "role", path + "."))
+    role = _ROLES.get(required_text(an_object(message, path), "role", path + "."))
     if role is None:
         raise InvalidRequest(f"'{path}.role' must be one of {', '.join(_ROLES)}, not '{message['role']}'", param=f"{path}.role")
     content = _content(message.get("content"), f"{path}.content", inexpressible)
     if role == "tool":
-        call_id = _required_text(message, "tool_call_id", path + ".")
+        call_id = required_text(message, "tool_call_id", path + ".")
         shown = tuple(part for part in content if isinstance(part, TextPart | ImagePart))
         return Message(role="tool", parts=(ToolResult(call_id=call_id, content=shown, name=names.get(call_id)),))
     if role != "assistant":
@@ -169,13 +123,11 @@ def _content(content: Any, path: str, inexpressible: list[str]) -> tuple[Part, .
     parts: list[Part] = []
     for index, part in enumerate(content):
         here = f"{path}[{index}]"
-        if not isinstance(part, dict):
-            raise InvalidRequest(f"'{here}' must be an object", param=here)
-        kind = _required_text(part, "type", here + ".")
+        kind = required_text(an_object(part, here), "type", here + ".")
         if kind == "text":
-            parts.append(TextPart(text=_typed(part, "text", str, "text", here + ".") or ""))
+            parts.append(TextPart(text=typed(part, "text", str, "text", here + ".") or ""))
         elif kind == "refusal":
-            parts.append(TextPart(text=_typed(part, "refusal", str, "text", here + ".") or ""))
+            parts.append(TextPart(text=typed(part, "refusal", str, "text", here + ".") or ""))
         elif kind == "image_url":
             parts.append(_image(part, here))
         else:
@@ -184,9 +136,9 @@ def _content(content: Any, path: str, inexpressible: list[str]) -> tuple[Part, .
 
 
 def _image(part: Json, path: str) -> ImagePart:
-    image = _typed(part, "image_url", dict, "an object", path + ".") or {}
-    url = _required_text(image, "url", f"{path}.image_url.")
-    detail = _typed(image, "detail", str, "text", f"{path}.image_url.")
+    image = typed(part, "image_url", dict, "an object", path + ".") or {}
+    url = required_text(image, "url", f"{path}.image_url.")
+    detail = typed(image, "detail", str, "text", f"{path}.image_url.")
     inline = _DATA_URL.fullmatch(url)
     if inline:
         return ImagePart(data=inline[2], media_type=inline[1], detail=detail)
@@ -197,20 +149,18 @@ def _image(part: Json, path: str) -> ImagePart:
 
 def _tool_calls(message: Json, path: str, inexpressible: list[str]) -> list[ToolCall]:
     calls: list[ToolCall] = []
-    for index, call in enumerate(_typed(message, "tool_calls", list, "a list", path + ".") or ()):
+    for index, call in enumerate(typed(message, "tool_calls", list, "a list", path + ".") or ()):
         here = f"{path}.tool_calls[{index}]"
-        if not isinstance(call, dict):
-            raise InvalidRequest(f"'{here}' must be an object", param=here)
-        if call.get("type", "function") != "function":
+        if an_object(call, here).get("type", "function") != "function":
             inexpressible.append(here)
             continue
-        function = _typed(call, "function", dict, "an object", here + ".") or {}
+        function = typed(call, "function", dict, "an object", here + ".") or {}
         calls.append(
             ToolCall(
-                id=_required_text(call, "id", here + "."),
-                name=_required_text(function, "name", f"{here}.function."),
-                arguments=_typed(function, "arguments", str, "JSON text", f"{here}.function.") or "{}",
-                extra=_typed(call, "extra_content", dict, "an object", here + "."),
+                id=required_text(call, "id", here + "."),
+                name=required_text(function, "name", f"{here}.function."),
+                arguments=typed(function, "arguments", str, "JSON text", f"{here}.function.") or "{}",
+                extra=typed(call, "extra_content", dict, "an object", here + "."),
             )
         )
     return calls
@@ -218,20 +168,18 @@ def _tool_calls(message: Json, path: str, inexpressible: list[str]) -> list[Tool
 
 def _tools(body: Json, inexpressible: list[str]) -> tuple[Tool, ...]:
     tools: list[Tool] = []
-    for index, tool in enumerate(_typed(body, "tools", list, "a list") or ()):
+    for index, tool in enumerate(typed(body, "tools", list, "a list") or ()):
         here = f"tools[{index}]"
-        if not isinstance(tool, dict):
-            raise InvalidRequest(f"'{here}' must be an object", param=here)
-        if _required_text(tool, "type", here + ".") != "function":
+        if required_text(an_object(tool, here), "type", here + ".") != "function":
             inexpressible.append(here)
             continue
-        function = _typed(tool, "function", dict, "an object", here + ".") or {}
+        function = typed(tool, "function", dict, "an object", here + ".") or {}
         tools.append(
             Tool(
-                name=_required_text(function, "name", f"{here}.function."),
-                description=_typed(function, "description", str, "text", f"{here}.function."),
-                parameters=_typed(function, "parameters", dict, "a JSON Schema", f"{here}.function."),
-                strict=_typed(function, "strict", bool, "true or false", f"{here}.function."),
+                name=required_text(function, "name", f"{here}.function."),
+                description=typed(function, "description", str, "text", f"{here}.function."),
+                parameters=typed(function, "parameters", dict, "a JSON Schema", f"{here}.function."),
+                strict=typed(function, "strict", bool, "true or false", f"{here}.function."),
             )
         )
     if body.get("functions"):
@@ -246,7 +194,7 @@ def _tool_choice(body: Json, inexpressible: list[str]) -> ToolChoice | None:
     if choice in ("auto", "none", "required"):
         return ToolChoice(mode=choice)
     if isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("function"), dict):
-        return ToolChoice(mode="named", name=_required_text(choice["function"], "name", "tool_choice.function."))
+        return ToolChoice(mode="named", name=required_text(choice["function"], "name", "tool_choice.function."))
     if isinstance(choice, dict):
         inexpressible.append("tool_choice")
         return None
@@ -254,8 +202,8 @@ def _tool_choice(body: Json, inexpressible: list[str]) -> ToolChoice | None:
 
 
 def _output_schema(body: Json, inexpressible: list[str]) -> OutputSchema | None:
-    wanted = _typed(body, "response_format", dict, "an object")
-    kind = None if wanted is None else _required_text(wanted, "type", "response_format.")
+    wanted = typed(body, "response_format", dict, "an object")
+    kind = None if wanted is None else required_text(wanted, "type", "response_format.")
     if wanted is None or kind == "text":
         return None
     if kind == "json_object":
@@ -263,11 +211,11 @@ def _output_schema(body: Json, inexpressible: list[str]) -> OutputSchema | None:
     if kind != "json_schema":
         inexpressible.append("response_format")
         return None
-    given = _typed(wanted, "json_schema", dict, "an object", "response_format.") or {}
+    given = typed(wanted, "json_schema", dict, "an object", "response_format.") or {}
     return OutputSchema(
-        name=_required_text(given, "name", "response_format.json_schema."),
-        schema=_typed(given, "schema", dict, "a JSON Schema", "response_format.json_schema."),
-        strict=_typed(given, "strict", bool, "true or false", "response_format.json_schema."),
+        name=required_text(given, "name", "response_format.json_schema."),
+        schema=typed(given, "schema", dict, "a JSON Schema", "response_format.json_schema."),
+        strict=typed(given, "strict", bool, "true or false", "response_format.json_schema."),
     )
 
 

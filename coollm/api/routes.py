@@ -20,13 +20,14 @@ class Access(enum.StrEnum):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """An address and what answers there. What begins with /v1 answers under /api/v1 too."""
+    """An address and what answers there. What begins with /v1 answers under /api/v1 too. Completions of clients get a line in the log each."""
 
     path: str
     methods: tuple[str, ...]
     access: Access
     handler: Callable[..., Response]
     name: str
+    is_completion: bool = True
 
     def paths(self) -> tuple[str, ...]:
         """The address, and its alias if it has one."""

@@ -84,6 +84,7 @@ ENDPOINTS = Registry(
     "endpoint",
     {
         "chat": "coollm.api.chat:ROUTES",
+        "messages": "coollm.api.messages:ROUTES",
         "models": "coollm.api.models:ROUTES",
         "health": "coollm.api.health:ROUTES",
         "metrics": "coollm.api.metrics:ROUTES",

@@ -50,6 +50,7 @@ class ToolResult(Value, frozen=True, tag="tool_result"):
     call_id: str
     content: tuple[TextPart | ImagePart, ...]
     name: str | None = None
+    is_error: bool = False
 
 
 class ReasoningPart(Value, frozen=True, tag="reasoning"):
@@ -98,7 +99,7 @@ class ChatRequest(Value, frozen=True):
 
     `model` is the name as the client wrote it. `source` is the client's body as parsed, in the dialect `dialect`: a vendor of the same dialect gets it back
     with nothing but the model and the usage option changed. `inexpressible` names the places of `source` that these neutral words cannot say: a vendor of
-    another dialect must refuse them.
+    another dialect must refuse them. `forwarded_headers` are those that a vendor of the same dialect wants to see.
     """
 
     model: str
@@ -120,6 +121,7 @@ class ChatRequest(Value, frozen=True):
     dialect: str = "openai"
     source: Json = msgspec.field(default_factory=dict)
     inexpressible: tuple[str, ...] = ()
+    forwarded_headers: tuple[tuple[str, str], ...] = ()
     body_bytes: int = 0
 
 

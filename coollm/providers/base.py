@@ -60,6 +60,9 @@ class Dialect(Protocol):
         """The judgement on an answer whose status is not 200."""
 
 
+OPENAI_WIRE = "openai"
+
+
 def unsupported(param: str, vendor: str, way_out: str = "") -> VendorError:
     """The error for a parameter that a dialect cannot express."""
     message = f"'{param}' is not supported by {vendor}" + (f": {way_out}" if way_out else "")
@@ -106,6 +109,8 @@ def refuse_inexpressible(request: ChatRequest, supported: frozenset[str], neutra
     """
     if request.inexpressible:
         raise unsupported(request.inexpressible[0], vendor)
+    if request.dialect != OPENAI_WIRE:
+        return  # the names of another dialect have been read by its own parser, which knows what is inexpressible
     for name, value in request.source.items():
         if name not in supported and value is not None and value not in neutral.get(name, ()):
             raise unsupported(name, vendor)

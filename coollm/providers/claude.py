@@ -103,6 +103,12 @@ class ClaudeDialect(Value, frozen=True):
 
     def encode(self, request: ChatRequest, target: Target, base_url: str, key: str) -> VendorRequest:
         """A `POST /v1/messages`."""
+        url = f"{base_url}/v1/messages"
+        headers = {"content-type": "application/json", "x-api-key": key, "anthropic-version": API_VERSION}
+        if request.dialect == self.wire:
+            headers.update(request.forwarded_headers)
+            source = {**request.source, "model": target.model}
+            return VendorRequest(method="POST", url=url, headers=tuple(headers.items()), body=orjson.dumps(source))
         refuse_inexpressible(request, _SUPPORTED, NEUTRAL, "Claude")
         body: Json = {
             "model": target.model,
@@ -118,8 +124,7 @@ class ClaudeDialect(Value, frozen=True):
             body["temperature"] = request.temperature
         _add_options(request, body)
         _add_tools(request, body)
-        headers = (("content-type", "application/json"), ("x-api-key", key), ("anthropic-version", API_VERSION))
-        return VendorRequest(method="POST", url=f"{base_url}/v1/messages", headers=headers, body=orjson.dumps(body))
+        return VendorRequest(method="POST", url=url, headers=tuple(headers.items()), body=orjson.dumps(body))
 
     def decode(self, body: bytes) -> Completion:
         """A `message` object."""
@@ -253,7 +258,8 @@ def _content_block(part: Any) -> Json:
     if isinstance(part, ToolCall):
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part, "Claude")}
     if isinstance(part, ToolResult):
-        return {"type": "tool_result", "tool_use_id": part.call_id, "content": [_content_block(inner) for inner in part.content]}
+        content = [_content_block(inner) for inner in part.content]
+        return {"type": "tool_result", "tool_use_id": part.call_id, "content": content, **({"is_error": True} if part.is_error else {})}
     return {"type": "thinking", "thinking": part.text, "signature": part.signature or ""}
 
 

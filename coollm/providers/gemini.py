@@ -286,7 +286,7 @@ def _function_response(result: ToolResult) -> list[Json]:
         parsed = orjson.loads(text)
     except ValueError:
         parsed = None
-    response = parsed if isinstance(parsed, dict) else {"output": text}
+    response = parsed if isinstance(parsed, dict) else {"error" if result.is_error else "output": text}
     written: list[Json] = [{"functionResponse": {"id": result.call_id, "name": result.name, "response": response}}]
     return written + [inner for part in result.content if isinstance(part, ImagePart) for inner in _parts(part)]
 

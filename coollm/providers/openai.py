@@ -16,7 +16,10 @@ from coollm.core.types import (
     Completion,
     FinishDelta,
     FinishReason,
+    ImagePart,
     Json,
+    Message,
+    OutputSchema,
     ReasoningDelta,
     ReasoningPart,
     RefusalDelta,
@@ -25,13 +28,16 @@ from coollm.core.types import (
     Target,
     TextDelta,
     TextPart,
+    Tool,
     ToolCall,
     ToolCallDelta,
+    ToolChoice,
+    ToolResult,
     Usage,
     UsageUpdate,
     Value,
 )
-from coollm.providers.base import StreamDecoder, VendorRequest, bad_answer, count, error_body, parse_object
+from coollm.providers.base import StreamDecoder, VendorRequest, bad_answer, count, error_body, parse_object, unsupported
 from coollm.providers.sse import SseEvent
 from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status, retry_after_seconds
 
@@ -80,7 +86,8 @@ class OpenAIDialect(Value, frozen=True):
 
     def encode(self, request: ChatRequest, target: Target, base_url: str, key: str) -> VendorRequest:
         """The client's own body with the vendor's model name, a limit of output tokens where the key has one, and usage asked for."""
-        body: Json = {**request.source, "model": target.model}
+        source = request.source if request.dialect == self.wire else neutral_body(request, self.max_tokens_field)
+        body: Json = {**source, "model": target.model}
         if request.max_output_tokens is None and target.max_tokens is not None:
             body[self.max_tokens_field] = target.max_tokens
         if self.max_tokens_field == "max_tokens" and "max_completion_tokens" in body:
@@ -135,6 +142,82 @@ class OpenAIDialect(Value, frozen=True):
             param=str(error["param"]) if error.get("param") else None,
             retry_after_seconds=retry_after_seconds(headers),
         )
+
+
+def neutral_body(request: ChatRequest, max_tokens_field: str) -> Json:
+    """OpenAI's body for a request that came in another dialect. Raises VendorError for what it cannot say."""
+    if request.inexpressible:
+        raise unsupported(request.inexpressible[0], "this provider")
+    body: Json = {
+        "messages": [written for message in request.messages for written in _message(message)],
+        max_tokens_field: request.max_output_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "stop": list(request.stop) or None,
+        "seed": request.seed,
+        "user": request.user,
+        "reasoning_effort": request.reasoning_effort,
+        "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
+        "tools": [_tool(tool) for tool in request.tools] or None,
+        "tool_choice": _tool_choice(request.tool_choice) if request.tools and request.tool_choice else None,
+        "response_format": _response_format(request.output_schema) if request.output_schema else None,
+        "stream": request.stream or None,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _message(message: Message) -> list[Json]:
+    if message.role == "tool":
+        return _tool_results([part for part in message.parts if isinstance(part, ToolResult)])
+    content = [_content_part(part) for part in message.parts if isinstance(part, TextPart | ImagePart)]
+    only_text = all(part["type"] == "text" for part in content)
+    written: Json = {"role": message.role, "content": "".join(part["text"] for part in content) if only_text else content}
+    calls = [part for part in message.parts if isinstance(part, ToolCall)]
+    if calls:
+        written["content"] = written["content"] or None
+        written["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+                **({"extra_content": call.extra} if call.extra else {}),
+            }
+            for call in calls
+        ]
+    return [written]
+
+
+def _tool_results(results: list[ToolResult]) -> list[Json]:
+    """A tool's message holds text alone, and nothing may stand between those of one turn: their images follow, as the user's."""
+    written: list[Json] = [
+        {"role": "tool", "tool_call_id": result.call_id, "content": "".join(part.text for part in result.content if isinstance(part, TextPart))}
+        for result in results
+    ]
+    images = [_content_part(part) for result in results for part in result.content if isinstance(part, ImagePart)]
+    return [*written, {"role": "user", "content": images}] if images else written
+
+
+def _content_part(part: TextPart | ImagePart) -> Json:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    url = part.url if part.url is not None else f"data:{part.media_type};base64,{part.data}"
+    return {"type": "image_url", "image_url": {"url": url, **({"detail": part.detail} if part.detail else {})}}
+
+
+def _tool(tool: Tool) -> Json:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
+    return {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
+
+
+def _tool_choice(choice: ToolChoice) -> Any:
+    return {"type": "function", "function": {"name": choice.name}} if choice.mode == "named" else choice.mode
+
+
+def _response_format(schema: OutputSchema) -> Json:
+    if schema.schema is None:
+        return {"type": "json_object"}
+    given = {"name": schema.name, "schema": schema.schema, "strict": schema.strict}
+    return {"type": "json_schema", "json_schema": {name: value for name, value in given.items() if value is not None}}
 
 
 def decode_usage(usage: Any) -> Usage | None:

@@ -18,9 +18,9 @@ from tests.conftest import GatewayHandle, SimulatorHandle, wait_for
 MODELS = ["gpt-sim", "claude-sim", "gemini-sim"]
 
 
-def open_request(gateway: GatewayHandle, model: str, *, stream: bool) -> socket.socket:
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}], "stream": stream}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.client_key}\r\ncontent-length: {len(body)}\r\n\r\n"
+def open_request(gateway: GatewayHandle, model: str, *, stream: bool, path: str = "/v1/chat/completions") -> socket.socket:
+    body = json.dumps({"model": model, "max_tokens": 1000, "messages": [{"role": "user", "content": "hello"}], "stream": stream}).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.client_key}\r\ncontent-length: {len(body)}\r\n\r\n"
     connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
     connection.sendall(head.encode() + body)
     return connection
@@ -60,15 +60,16 @@ def test_each_chunk_arrives_when_the_vendor_writes_it(gateway: GatewayHandle, mo
     [("latency_ms=20001", False, False), ("latency_ms=20002", True, False), ("first_token_ms=20003", True, False), ("rate=5~tokens=400", True, True)],
     ids=["whole", "before headers", "before the first token", "mid-stream"],
 )
+@pytest.mark.parametrize(("path", "content"), [("/v1/chat/completions", b'"content":"'), ("/v1/messages", b'"text":"')], ids=["chat", "messages"])
 def test_a_client_that_leaves_cancels_the_vendors_call(
-    gateway: GatewayHandle, simulator: SimulatorHandle, model: str, mark: str, stream: bool, wait_for_content: bool
+    gateway: GatewayHandle, simulator: SimulatorHandle, model: str, mark: str, stream: bool, wait_for_content: bool, path: str, content: bytes
 ) -> None:
-    name = f"{model}~{mark}"
-    connection = open_request(gateway, name, stream=stream)
+    name = f"{model}~{mark}~retry_after={len(path)}"  # a name of its own for each case
+    connection = open_request(gateway, name, stream=stream, path=path)
     wait_for(lambda: simulator.last(name), what="the vendor's request")
     if wait_for_content:
         received = b""
-        while received.count(b'"content":"') < 3:
+        while received.count(content) < 3:
             received += connection.recv(65536)
     else:
         time.sleep(0.2)

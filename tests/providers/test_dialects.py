@@ -365,3 +365,108 @@ def test_chunks_for_the_client() -> None:
     assert "".join(event.text for event in found if isinstance(event, TextDelta)) == "Hé"
     assert [event.usage for event in found if isinstance(event, UsageUpdate)] == [Usage(input_tokens=1, output_tokens=2)]
     assert frames.count(b'"role":"assistant"') == 1
+
+
+def messages_request(**changes: Any) -> ChatRequest:
+    from werkzeug.datastructures import Headers
+
+    from coollm.api.messages_wire import parse_request as parse_messages
+
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QUJD"}}
+    body = {
+        "model": "any",
+        "max_tokens": 100,
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "What is this?"}, image]},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "Hm.", "signature": "sig"},
+                    {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Paris"}},
+                    {"type": "tool_use", "id": "c2", "name": "weather", "input": {"city": "Rome"}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "one"}, image]},
+                    {"type": "tool_result", "tool_use_id": "c2", "content": "two", "is_error": True},
+                    {"type": "text", "text": "And now?"},
+                ],
+            },
+        ],
+        "tools": [{"name": "weather", "description": "Weather of a city", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+        "stop_sequences": ["END"],
+        "thinking": {"type": "enabled", "budget_tokens": 9000},
+        "metadata": {"user_id": "u-1"},
+        **changes,
+    }
+    return parse_messages(body, 0, Headers({"Anthropic-Beta": "b1"}))
+
+
+def test_a_messages_request_reaches_openai_in_its_words() -> None:
+    assert encode(OPENAI, messages_request(stream=True))[2] == {
+        "model": "real-model",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_completion_tokens": 100,
+        "stop": ["END"],
+        "user": "u-1",
+        "reasoning_effort": "medium",
+        "parallel_tool_calls": False,
+        "tool_choice": "required",
+        "tools": [{"type": "function", "function": {"name": "weather", "description": "Weather of a city", "parameters": {"type": "object"}}}],
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}],
+            },
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Paris"}'}},
+                    {"id": "c2", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}},
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": "one"},
+            {"role": "tool", "tool_call_id": "c2", "content": "two"},
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}]},
+            {"role": "user", "content": "And now?"},
+        ],
+    }
+
+
+def test_a_messages_request_reaches_claude_as_it_is() -> None:
+    chat = messages_request(top_k=5, context_management={"x": 1})
+    _, headers, body = encode(CLAUDE, chat)
+    assert body == {**chat.source, "model": "real-model"}
+    assert headers["anthropic-beta"] == "b1"
+    with pytest.raises(VendorError, match="top_k"):
+        encode(GEMINI, chat)
+
+
+def test_a_tools_error_is_told_as_one() -> None:
+    responses = encode(GEMINI, messages_request(tool_choice=None))[2]["contents"][2]["parts"]
+    assert responses[-2]["functionResponse"]["response"] == {"error": "two"}
+
+
+@pytest.mark.parametrize(("dialect", "data", "call_id", "usage"), STREAMS, ids=["openai", "claude", "gemini"])
+def test_streams_as_anthropics_events(dialect: Dialect, data: bytes, call_id: str, usage: Usage) -> None:
+    """What is rendered for a client decodes again to the same, by the vendor's own decoder."""
+    from coollm.api.messages_wire import MessageRenderer
+
+    renderer = MessageRenderer("msg_1", "m", 5)
+    frames = b"".join(renderer.render(event) for event in stream(dialect, data)) + renderer.finish(usage)
+    found = stream(CLAUDE, frames)
+    assert "".join(event.text for event in found if isinstance(event, TextDelta)) == "Hé"
+    calls = [event for event in found if isinstance(event, ToolCallDelta)]
+    assert [call.id for call in calls if call.id] == [call_id]
+    assert json.loads("".join(call.arguments for call in calls)) == {"city": 1}
+    assert [event.reason for event in found if isinstance(event, FinishDelta)] == ["tool_calls"]
+    assert [event for event in found if isinstance(event, UsageUpdate)][-1].usage == usage
+    assert sum(isinstance(event, StreamEnd) for event in found) == 1
+    assert frames.count(b"event: content_block_start") == frames.count(b"event: content_block_stop")

@@ -1,0 +1,51 @@
+"""Reading the fields of a client's JSON: each check names the field, and says what it should have been."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from coollm.core.errors import InvalidRequest
+from coollm.core.types import Json
+
+
+def typed(body: Json, name: str, kind: type, wanted: str, path: str = "") -> Any:
+    """The field if it is there and of this type, None if it is missing or null."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InvalidRequest(f"'{path}{name}' must be {wanted}", param=f"{path}{name}")
+    return value
+
+
+def required_text(body: Json, name: str, path: str = "") -> str:
+    """A text that must be there and not empty."""
+    value = typed(body, name, str, "text", path)
+    if not value:
+        raise InvalidRequest(f"'{path}{name}' is missing", param=f"{path}{name}", code="missing_required_parameter")
+    return str(value)
+
+
+def whole(body: Json, name: str, largest: int = 2**31 - 1) -> int | None:
+    """A whole number from 1 on."""
+    value = typed(body, name, int, "a whole number")
+    if value is not None and not 1 <= value <= largest:
+        raise InvalidRequest(f"'{name}' must be a whole number from 1 to {largest}, not {value}", param=name)
+    return cast("int | None", value)
+
+
+def number(body: Json, name: str, least: float, most: float) -> float | None:
+    """A number within a range."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise InvalidRequest(f"'{name}' must be a number from {least} to {most}", param=name)
+    return float(value)
+
+
+def an_object(value: Any, path: str) -> Json:
+    """A JSON object at `path`."""
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"'{path}' must be an object", param=path)
+    return value
