@@ -12,7 +12,7 @@ import msgspec
 from coollm.cancellation import Cancellation
 from coollm.core.config.schema import Client, Policy
 from coollm.core.errors import ClientGone, LimitReached, RequestError, StoreUnavailable, VendorFailed
-from coollm.core.types import ChatRequest, Completion, StreamEvent, Target, Usage
+from coollm.core.types import Completion, Embeddings, ModelRequest, StreamEvent, Target, Usage
 from coollm.limits.limiter import Grant, Identity, Limiter, Reservation
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.providers.base import Dialect
@@ -47,7 +47,7 @@ class ClientDialect(Protocol):
     wire: str
     end_of_stream: bytes
 
-    def renderer(self, request: ChatRequest, target: Target, request_id: str) -> StreamRenderer:
+    def renderer(self, request: ModelRequest, target: Target, request_id: str) -> StreamRenderer:
         """A renderer for one stream of a vendor with another dialect."""
 
     def error_frame(self, error: RequestError) -> bytes:
@@ -65,7 +65,7 @@ class Account(msgspec.Struct, frozen=True):
 class Call(msgspec.Struct, frozen=True):
     """A request on its way, with who asks and how it is stopped. A client of None is the administrator of this host."""
 
-    request: ChatRequest
+    request: ModelRequest
     client: Client | None
     face: ClientDialect
     cancellation: Cancellation
@@ -75,7 +75,7 @@ class Call(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """A whole answer. `body` are the vendor's own bytes where it speaks the client's dialect, else None."""
 
-    completion: Completion
+    content: Completion | Embeddings
     usage: Usage
     body: bytes | None
 
@@ -183,7 +183,7 @@ class Gateway:
                 run.succeeded(target, started)
                 return stream
             body = exchange.read()
-            completion = account.dialect.decode(body)
+            content = account.dialect.decode(call.request, body)
         except BaseException as error:
             self.router.board.end(target.key)
             if exchange is not None:
@@ -192,19 +192,18 @@ class Gateway:
             raise
         exchange.close()
         self.router.board.end(target.key)
-        return self._answered(run, grant, completion, body if account.dialect.wire == call.face.wire else None, started)
+        return self._answered(run, grant, content, body if account.dialect.wire == call.face.wire else None, started)
 
-    def _answered(self, run: _Run, grant: Grant, completion: Completion, body: bytes | None, started: float) -> Answer:
+    def _answered(self, run: _Run, grant: Grant, content: Completion | Embeddings, body: bytes | None, started: float) -> Answer:
         call = run.call
-        characters = sum(len(getattr(part, "text", "") or getattr(part, "arguments", "")) for choice in completion.choices for part in choice.parts)
-        usage = settled_usage(Ending.ANSWERED, call.request, completion.usage, characters)
+        usage = settled_usage(Ending.ANSWERED, call.request, content.usage, _characters(content))
         self.router.succeeded(grant.target, time.monotonic() - started)
         run.succeeded(grant.target, started)
         self.settle((grant.key, run.client_reservation), usage)
         call.record.target = grant.target
         call.record.end(Ending.ANSWERED, usage)
         self._tell(call.record)
-        return Answer(completion=completion, usage=usage, body=body)
+        return Answer(content=content, usage=usage, body=body)
 
     def settle(self, reservations: Sequence[Reservation | None], usage: Usage) -> None:
         """Settles; a store that fails now leaves the estimate standing, which is the safe side, and does not fail a request that was served."""
@@ -245,6 +244,13 @@ class Gateway:
                 status=400,
             )
         return fitting
+
+
+def _characters(content: Completion | Embeddings) -> int:
+    """The length of an answer's text, to count its tokens by where the vendor does not."""
+    if isinstance(content, Embeddings):
+        return 0
+    return sum(len(getattr(part, "text", "") or getattr(part, "arguments", "")) for choice in content.choices for part in choice.parts)
 
 
 class _Run:

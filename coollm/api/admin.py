@@ -113,7 +113,7 @@ def _probe(services: Services, provider: str, key_id: str, model: str | None) ->
             body = exchange.read()
             if exchange.status != 200:
                 raise VendorError(account.dialect.verdict(exchange.status, exchange.headers, body))
-            account.dialect.decode(body)
+            account.dialect.decode(chat, body)
         finally:
             exchange.close()
     except VendorError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from flask import Response
 from werkzeug.datastructures import Headers
 
@@ -9,7 +11,7 @@ from coollm.api.chat_wire import DONE, ChunkRenderer, parse_request, render_comp
 from coollm.api.completion import complete
 from coollm.api.routes import Access, Route
 from coollm.core.errors import RequestError
-from coollm.core.types import ChatRequest, Completion, Json, Target, Usage
+from coollm.core.types import ChatRequest, Completion, Embeddings, Json, ModelRequest, Target, Usage
 from coollm.services import Services
 
 
@@ -23,11 +25,11 @@ class ChatFace:
         """A chat completion request."""
         return parse_request(body, body_bytes)
 
-    def render(self, completion: Completion, usage: Usage) -> Json:
+    def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:  # noqa: ARG002
         """A `chat.completion`."""
-        return render_completion(completion, usage)
+        return render_completion(cast("Completion", content), usage)
 
-    def renderer(self, request: ChatRequest, target: Target, request_id: str) -> ChunkRenderer:
+    def renderer(self, request: ModelRequest, target: Target, request_id: str) -> ChunkRenderer:
         """Writes `chat.completion.chunk` frames."""
         return ChunkRenderer(f"chatcmpl-{request_id}", target.model, include_usage=request.include_usage)
 

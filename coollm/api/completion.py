@@ -1,4 +1,4 @@
-"""One completion over HTTP, whole or streamed, whatever the client's dialect: the body of every hot route."""
+"""One request to a model over HTTP, whole or streamed, whatever the client's dialect: the body of every hot route."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def complete(services: Services, face: Face) -> Response:
     if isinstance(answer, StreamAnswer):
         return _streamed(services, answer, record, watch)
     watch.stop()
-    body = answer.body if answer.body is not None else orjson.dumps(face.render(answer.completion, answer.usage))
+    body = answer.body if answer.body is not None else orjson.dumps(face.render(call.request, answer.content, answer.usage))
     response = Response(body, mimetype="application/json")
     _describe(response, record)
     return response

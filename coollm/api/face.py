@@ -7,17 +7,17 @@ from typing import Protocol
 from werkzeug.datastructures import Headers
 
 from coollm.core.errors import RequestError
-from coollm.core.types import ChatRequest, Completion, Json, Usage
+from coollm.core.types import Completion, Embeddings, Json, ModelRequest, Usage
 from coollm.gateway import ClientDialect
 
 
 class Face(ClientDialect, Protocol):
     """One client dialect: how it streams (ClientDialect) and, beside that, how it asks, is answered and is refused."""
 
-    def parse(self, body: Json, body_bytes: int, headers: Headers) -> ChatRequest:
+    def parse(self, body: Json, body_bytes: int, headers: Headers) -> ModelRequest:
         """The request. Raises InvalidRequest naming the field at fault."""
 
-    def render(self, completion: Completion, usage: Usage) -> Json:
+    def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:
         """A whole answer of a vendor with another dialect."""
 
     def error_body(self, error: RequestError, message: str, request_id: str) -> Json:

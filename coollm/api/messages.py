@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import orjson
 from flask import Response, g, request
 from werkzeug.datastructures import Headers
@@ -11,7 +13,7 @@ from coollm.api.completion import complete
 from coollm.api.messages_wire import END_OF_STREAM, WIRE, MessageRenderer, frame, parse_request, render_error, render_message
 from coollm.api.routes import Access, Route
 from coollm.core.errors import RequestError
-from coollm.core.types import ChatRequest, Completion, Json, Target, Usage
+from coollm.core.types import ChatRequest, Completion, Embeddings, Json, ModelRequest, Target, Usage
 from coollm.limits.estimate import input_tokens
 from coollm.services import Services
 
@@ -26,11 +28,11 @@ class MessagesFace:
         """A messages request."""
         return parse_request(body, body_bytes, headers)
 
-    def render(self, completion: Completion, usage: Usage) -> Json:
+    def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:  # noqa: ARG002
         """A `message`."""
-        return render_message(completion, usage)
+        return render_message(cast("Completion", content), usage)
 
-    def renderer(self, request: ChatRequest, target: Target, request_id: str) -> MessageRenderer:
+    def renderer(self, request: ModelRequest, target: Target, request_id: str) -> MessageRenderer:
         """Writes message_start … message_stop."""
         return MessageRenderer(f"msg_{request_id}", target.model, input_tokens(request))
 

@@ -84,6 +84,7 @@ ENDPOINTS = Registry(
     "endpoint",
     {
         "chat": "coollm.api.chat:ROUTES",
+        "embeddings": "coollm.api.embeddings:ROUTES",
         "messages": "coollm.api.messages:ROUTES",
         "models": "coollm.api.models:ROUTES",
         "health": "coollm.api.health:ROUTES",

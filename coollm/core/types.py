@@ -94,8 +94,8 @@ class OutputSchema(Value, frozen=True):
     strict: bool | None = None
 
 
-class ChatRequest(Value, frozen=True):
-    """A chat completion that a client asks for.
+class ModelRequest(Value, frozen=True):
+    """What every request to a model has.
 
     `model` is the name as the client wrote it. `source` is the client's body as parsed, in the dialect `dialect`: a vendor of the same dialect gets it back
     with nothing but the model and the usage option changed. `inexpressible` names the places of `source` that these neutral words cannot say: a vendor of
@@ -103,18 +103,8 @@ class ChatRequest(Value, frozen=True):
     """
 
     model: str
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...] = ()
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
     max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
     choices: int = 1
-    output_schema: OutputSchema | None = None
-    reasoning_effort: str | None = None
     stream: bool = False
     include_usage: bool = False
     user: str | None = None
@@ -123,6 +113,29 @@ class ChatRequest(Value, frozen=True):
     inexpressible: tuple[str, ...] = ()
     forwarded_headers: tuple[tuple[str, str], ...] = ()
     body_bytes: int = 0
+
+
+class ChatRequest(ModelRequest, frozen=True, kw_only=True):
+    """A chat completion that a client asks for."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    output_schema: OutputSchema | None = None
+    reasoning_effort: str | None = None
+
+
+class EmbeddingRequest(ModelRequest, frozen=True, kw_only=True):
+    """Vectors for texts. An input is a text, or the numbers of its tokens."""
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    encoding_format: Literal["float", "base64"] = "float"
 
 
 class Usage(Value, frozen=True):
@@ -168,6 +181,14 @@ class Completion(Value, frozen=True):
     id: str
     model: str
     choices: tuple[Choice, ...]
+    usage: Usage | None
+
+
+class Embeddings(Value, frozen=True):
+    """Vectors, one for each input in its order."""
+
+    model: str
+    vectors: tuple[tuple[float, ...], ...]
     usage: Usage | None
 
 

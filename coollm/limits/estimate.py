@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coollm.core.types import ChatRequest, ImagePart, ReasoningPart, TextPart, ToolCall, ToolResult, Usage
+from coollm.core.types import ChatRequest, EmbeddingRequest, ImagePart, ModelRequest, ReasoningPart, TextPart, ToolCall, ToolResult, Usage
 
 BYTES_PER_TOKEN = 4
 TOKENS_PER_IMAGE = 800
@@ -17,8 +17,14 @@ def text_tokens(characters: int) -> int:
     return (characters + BYTES_PER_TOKEN - 1) // BYTES_PER_TOKEN
 
 
-def input_tokens(request: ChatRequest) -> int:
+def input_tokens(request: ModelRequest) -> int:
     """Input tokens: text by its length, images by a flat count. Inline image data is not text and is not counted as such."""
+    if isinstance(request, EmbeddingRequest):
+        return sum(text_tokens(len(one)) if isinstance(one, str) else len(one) for one in request.inputs)
+    return _chat_tokens(request) if isinstance(request, ChatRequest) else 0
+
+
+def _chat_tokens(request: ChatRequest) -> int:
     characters = images = 0
     for message in request.messages:
         for part in message.parts:
@@ -35,11 +41,13 @@ def input_tokens(request: ChatRequest) -> int:
     return text_tokens(characters) + images * TOKENS_PER_IMAGE + len(request.messages) * TOKENS_PER_MESSAGE
 
 
-def output_tokens(request: ChatRequest, key_limit: int | None = None) -> int:
-    """Output tokens to reserve: the request's own limit, else that of the key, else a default; for each choice."""
+def output_tokens(request: ModelRequest, key_limit: int | None = None) -> int:
+    """Output tokens to reserve: the request's own limit, else that of the key, else a default; for each choice. Vectors are no tokens."""
+    if not isinstance(request, ChatRequest):
+        return 0
     return (request.max_output_tokens or key_limit or DEFAULT_OUTPUT_TOKENS) * request.choices
 
 
-def counted_usage(request: ChatRequest, output_characters: int) -> Usage:
+def counted_usage(request: ModelRequest, output_characters: int) -> Usage:
     """Usage of an answer for which the vendor gave none: flagged as estimated."""
     return Usage(input_tokens=input_tokens(request), output_tokens=text_tokens(output_characters), estimated=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from coollm.core.config.schema import ClientLimits
 from coollm.core.errors import LimitReached
-from coollm.core.types import ChatRequest, Target, Usage, Value
+from coollm.core.types import ModelRequest, Target, Usage, Value
 from coollm.limits.estimate import input_tokens, output_tokens
 from coollm.stores.base import WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Store
 
@@ -44,7 +44,7 @@ class Limiter:
         self._store = store
         self._fullness: dict[str, tuple[float, float]] = {}
 
-    def lease(self, identity: Identity | None, request: ChatRequest, targets: Sequence[Target]) -> tuple[Grant | None, Decision]:
+    def lease(self, identity: Identity | None, request: ModelRequest, targets: Sequence[Target]) -> tuple[Grant | None, Decision]:
         """Leases the first of `targets` whose key has room, in one round trip.
 
         With an `identity` the client's own limits are charged in the same decision. Raises LimitReached if it is the client who has no room, and StoreError.
@@ -93,7 +93,7 @@ def key_counter(key: str, what: str) -> str:
     return f"key:{key}:{what}"
 
 
-def client_charges(identity: Identity, tokens: int, request: ChatRequest) -> tuple[Charge, ...]:
+def client_charges(identity: Identity, tokens: int, request: ModelRequest) -> tuple[Charge, ...]:
     """What a request is charged on its client's limits."""
     limits = identity.limits
     charges = []
@@ -105,7 +105,7 @@ def client_charges(identity: Identity, tokens: int, request: ChatRequest) -> tup
     return tuple(charges)
 
 
-def key_charges(target: Target, tokens: int, request: ChatRequest) -> tuple[Charge, ...]:
+def key_charges(target: Target, tokens: int, request: ModelRequest) -> tuple[Charge, ...]:
     """What a request is charged on a vendor key's limits."""
     charges = []
     if target.req_per_min is not None:
@@ -116,7 +116,7 @@ def key_charges(target: Target, tokens: int, request: ChatRequest) -> tuple[Char
     return tuple(charges)
 
 
-def _token_amount(tokens: int, request: ChatRequest, key_limit: int | None, limit: int) -> int:
+def _token_amount(tokens: int, request: ModelRequest, key_limit: int | None, limit: int) -> int:
     """Input and output. An output that is only guessed is not let make the request too large for the limit."""
     amount = tokens + output_tokens(request, key_limit)
     return min(amount, limit) if request.max_output_tokens is None and tokens <= limit else amount

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 
-from coollm.core.types import ChatRequest, Usage
+from coollm.core.types import ModelRequest, Usage
 from coollm.limits.estimate import counted_usage
 
 
@@ -31,7 +31,7 @@ class Ending(enum.StrEnum):
     CLIENT_GONE = "client_gone"
 
 
-def settled_usage(ending: Ending, request: ChatRequest, counted: Usage | None, output_characters: int) -> Usage:
+def settled_usage(ending: Ending, request: ModelRequest, counted: Usage | None, output_characters: int) -> Usage:
     """What is charged for an ending. `counted` is the vendor's last word on usage, `output_characters` what has come of the answer."""
     if ending is Ending.VENDOR_FAILED:
         return Usage()

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from coollm.core.types import ChatRequest, Completion, Json, StreamEvent, Target, ToolCall, Value
+from coollm.core.types import ChatRequest, Completion, Embeddings, Json, ModelRequest, StreamEvent, Target, ToolCall, Value
 from coollm.providers.sse import SseEvent
 from coollm.providers.verdict import Cause, VendorError, Verdict
 
@@ -47,11 +47,11 @@ class Dialect(Protocol):
     def families(self) -> tuple[str, ...]:
         """Patterns of the models served where the configuration lists none."""
 
-    def encode(self, request: ChatRequest, target: Target, base_url: str, key: str) -> VendorRequest:
+    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str) -> VendorRequest:
         """The vendor's request. Raises VendorError (UNSUPPORTED) naming the parameter that this dialect cannot say."""
 
-    def decode(self, body: bytes) -> Completion:
-        """A whole answer. Raises VendorError if it is none."""
+    def decode(self, request: ModelRequest, body: bytes) -> Completion | Embeddings:
+        """A whole answer to `request`. Raises VendorError if it is none."""
 
     def stream_decoder(self) -> StreamDecoder:
         """A decoder for one stream."""

@@ -19,6 +19,7 @@ from coollm.core.types import (
     ImagePart,
     Json,
     Message,
+    ModelRequest,
     ReasoningDelta,
     ReasoningPart,
     StreamEnd,
@@ -101,8 +102,10 @@ class ClaudeDialect(Value, frozen=True):
     base_url: str | None = "https://api.anthropic.com"
     families: tuple[str, ...] = ("claude-*",)
 
-    def encode(self, request: ChatRequest, target: Target, base_url: str, key: str) -> VendorRequest:
+    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str) -> VendorRequest:
         """A `POST /v1/messages`."""
+        if not isinstance(request, ChatRequest):
+            raise unsupported("model", "Claude", "it has no embeddings")
         url = f"{base_url}/v1/messages"
         headers = {"content-type": "application/json", "x-api-key": key, "anthropic-version": API_VERSION}
         if request.dialect == self.wire:
@@ -126,7 +129,7 @@ class ClaudeDialect(Value, frozen=True):
         _add_tools(request, body)
         return VendorRequest(method="POST", url=url, headers=tuple(headers.items()), body=orjson.dumps(body))
 
-    def decode(self, body: bytes) -> Completion:
+    def decode(self, request: ModelRequest, body: bytes) -> Completion:  # noqa: ARG002  it answers chats alone
         """A `message` object."""
         answer = parse_object(body, "the answer")
         if answer.get("type") == "error":

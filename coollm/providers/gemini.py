@@ -17,11 +17,14 @@ from coollm.core.types import (
     ChatRequest,
     Choice,
     Completion,
+    EmbeddingRequest,
+    Embeddings,
     FinishDelta,
     FinishReason,
     ImagePart,
     Json,
     Message,
+    ModelRequest,
     ReasoningDelta,
     ReasoningPart,
     StreamEvent,
@@ -108,45 +111,23 @@ class GeminiDialect(Value, frozen=True):
     base_url: str | None = "https://generativelanguage.googleapis.com/v1beta"
     families: tuple[str, ...] = ("gemini-*", "gemma-*")
 
-    def encode(self, request: ChatRequest, target: Target, base_url: str, key: str) -> VendorRequest:
-        """A `generateContent`, or `streamGenerateContent` with SSE. The key travels in a header, never in the address."""
-        refuse_inexpressible(request, _SUPPORTED, _NEUTRAL, "Gemini")
-        body: Json = {"contents": _contents(request.messages)}
-        system = [{"text": part.text} for message in request.messages if message.role == "system" for part in message.parts if isinstance(part, TextPart)]
-        if system:
-            body["systemInstruction"] = {"parts": system}
-        config = _generation_config(request, target)
-        if config:
-            body["generationConfig"] = config
-        if request.tools:
-            body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in request.tools]}]
-            if request.tool_choice:
-                body["toolConfig"] = {"functionCallingConfig": _calling_config(request)}
+    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str) -> VendorRequest:
+        """A `generateContent`, `streamGenerateContent` with SSE, or `batchEmbedContents`. The key travels in a header, never in the address."""
+        model = f"{base_url}/models/{quote(target.model, safe='')}"
+        headers = (("content-type", "application/json"), ("x-goog-api-key", key))
+        if isinstance(request, EmbeddingRequest):
+            body = orjson.dumps(_embedding_body(request, target))
+            return VendorRequest(method="POST", url=f"{model}:batchEmbedContents", headers=headers, body=body)
+        assert isinstance(request, ChatRequest)  # noqa: S101  there are two kinds of request
         method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
-        return VendorRequest(
-            method="POST",
-            url=f"{base_url}/models/{quote(target.model, safe='')}:{method}",
-            headers=(("content-type", "application/json"), ("x-goog-api-key", key)),
-            body=orjson.dumps(body),
-        )
+        return VendorRequest(method="POST", url=f"{model}:{method}", headers=headers, body=orjson.dumps(_chat_body(request, target)))
 
-    def decode(self, body: bytes) -> Completion:
-        """A `GenerateContentResponse`."""
+    def decode(self, request: ModelRequest, body: bytes) -> Completion | Embeddings:
+        """A `GenerateContentResponse` or a `BatchEmbedContentsResponse`."""
         answer = parse_object(body, "the answer")
         if answer.get("error"):
             raise VendorError(_verdict(200, {}, answer))
-        candidates = answer.get("candidates") or ()
-        choices = [_choice(candidate) for candidate in candidates if isinstance(candidate, dict)]
-        if not choices:
-            if not (answer.get("promptFeedback") or {}).get("blockReason"):
-                raise bad_answer("the answer has no candidates")
-            choices = [Choice(parts=(), finish_reason="content_filter", refusal="the prompt was blocked")]
-        return Completion(
-            id=str(answer.get("responseId") or f"gemini-{uuid.uuid4().hex}"),
-            model=str(answer.get("modelVersion") or ""),
-            choices=tuple(choices),
-            usage=decode_usage(answer.get("usageMetadata")),
-        )
+        return _embeddings(request, answer) if isinstance(request, EmbeddingRequest) else _completion(answer)
 
     def stream_decoder(self) -> StreamDecoder:
         """A decoder for a stream of `GenerateContentResponse`."""
@@ -158,6 +139,56 @@ class GeminiDialect(Value, frozen=True):
 
 
 DIALECT = GeminiDialect()
+
+
+def _chat_body(request: ChatRequest, target: Target) -> Json:
+    refuse_inexpressible(request, _SUPPORTED, _NEUTRAL, "Gemini")
+    body: Json = {"contents": _contents(request.messages)}
+    system = [{"text": part.text} for message in request.messages if message.role == "system" for part in message.parts if isinstance(part, TextPart)]
+    if system:
+        body["systemInstruction"] = {"parts": system}
+    config = _generation_config(request, target)
+    if config:
+        body["generationConfig"] = config
+    if request.tools:
+        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in request.tools]}]
+        if request.tool_choice:
+            body["toolConfig"] = {"functionCallingConfig": _calling_config(request)}
+    return body
+
+
+def _completion(answer: Json) -> Completion:
+    candidates = answer.get("candidates") or ()
+    choices = [_choice(candidate) for candidate in candidates if isinstance(candidate, dict)]
+    if not choices:
+        if not (answer.get("promptFeedback") or {}).get("blockReason"):
+            raise bad_answer("the answer has no candidates")
+        choices = [Choice(parts=(), finish_reason="content_filter", refusal="the prompt was blocked")]
+    return Completion(
+        id=str(answer.get("responseId") or f"gemini-{uuid.uuid4().hex}"),
+        model=str(answer.get("modelVersion") or ""),
+        choices=tuple(choices),
+        usage=decode_usage(answer.get("usageMetadata")),
+    )
+
+
+def _embedding_body(request: EmbeddingRequest, target: Target) -> Json:
+    made = []
+    for one in request.inputs:
+        if not isinstance(one, str):
+            raise unsupported("input", "Gemini", "it takes texts, not the numbers of tokens")
+        asked: Json = {"model": f"models/{target.model}", "content": {"parts": [{"text": one}]}}
+        if request.dimensions is not None:
+            asked["outputDimensionality"] = request.dimensions
+        made.append(asked)
+    return {"requests": made}
+
+
+def _embeddings(request: EmbeddingRequest, answer: Json) -> Embeddings:
+    found = [one["values"] for one in answer.get("embeddings") or () if isinstance(one, dict) and isinstance(one.get("values"), list)]
+    if len(found) != len(request.inputs):
+        raise bad_answer("the answer has not a vector for each input")
+    return Embeddings(model=request.model, vectors=tuple(tuple(values) for values in found), usage=decode_usage(answer.get("usageMetadata")))
 
 
 def _verdict(status: int, headers: Mapping[str, str], answer: Json) -> Verdict:

@@ -14,11 +14,14 @@ from coollm.core.types import (
     ChatRequest,
     Choice,
     Completion,
+    EmbeddingRequest,
+    Embeddings,
     FinishDelta,
     FinishReason,
     ImagePart,
     Json,
     Message,
+    ModelRequest,
     OutputSchema,
     ReasoningDelta,
     ReasoningPart,
@@ -84,8 +87,24 @@ class OpenAIDialect(Value, frozen=True):
     has_usage_option: bool = True
     wire: str = "openai"
 
-    def encode(self, request: ChatRequest, target: Target, base_url: str, key: str) -> VendorRequest:
+    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str) -> VendorRequest:
         """The client's own body with the vendor's model name, a limit of output tokens where the key has one, and usage asked for."""
+        if isinstance(request, EmbeddingRequest):
+            body = orjson.dumps({**request.source, "model": target.model})
+            return VendorRequest(method="POST", url=f"{base_url}/embeddings", headers=self._headers(key, "application/json"), body=body)
+        assert isinstance(request, ChatRequest)  # noqa: S101  there are two kinds of request
+        return VendorRequest(
+            method="POST",
+            url=f"{base_url}/chat/completions",
+            headers=self._headers(key, "text/event-stream" if request.stream else "application/json"),
+            body=orjson.dumps(self._chat_body(request, target)),
+        )
+
+    def _headers(self, key: str, accept: str) -> tuple[tuple[str, str], ...]:
+        shared = (("content-type", "application/json"), ("accept", accept))
+        return (*shared, (self.key_header, self.key_prefix + key)) if key else shared
+
+    def _chat_body(self, request: ChatRequest, target: Target) -> Json:
         source = request.source if request.dialect == self.wire else neutral_body(request, self.max_tokens_field)
         body: Json = {**source, "model": target.model}
         if request.max_output_tokens is None and target.max_tokens is not None:
@@ -96,16 +115,17 @@ class OpenAIDialect(Value, frozen=True):
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         elif not self.has_usage_option:
             body.pop("stream_options", None)
-        headers = [("content-type", "application/json"), ("accept", "text/event-stream" if request.stream else "application/json")]
-        if key:
-            headers.append((self.key_header, self.key_prefix + key))
-        return VendorRequest(method="POST", url=f"{base_url}/chat/completions", headers=tuple(headers), body=orjson.dumps(body))
+        return body
 
-    def decode(self, body: bytes) -> Completion:
-        """A `chat.completion` object."""
+    def decode(self, request: ModelRequest, body: bytes) -> Completion | Embeddings:
+        """A `chat.completion` object, or a list of embeddings. Their vectors are not read: every client that may ask for them speaks this dialect."""
         answer = parse_object(body, "the answer")
         if answer.get("error"):
             raise VendorError(self._verdict(200, {}, answer))
+        if isinstance(request, EmbeddingRequest):
+            if not isinstance(answer.get("data"), list):
+                raise bad_answer("the answer has no embeddings")
+            return Embeddings(model=str(answer.get("model") or ""), vectors=(), usage=decode_usage(answer.get("usage")))
         choices = answer.get("choices")
         if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
             raise bad_answer("the answer has no choices")

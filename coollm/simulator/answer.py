@@ -32,6 +32,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     include_usage: bool = True
     choices: int = 1
+    embeds: tuple[str, ...] = ()
+    dimensions: int = 8
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -73,6 +75,12 @@ def answer(asked: Asked, behaviour: Behaviour) -> Said:
         cached_tokens=min(behaviour.cached, input_tokens),
         output_tokens=len(tokens) + call_tokens,
     )
+
+
+def vector(text: str, dimensions: int) -> list[float]:
+    """A vector for a text; the same for the same text."""
+    seed = zlib.crc32(text.encode())
+    return [((seed * (place + 1)) % 1009) / 1009 - 0.5 for place in range(dimensions)]
 
 
 def _calls(asked: Asked, behaviour: Behaviour) -> tuple[Call, ...]:

@@ -8,7 +8,7 @@ import msgspec
 import orjson
 
 from coollm.core.types import Json
-from coollm.simulator.answer import Asked, Said
+from coollm.simulator.answer import Asked, Said, vector
 from coollm.simulator.openai import event
 
 _ERRORS = {
@@ -46,6 +46,24 @@ def read(body: Json, model: str, key: str, *, stream: bool) -> Asked:
         max_tokens=config.get("maxOutputTokens"),
         choices=config.get("candidateCount") or 1,
     )
+
+
+def read_embeddings(body: Json, model: str, key: str) -> Asked:
+    """A batchEmbedContents request. Raises ValueError for what the API refuses."""
+    asked = body.get("requests")
+    if not asked:
+        raise ValueError("requests is not specified")
+    embeds = tuple("".join(part.get("text", "") for part in one["content"]["parts"]) for one in asked)
+    dimensions = _either(asked[0], "outputDimensionality", "output_dimensionality") or 8
+    return Asked(model=model, key=key, stream=False, body=body, text=" ".join(embeds), embeds=embeds, dimensions=int(str(dimensions)))
+
+
+def embeddings(asked: Asked, *, usage: bool) -> Json:
+    """A `BatchEmbedContentsResponse`."""
+    made: Json = {"embeddings": [{"values": vector(text, asked.dimensions)} for text in asked.embeds]}
+    if usage:
+        made["usageMetadata"] = {"promptTokenCount": max(1, len(asked.text) // 4)}
+    return made
 
 
 def _either(container: Json, camel: str, snake: str) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import orjson
 
 from coollm.core.types import Json
-from coollm.simulator.answer import Asked, Call, Said
+from coollm.simulator.answer import Asked, Call, Said, vector
 
 _ERRORS = {
     400: ("invalid_request_error", None),
@@ -42,6 +44,34 @@ def read(body: Json, model: str, key: str) -> Asked:
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
         choices=body.get("n") or 1,
     )
+
+
+def read_embeddings(body: Json, model: str, key: str) -> Asked:
+    """A request for embeddings. Raises ValueError for what the API refuses."""
+    given = body.get("input")
+    listed = given if isinstance(given, list) and not all(isinstance(one, int) for one in given) else [given]
+    if not given:
+        raise ValueError("'$.input' is invalid")
+    embeds = tuple(one if isinstance(one, str) else orjson.dumps(one).decode() for one in listed)
+    return Asked(model=model, key=key, stream=False, body=body, text=" ".join(embeds), embeds=embeds, dimensions=body.get("dimensions") or 8)
+
+
+def embeddings(asked: Asked, *, usage: bool) -> Json:
+    """A list of embeddings, as base64 where that was asked for."""
+    vectors = [vector(text, asked.dimensions) for text in asked.embeds]
+    if asked.body.get("encoding_format") == "base64":
+        written: list[Any] = [base64.b64encode(struct.pack(f"<{len(one)}f", *one)).decode() for one in vectors]
+    else:
+        written = list(vectors)
+    made: Json = {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(written)],
+        "model": asked.model,
+    }
+    if usage:
+        tokens = max(1, len(asked.text) // 4)
+        made["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return made
 
 
 def _call(call: Call) -> Json:

@@ -24,7 +24,7 @@ from coollm.simulator.http import ClientLeft, CutHere, HttpServer, Incoming, Out
 REMEMBERED = 20_000
 FOREVER_SECONDS = 3600.0
 
-_GEMINI = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent)")
+_GEMINI = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent|batchEmbedContents)")
 
 
 class Vendor:
@@ -95,6 +95,9 @@ class Vendor:
         if how.status != 200:
             self._refuse(wire, how, outgoing)
             return "error"
+        if asked.embeds:
+            outgoing.whole(200, orjson.dumps(wire.embeddings(asked, usage=bool(how.usage))))
+            return "answered"
         said = answer(asked, how)
         request_id = uuid.uuid4().hex[:24]
         if asked.stream:
@@ -139,7 +142,7 @@ class Vendor:
 def _wire(path: str, headers: dict[str, str]) -> tuple[Any, str, str]:
     """The vendor's module, the key and, where the address has it, the model."""
     bearer = headers.get("authorization", "").removeprefix("Bearer ").strip()
-    if path.endswith("/chat/completions"):
+    if path.endswith(("/chat/completions", "/embeddings")):
         return openai, bearer or headers.get("api-key", ""), ""
     if path == "/v1/messages":
         return anthropic, headers.get("x-api-key", "") or bearer, ""
@@ -150,6 +153,10 @@ def _wire(path: str, headers: dict[str, str]) -> tuple[Any, str, str]:
 
 
 def _read(wire: ModuleType, body: Json, model: str, key: str, path: str) -> Asked:
+    if path.endswith("/embeddings"):
+        return openai.read_embeddings(body, model, key)
+    if path.endswith("batchEmbedContents"):
+        return gemini.read_embeddings(body, model, key)
     if wire is gemini:
         return gemini.read(body, model, key, stream=path.endswith("streamGenerateContent"))
     read: Asked = wire.read(body, model, key)

@@ -159,6 +159,32 @@ def test_usage_is_estimated_and_flagged_where_the_vendor_is_silent(client: opena
     assert 20 < line["output_tokens"] < 120
 
 
+@pytest.mark.parametrize("model", ["gpt-sim", "gemini-sim"])
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_embeddings(client: openai.OpenAI, gateway: GatewayHandle, model: str, encoding: Any) -> None:
+    raw = client.embeddings.with_raw_response.create(model=model, input=["one", "two " * 20], dimensions=5, encoding_format=encoding)
+    found = raw.parse()
+    assert [row.index for row in found.data] == [0, 1]
+    assert found.usage.prompt_tokens == 21
+    line = gateway.logged(raw.headers["x-request-id"])
+    assert (line["route"], line["input_tokens"], line["output_tokens"], line["estimated"]) == ("embeddings", 21, 0, False)
+    assert line["cost_usd"] == pytest.approx(21 * 2 / 1e6)
+    parsed = client.embeddings.create(model=model, input="one", dimensions=5)
+    assert len(parsed.data[0].embedding) == 5
+    assert all(isinstance(value, float) for value in parsed.data[0].embedding)
+
+
+def test_embeddings_errors(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="no embeddings"):
+        client.embeddings.create(model="claude-sim", input="x")
+    for bad in ([], [""], [1.5], {"a": 1}):
+        with pytest.raises(openai.BadRequestError) as raised:
+            client.embeddings.create(model="gpt-sim", input=bad)  # type: ignore[arg-type]
+        assert (raised.value.param or "").startswith("input")
+    with pytest.raises(openai.InternalServerError):
+        client.embeddings.create(model="gpt-sim~status=500", input="x")
+
+
 def test_models(client: openai.OpenAI) -> None:
     names = [model.id for model in client.models.list()]
     assert names == ["openai:gpt-sim", "claude:claude-sim", "gemini:gemini-sim"]

@@ -32,6 +32,7 @@ from coollm.providers.verdict import Cause, VendorError
 from tests.providers import payloads
 
 OPENAI, CLAUDE, GEMINI = PROVIDERS["openai"], PROVIDERS["claude"], PROVIDERS["gemini"]
+CHAT = parse_request({"model": "m", "messages": [{"role": "user", "content": "x"}]})
 TARGET = Target(provider="p", type="t", key_id="k", model="real-model")
 
 
@@ -200,13 +201,13 @@ def test_neutral_values_are_not_refused() -> None:
 
 
 def test_openai_answer() -> None:
-    completion = OPENAI.decode(payloads.OPENAI_ANSWER)
+    completion = OPENAI.decode(CHAT, payloads.OPENAI_ANSWER)
     assert completion.choices[0].parts == (TextPart(text="Hi."),)
     assert completion.usage == Usage(input_tokens=12, cached_input_tokens=8, output_tokens=5, reasoning_tokens=10)
 
 
 def test_claude_answer() -> None:
-    completion = CLAUDE.decode(payloads.CLAUDE_ANSWER)
+    completion = CLAUDE.decode(CHAT, payloads.CLAUDE_ANSWER)
     assert completion.choices[0].parts == (
         ReasoningPart(text="Hm.", signature="sig"),
         TextPart(text="Hi."),
@@ -217,7 +218,7 @@ def test_claude_answer() -> None:
 
 
 def test_gemini_answer() -> None:
-    completion = GEMINI.decode(payloads.GEMINI_ANSWER)
+    completion = GEMINI.decode(CHAT, payloads.GEMINI_ANSWER)
     call = ToolCall(id="f1", name="weather", arguments='{"city":"Paris"}', extra={"google": {"thought_signature": "c2ln"}})
     assert completion.choices[0].parts == (ReasoningPart(text="Hm."), TextPart(text="Hi."), call)
     assert completion.choices[0].finish_reason == "tool_calls"
@@ -225,7 +226,7 @@ def test_gemini_answer() -> None:
 
 
 def test_a_thought_signature_comes_back_to_gemini() -> None:
-    rendered = render_completion(GEMINI.decode(payloads.GEMINI_ANSWER), Usage())["choices"][0]["message"]
+    rendered = render_completion(GEMINI.decode(CHAT, payloads.GEMINI_ANSWER), Usage())["choices"][0]["message"]
     chat = request(messages=[{"role": "user", "content": "?"}, rendered, {"role": "tool", "tool_call_id": "f1", "content": "x"}], tool_choice="auto")
     parts = encode(GEMINI, chat)[2]["contents"][1]["parts"]
     assert parts[-1]["thoughtSignature"] == "c2ln"
@@ -241,7 +242,7 @@ def test_usage_as_openai_renders_it() -> None:
 def test_reasoning_that_a_vendor_counts_beside_the_completion() -> None:
     answer = json.loads(payloads.OPENAI_ANSWER)
     answer["usage"] = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 18, "completion_tokens_details": {"reasoning_tokens": 10}}
-    assert OPENAI.decode(json.dumps(answer).encode()).usage == Usage(input_tokens=5, output_tokens=3, reasoning_tokens=10)
+    assert OPENAI.decode(CHAT, json.dumps(answer).encode()).usage == Usage(input_tokens=5, output_tokens=3, reasoning_tokens=10)
 
 
 STREAMS = [
@@ -321,7 +322,7 @@ ERRORS_INSIDE_200 = [
 @pytest.mark.parametrize(("dialect", "body", "cause"), ERRORS_INSIDE_200)
 def test_an_error_inside_a_200_is_an_error(dialect: Dialect, body: bytes, cause: Cause) -> None:
     with pytest.raises(VendorError) as raised:
-        dialect.decode(body)
+        dialect.decode(CHAT, body)
     assert raised.value.verdict.cause is cause
     with pytest.raises(VendorError) as raised:
         stream(dialect, b"data: " + body + b"\n\n")
@@ -332,14 +333,14 @@ def test_an_error_inside_a_200_is_an_error(dialect: Dialect, body: bytes, cause:
 @pytest.mark.parametrize("body", [b"", b"{broken", b"[]", b"{}", b"null"])
 def test_nonsense_is_a_bad_answer(dialect: Dialect, body: bytes) -> None:
     with pytest.raises(VendorError) as raised:
-        dialect.decode(body)
+        dialect.decode(CHAT, body)
     assert raised.value.verdict.cause is Cause.BAD_ANSWER
 
 
 def test_a_model_that_failed_is_no_finish() -> None:
     body = payloads.GEMINI_ANSWER.replace(b'"STOP"', b'"MALFORMED_FUNCTION_CALL"')
     with pytest.raises(VendorError, match="MALFORMED_FUNCTION_CALL"):
-        GEMINI.decode(body)
+        GEMINI.decode(CHAT, body)
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text() | st.integers() | st.none(), max_size=5), st.text())
@@ -470,3 +471,37 @@ def test_streams_as_anthropics_events(dialect: Dialect, data: bytes, call_id: st
     assert [event for event in found if isinstance(event, UsageUpdate)][-1].usage == usage
     assert sum(isinstance(event, StreamEnd) for event in found) == 1
     assert frames.count(b"event: content_block_start") == frames.count(b"event: content_block_stop")
+
+
+def embedding_request(**changes: Any) -> Any:
+    from werkzeug.datastructures import Headers
+
+    from coollm.api.embeddings import FACE
+
+    return FACE.parse({"model": "m", "input": ["one", "two"], **changes}, 0, Headers())
+
+
+def test_embeddings_of_openai() -> None:
+    url, _, body = encode(OPENAI, embedding_request(future=1))
+    assert (url, body) == ("http://vendor/embeddings", {"model": "real-model", "input": ["one", "two"], "future": 1})
+    answer = b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.5]}],"model":"m","usage":{"prompt_tokens":4,"total_tokens":4}}'
+    assert OPENAI.decode(embedding_request(), answer).usage == Usage(input_tokens=4)
+    with pytest.raises(VendorError):
+        OPENAI.decode(embedding_request(), b"{}")
+
+
+def test_embeddings_of_gemini() -> None:
+    url, _, body = encode(GEMINI, embedding_request(dimensions=3))
+    assert url == "http://vendor/models/real-model:batchEmbedContents"
+    assert body["requests"][1] == {"model": "models/real-model", "content": {"parts": [{"text": "two"}]}, "outputDimensionality": 3}
+    found = GEMINI.decode(embedding_request(), b'{"embeddings":[{"values":[0.5]},{"values":[0.25]}]}')
+    assert found.vectors == ((0.5,), (0.25,))
+    with pytest.raises(VendorError, match="a vector for each input"):
+        GEMINI.decode(embedding_request(), b'{"embeddings":[{"values":[0.5]}]}')
+    with pytest.raises(VendorError, match="tokens"):
+        encode(GEMINI, embedding_request(input=[[1, 2]]))
+
+
+def test_claude_has_no_embeddings() -> None:
+    with pytest.raises(VendorError, match="embeddings"):
+        encode(CLAUDE, embedding_request())

@@ -131,3 +131,13 @@ def test_a_header_sets_the_behaviour_and_beats_the_model(openai_client: openai.O
     answer = openai_client.chat.completions.create(model="gpt-sim~tokens=3", messages=say(), extra_headers={"x-simulate": "tokens=5"})
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 5
+
+
+def test_embeddings(openai_client: openai.OpenAI, gemini_client: genai.Client) -> None:
+    found = openai_client.embeddings.create(model="embed-sim", input=["one", "two"], dimensions=4)
+    assert [len(row.embedding) for row in found.data] == [4, 4]
+    assert found.data[0].embedding != found.data[1].embedding
+    as_numbers = openai_client.embeddings.create(model="embed-sim", input="one", dimensions=4, encoding_format="float")
+    assert as_numbers.data[0].embedding == pytest.approx(found.data[0].embedding, rel=1e-6)
+    vectors = gemini_client.models.embed_content(model="embed-sim", contents=["one", "two"]).embeddings or []
+    assert [len(row.values or []) for row in vectors] == [8, 8]
