@@ -16,7 +16,7 @@ from coollm.core.types import Completion, Embeddings, ModelRequest, StreamEvent,
 from coollm.limits.limiter import Grant, Identity, Limiter, Reservation
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.providers.base import Dialect
-from coollm.providers.verdict import VendorError, Verdict
+from coollm.providers.verdict import Cause, VendorError, Verdict
 from coollm.refusals import refusal
 from coollm.routing.catalog import Catalog
 from coollm.routing.reaction import Next
@@ -27,6 +27,8 @@ from coollm.telemetry.record import Attempt, RequestRecord
 from coollm.upstream import Exchange, Upstream
 
 OK = 200
+
+WORTH_WAITING = (f"cooling: {Cause.RATE_LIMITED}", f"cooling: {Cause.OVERLOADED}")
 
 _log = logging.getLogger("coollm.gateway")
 
@@ -282,9 +284,12 @@ class _Run:
         return max(0.001, min(times) - time.monotonic()) if times else None
 
     def may_wait(self, seconds: float, decision: Decision) -> bool:
-        """Whether waiting is worth it: within the retry time-out, and for a key that cools or was just tried. A full limit is told the client at once."""
-        cools = not decision.skipped or any(skipped.reason.startswith("cooling") for skipped in decision.skipped)
-        return cools and time.monotonic() + seconds <= self._deadline
+        """Whether waiting is worth it: within the retry time-out, and for a key that was just tried or whose vendor said when to come back.
+
+        A full limit and an open breaker are told the client at once.
+        """
+        is_told = any(skipped.reason in WORTH_WAITING and skipped.retry_after_seconds == seconds for skipped in decision.skipped)
+        return (is_told or not decision.skipped) and time.monotonic() + seconds <= self._deadline
 
     def granted(self, grant: Grant, decision: Decision) -> None:
         """A target has been leased."""

@@ -26,7 +26,7 @@ class Reaction(Value, frozen=True):
 
 BREAKER_THRESHOLD = 3
 BREAKER_SECONDS = 5.0
-LONGEST_BREAKER_SECONDS = 300.0
+LONGEST_BREAKER_SECONDS = 60.0
 
 _REACTIONS: dict[Cause, Reaction] = {
     Cause.RATE_LIMITED: Reaction(next=Next.KEY, is_failure=False, cooldown_seconds=2.0),

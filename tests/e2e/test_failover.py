@@ -98,6 +98,21 @@ def test_a_long_retry_after_is_told_and_not_waited_for(simulator: SimulatorHandl
         assert len(seen) == 1, "a key that cools is not asked"
 
 
+def test_an_open_breaker_refuses_at_once(simulator: SimulatorHandle, tmp_path: Path) -> None:
+    provider = openai_provider(simulator, "openai", "sk-failing-0014~status=500")
+    with serve(tmp_path, {"llm_providers": [provider], "policy": {"retry": {"interval": "10ms"}}}, workers=1) as gateway:
+        assert gateway.chat("gpt-sim").status_code == 502
+        started = time.monotonic()
+        second = gateway.chat("gpt-sim")
+        assert (second.status_code, second.json()["error"]["code"]) == (503, "no_usable_key")
+        assert 1 <= int(second.headers["retry-after"]) <= 6
+        assert time.monotonic() - started < 2
+        assert gateway.coollm("health").returncode == 4
+        assert "cooling: vendor_error" in gateway.coollm("providers").stdout
+        time.sleep(5)
+        assert gateway.chat("gpt-sim").status_code == 502, "after its time it is tried again"
+
+
 def test_limits_of_keys_are_shared_by_all_workers(simulator: SimulatorHandle, tmp_path: Path) -> None:
     provider = openai_provider(simulator, "openai", "sk-good-0008", "sk-good-0009", limits={"req_per_min": 20})
     with serve(tmp_path, {"llm_providers": [provider]}, workers=2) as gateway, ThreadPoolExecutor(10) as pool:
