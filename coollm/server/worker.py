@@ -6,11 +6,12 @@ would take the whole graceful time-out. So on stop the idle connections are ende
 
 from __future__ import annotations
 
+import _socket
+import os
 from types import FrameType
 from typing import Any
 
 import gevent
-from gevent import socket
 from gunicorn.workers.ggevent import GeventWorker
 
 
@@ -49,8 +50,19 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         while True:
             for connection in list(self._idle):
                 try:
-                    # What has arrived can still be read; after it the connection is at its end.
-                    connection.shutdown(socket.SHUT_RD)
+                    _end_reading(connection.fileno())
                 except OSError:
                     self._idle.discard(connection)
             gevent.sleep(0.2)
+
+
+def _end_reading(descriptor: int) -> None:
+    """Puts a connection at its end: what has arrived can still be read, and then it is over.
+
+    Not by gevent's own `shutdown`, which breaks the reader off with an exception and loses a request that has just arrived.
+    """
+    twin = _socket.socket(fileno=os.dup(descriptor))
+    try:
+        twin.shutdown(_socket.SHUT_RD)
+    finally:
+        twin.close()

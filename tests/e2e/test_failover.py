@@ -199,3 +199,30 @@ def test_a_stop_waits_for_what_is_in_flight_and_not_for_idle_connections(simulat
         assert whole.result().status_code == 200
         assert gateway.process.wait(10) == 0
         assert 1 < time.monotonic() - started < 8
+        assert "Traceback" not in gateway.words()
+
+
+def test_a_stop_under_load_loses_no_request(simulator: SimulatorHandle, tmp_path: Path) -> None:
+    """Every request that was accepted is answered; what comes after is refused a connection, and is not cut."""
+    configuration = {"llm_providers": [openai_provider(simulator, "openai", "sk-good-0015")]}
+    with serve(tmp_path, configuration) as gateway, ThreadPoolExecutor(8) as pool:
+        outcomes: Counter[str] = Counter()
+
+        def load() -> None:
+            while True:
+                try:
+                    outcomes[str(one_request(gateway))] += 1
+                except requests.ConnectionError as error:
+                    outcomes["refused" if "refused" in str(error) else str(error)] += 1
+                    return
+
+        done = [pool.submit(load) for _ in range(8)]
+        time.sleep(1)
+        gateway.process.send_signal(signal.SIGTERM)
+        for one in done:
+            one.result(20)
+        assert gateway.process.wait(10) == 0
+        assert outcomes["200"] > 50
+        assert "Traceback" not in gateway.words()
+        # A connection that the kernel had queued and no worker had taken yet is reset when the listener closes. Nothing that a worker took may end unanswered.
+        assert all("reset by peer" in outcome for outcome in outcomes if outcome not in ("200", "refused")), outcomes
