@@ -240,3 +240,22 @@ def test_the_sample_with_everything_commented_in_is_the_same_configuration(tmp_p
     assert all(line.startswith(("#", "version", " ")) or not line for line in text.splitlines())
     first = check(tmp_path, text).settings
     assert plain(first) == plain(check(tmp_path, "").settings)
+
+
+def test_an_environment_file_of_root_is_no_fault_and_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd reads it for the service, which may not."""
+    (tmp_path / ".env").write_text("KEY=value\n")
+    read = Path.read_text
+
+    def refuse(self: Path, *arguments: object) -> str:
+        if self.name == ".env":
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith(".env"))
+    text = 'server: {admin_api_key: "${KEY}"}'
+    assert check(tmp_path, text, KEY="from systemd").faults == ()
+    fault = check(tmp_path, text).faults[0]
+    assert "KEY is not defined" in fault.message
+    assert "use sudo" in fault.hint

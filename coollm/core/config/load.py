@@ -49,7 +49,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Loaded:
     reader = Reader(str(path))
     root = reader.read(text)
     faults += reader.faults
-    faults += resolve_references(root, variables, path.parent)
+    faults += _with_way_out(resolve_references(root, variables, path.parent), environment_file(path))
     converter = Converter()
     settings = FAULTY if reader.faults and not root.value else converter.convert(root, Settings, "")
     faults += converter.faults
@@ -89,6 +89,14 @@ def _read(path: Path) -> tuple[str, Fault | None]:
         before = data[: error.start]
         place = Place(str(path), before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1)
         return "", Fault(place if data else start, "", "not UTF-8 text", "save the file as UTF-8")
+
+
+def _with_way_out(faults: list[Fault], environment: Path) -> list[Fault]:
+    """Undefined variables, where their file is there and not for this user to read."""
+    if not faults or not environment.exists() or os.access(environment, os.R_OK):
+        return faults
+    hint = f"{environment} cannot be read by this user: use sudo, or export the variable"
+    return [msgspec.structs.replace(fault, hint=hint) for fault in faults]
 
 
 def _each_once(faults: list[Fault]) -> list[Fault]:

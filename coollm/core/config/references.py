@@ -73,13 +73,14 @@ def _file(path: Path) -> str:
 
 
 def read_environment_file(path: Path) -> tuple[dict[str, str], list[Fault]]:
-    """Variables of a file of `NAME=value` lines; a missing file has none.
+    """Variables of a file of `NAME=value` lines; a file that is missing, or not for this user to read, has none.
 
     As systemd's EnvironmentFile= reads it (systemd.exec(5)): `#` and `;` begin comments, quotes may enclose a value.
     """
     try:
         text = path.read_text("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
+        # The installed file is root's: systemd reads it and hands its variables to the service, whose user cannot.
         return {}, []
     except (OSError, UnicodeDecodeError) as error:
         return {}, [Fault(None, str(path), f"cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}")]
