@@ -255,7 +255,7 @@ def test_an_environment_file_of_root_is_no_fault_and_names_the_way_out(tmp_path:
     monkeypatch.setattr(Path, "read_text", refuse)
     monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith(".env"))
     text = 'server: {admin_api_key: "${KEY}"}'
-    assert check(tmp_path, text, KEY="from systemd").faults == ()
+    assert check(tmp_path, text, KEY="from-systemd").faults == ()
     fault = check(tmp_path, text).faults[0]
     assert "KEY is not defined" in fault.message
     assert "use sudo" in fault.hint
