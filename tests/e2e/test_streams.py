@@ -40,8 +40,21 @@ def test_200_concurrent_streams_through_two_workers(gateway: GatewayHandle) -> N
 
 @pytest.mark.parametrize("model", MODELS)
 def test_each_chunk_arrives_when_the_vendor_writes_it(gateway: GatewayHandle, model: str) -> None:
-    with open_request(gateway, f"{model}~tokens=40~rate=50", stream=True) as connection:
-        times = []
+    """The vendor writes every 20 ms. A busy machine may hold chunks up in one try or the other; a buffer would in every one."""
+    seen = []
+    for _ in range(5):
+        times = arrivals(gateway, f"{model}~tokens=40~rate=50")
+        gaps = sorted(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        seen.append((len(times), gaps[len(gaps) // 2] if gaps else 0))
+        if len(times) >= 35 and 0.015 < seen[-1][1] < 0.025:
+            return
+    raise AssertionError(f"(pieces, median gap in seconds) of each try: {seen}")
+
+
+def arrivals(gateway: GatewayHandle, model: str) -> list[float]:
+    """The times at which pieces of content came."""
+    times = []
+    with open_request(gateway, model, stream=True) as connection:
         received = b""
         while b"[DONE]" not in received:
             data = connection.recv(65536)
@@ -49,10 +62,7 @@ def test_each_chunk_arrives_when_the_vendor_writes_it(gateway: GatewayHandle, mo
             received += data
             if b'"content":"' in data:
                 times.append(time.monotonic())
-    # A busy machine may bring two chunks together now and then; a buffer would bring them all together.
-    assert len(times) >= 25, "the chunks come one by one"
-    gaps = sorted(later - earlier for earlier, later in zip(times, times[1:], strict=False))
-    assert 0.01 < gaps[len(gaps) // 2] < 0.03, "every 20 ms"
+    return times
 
 
 @pytest.mark.parametrize("model", MODELS)
