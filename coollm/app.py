@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import uuid
+import secrets
 from typing import Any
 
 import orjson
@@ -66,7 +65,7 @@ def add_route(app: Flask, services: Services, route: Route) -> None:
 
 
 def _begin() -> None:
-    g.request_id = f"req_{uuid.UUID(bytes=os.urandom(16)).hex}"
+    g.request_id = f"req_{secrets.token_hex(16)}"
     g.client = None
 
 

@@ -212,7 +212,7 @@ class Gateway:
         try:
             self._limiter.settle(reservations, usage)
         except StoreError:
-            self.router.note_unsettled()
+            _log.warning("a reservation could not be settled and stands at its estimate")
 
     def tell(self, record: RequestRecord) -> None:
         """Tells of a request that has ended."""

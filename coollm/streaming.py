@@ -146,7 +146,7 @@ class StreamAnswer:
             self._characters += len(event.name or "") + len(event.arguments)
 
     def _broke(self, verdict: Verdict) -> bytes:
-        """The vendor failed after content: the client is told so in its own dialect, and no finish is faked (FACTS 9)."""
+        """The vendor failed after content: the client is told so in its own dialect, and no finish is faked."""
         target = self._grant.target
         self._gateway.router.failed(target, verdict)
         self._error = StreamCut(f"{target.provider} broke off the stream ({verdict.cause}); what came is incomplete, the request can be sent again")

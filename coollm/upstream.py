@@ -1,7 +1,7 @@
 """The only file that opens sockets to vendors: a keep-alive pool on gevent, with llhttp (httptools) to parse answers.
 
-Not the `requests` package: it costs 900 µs of CPU for each call where this costs under 50, and a read of it that blocks cannot be cancelled (FACTS 4, 5).
-Redirects are not followed: a vendor's API does not send them, and following one would let an answer choose a host (FACTS 18).
+Not the `requests` package: a read of it that blocks cannot be cancelled when the client leaves, and the vendor would go on working for nobody.
+Redirects are not followed: a vendor's API does not send them, and following one would let an answer choose a host.
 """
 
 from __future__ import annotations

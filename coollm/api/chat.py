@@ -21,9 +21,9 @@ class ChatFace:
     wire = "openai"
     end_of_stream = DONE
 
-    def parse(self, body: Json, body_bytes: int, headers: Headers) -> ChatRequest:  # noqa: ARG002  no header of OpenAI's changes a completion
+    def parse(self, body: Json, headers: Headers) -> ChatRequest:  # noqa: ARG002  no header of OpenAI's changes a completion
         """A chat completion request."""
-        return parse_request(body, body_bytes)
+        return parse_request(body)
 
     def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:  # noqa: ARG002
         """A `chat.completion`."""

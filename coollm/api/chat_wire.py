@@ -47,7 +47,7 @@ _MAX_CHOICES = 128
 DONE = b"data: [DONE]\n\n"
 
 
-def parse_request(body: Json, body_bytes: int = 0) -> ChatRequest:
+def parse_request(body: Json) -> ChatRequest:
     """A chat request from its parsed body. Raises InvalidRequest naming the first field at fault."""
     inexpressible: list[str] = []
     stream_options = typed(body, "stream_options", dict, "an object") or {}
@@ -70,7 +70,6 @@ def parse_request(body: Json, body_bytes: int = 0) -> ChatRequest:
         user=typed(body, "user", str, "text"),
         source=body,
         inexpressible=tuple(inexpressible),
-        body_bytes=body_bytes,
     )
 
 

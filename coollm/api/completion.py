@@ -20,7 +20,7 @@ def complete(services: Services, face: Face) -> Response:
     record: RequestRecord = g.record
     data = read_body(services, request)
     cancellation = Cancellation()
-    chat = face.parse(parse_body(data), len(data), request.headers)
+    chat = face.parse(parse_body(data), request.headers)
     call = Call(request=chat, client=g.client, face=face, cancellation=cancellation, record=record)
     watch = ClientWatch(request.environ.get("gunicorn.socket"), cancellation)
     try:

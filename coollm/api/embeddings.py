@@ -26,7 +26,7 @@ MOST_INPUTS = 2048
 class EmbeddingsFace(ChatFace):
     """OpenAI's dialect for embeddings; its errors are those of chats, and there are no streams."""
 
-    def parse(self, body: Json, body_bytes: int, headers: Headers) -> EmbeddingRequest:  # type: ignore[override]  # noqa: ARG002
+    def parse(self, body: Json, headers: Headers) -> EmbeddingRequest:  # type: ignore[override]  # noqa: ARG002
         """A request for vectors. Raises InvalidRequest naming the field at fault."""
         encoding = typed(body, "encoding_format", str, "float or base64") or "float"
         if encoding not in ("float", "base64"):
@@ -38,7 +38,6 @@ class EmbeddingsFace(ChatFace):
             encoding_format="base64" if encoding == "base64" else "float",
             user=typed(body, "user", str, "text"),
             source=body,
-            body_bytes=body_bytes,
         )
 
     def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:

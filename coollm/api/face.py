@@ -14,7 +14,7 @@ from coollm.gateway import ClientDialect
 class Face(ClientDialect, Protocol):
     """One client dialect: how it streams (ClientDialect) and, beside that, how it asks, is answered and is refused."""
 
-    def parse(self, body: Json, body_bytes: int, headers: Headers) -> ModelRequest:
+    def parse(self, body: Json, headers: Headers) -> ModelRequest:
         """The request. Raises InvalidRequest naming the field at fault."""
 
     def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:

@@ -24,9 +24,9 @@ class MessagesFace:
     wire = WIRE
     end_of_stream = END_OF_STREAM
 
-    def parse(self, body: Json, body_bytes: int, headers: Headers) -> ChatRequest:
+    def parse(self, body: Json, headers: Headers) -> ChatRequest:
         """A messages request."""
-        return parse_request(body, body_bytes, headers)
+        return parse_request(body, headers)
 
     def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:  # noqa: ARG002
         """A `message`."""
@@ -56,7 +56,7 @@ def messages(services: Services) -> Response:
 def count_tokens(services: Services) -> Response:
     """The input tokens of a request, as the gateway estimates them for its limits. Nothing is sent to a vendor and nothing is charged."""
     data = read_body(services, request)
-    chat = parse_request({"max_tokens": 1, **parse_body(data)}, len(data), request.headers)
+    chat = parse_request({"max_tokens": 1, **parse_body(data)}, request.headers)
     services.gateway.catalog.resolve(chat.model, g.client)
     return Response(orjson.dumps({"input_tokens": input_tokens(chat)}), mimetype="application/json")
 

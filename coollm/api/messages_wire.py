@@ -79,7 +79,7 @@ _ERROR_TYPES = {
 }
 
 
-def parse_request(body: Json, body_bytes: int, headers: Headers) -> ChatRequest:
+def parse_request(body: Json, headers: Headers) -> ChatRequest:
     """A messages request. Raises InvalidRequest naming the first field at fault."""
     inexpressible = [name for name, value in body.items() if name not in _READ | _HARMLESS and value is not None]
     max_tokens = whole(body, "max_tokens")
@@ -106,7 +106,6 @@ def parse_request(body: Json, body_bytes: int, headers: Headers) -> ChatRequest:
         source=body,
         inexpressible=tuple(inexpressible),
         forwarded_headers=tuple((name, headers[name]) for name in FORWARDED_HEADERS if name in headers),
-        body_bytes=body_bytes,
     )
 
 

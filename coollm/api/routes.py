@@ -8,8 +8,6 @@ from collections.abc import Callable
 import msgspec
 from flask import Response
 
-from coollm.services import Services
-
 
 class Access(enum.StrEnum):
     """Who may use a route: everybody, clients with a key, or the administrator. The administrator of the host, on the local socket, may use all."""
@@ -32,6 +30,3 @@ class Route(msgspec.Struct, frozen=True):
     def paths(self) -> tuple[str, ...]:
         """The address, and its alias if it has one."""
         return (self.path, f"/api{self.path}") if self.path.startswith("/v1") else (self.path,)
-
-
-Handler = Callable[[Services], Response]

@@ -4,7 +4,6 @@
     ├── ConfigurationError           one or more faults of a configuration, each with its place (exit 3)
     ├── Unreachable                  a gateway, store, host or vendor does not answer (exit 5)
     ├── OperationFailed              a command could not do what it was asked (exit 1)
-    ├── CheckFailed                  a check ran and found a fault (exit 4)
     ├── UsageError                   the command line is wrong (exit 2)
     └── RequestError                 a client's request ends with this; has an HTTP status and OpenAI's type and code
         ├── InvalidRequest       400 ├── NotAuthenticated   401 ├── NotAllowed       403
@@ -43,12 +42,6 @@ class UsageError(CoollmError):
     """The command line is wrong."""
 
     exit_code = 2
-
-
-class CheckFailed(CoollmError):
-    """A check ran and found a fault."""
-
-    exit_code = 4
 
 
 class ConfigurationError(CoollmError):

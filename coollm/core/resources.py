@@ -10,8 +10,6 @@ from coollm.core.errors import OperationFailed
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-FOLDERS = ("etc", "systemd")
-
 
 def resource(folder: str, name: str) -> Traversable:
     """The shipped file `name` of `folder` ("etc" or "systemd").

@@ -36,10 +36,6 @@ class Secret:
         """First eight hexadecimal digits of the digest, to tell secrets apart in output."""
         return self.digest().hex()[:8]
 
-    def matches(self, candidate: str) -> bool:
-        """Whether `candidate` is this secret, compared in constant time."""
-        return hmac.compare_digest(self.digest(), key_digest(candidate))
-
     def __bool__(self) -> bool:
         return bool(self._value)
 

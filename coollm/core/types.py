@@ -112,7 +112,6 @@ class ModelRequest(Value, frozen=True):
     source: Json = msgspec.field(default_factory=dict)
     inexpressible: tuple[str, ...] = ()
     forwarded_headers: tuple[tuple[str, str], ...] = ()
-    body_bytes: int = 0
 
 
 class ChatRequest(ModelRequest, frozen=True, kw_only=True):

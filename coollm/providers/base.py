@@ -29,7 +29,7 @@ class StreamDecoder(Protocol):
         """Whether the vendor has said that the answer is complete: what ends before that was cut."""
 
     def decode_event(self, event: SseEvent) -> tuple[StreamEvent, ...]:
-        """The events that one frame holds. Raises VendorError for an error frame (FACTS: also inside a 200) and for a frame that makes no sense."""
+        """The events that one frame holds. Raises VendorError for an error frame, also inside a 200, and for a frame that makes no sense."""
 
 
 class Dialect(Protocol):

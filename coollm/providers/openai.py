@@ -291,7 +291,7 @@ def _choice(choice: Json) -> Choice:
 
 
 class _ChunkDecoder:
-    """Decodes `chat.completion.chunk` frames. Usage counts in whatever chunk it comes (FACTS 6)."""
+    """Decodes `chat.completion.chunk` frames. Usage counts in whatever chunk it comes."""
 
     def __init__(self, dialect: OpenAIDialect) -> None:
         self._dialect = dialect

@@ -62,8 +62,3 @@ class Router:
     def succeeded(self, target: Target, latency_seconds: float) -> None:
         """Takes in an answer. `latency_seconds` is the time to its first byte of content."""
         self.board.record(target.key, failed=False, latency_seconds=latency_seconds)
-
-    @staticmethod
-    def note_unsettled() -> None:
-        """The store failed after a request was served."""
-        _log.warning("a reservation could not be settled and stands at its estimate")

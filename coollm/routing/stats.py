@@ -13,22 +13,20 @@ HALF_LIFE_SECONDS = 30.0
 class KeyStats:
     """Figures of one key. Latency is a peak EWMA: a slow answer counts at once, fast ones bring it down slowly."""
 
-    __slots__ = ("_seen", "consecutive_failures", "error_rate", "in_flight", "latency_seconds", "served")
+    __slots__ = ("_seen", "consecutive_failures", "error_rate", "in_flight", "latency_seconds")
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self.served = 0
         self.latency_seconds: float | None = None
         self.error_rate = 0.0
         self.consecutive_failures = 0
         self._seen: float | None = None
 
     def record(self, now: float, *, failed: bool, latency_seconds: float | None) -> None:
-        """Takes in one attempt that has ended. A fault of the client is none of the key's and is not recorded (FACTS 16)."""
+        """Takes in one attempt that has ended. A fault of the client is none of the key's and is not recorded."""
         # Even attempts at the same moment move the figures by a tenth.
         kept = 0.0 if self._seen is None else min(0.9, math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS))
         self._seen = now
-        self.served += 1
         self.error_rate = self.error_rate * kept + failed * (1 - kept)
         self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
         if latency_seconds is not None:

@@ -53,12 +53,9 @@ class Outgoing:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._is_chunked = False
-        self.has_started = False
 
     def whole(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut_after: int = -1) -> None:
         """An answer in one piece; `cut_after` bytes of the body if that is not negative."""
-        self.has_started = True
         lines = [f"content-length: {len(body)}", *self._lines({"content-type": "application/json", **(headers or {})})]
         head = self._head(status, lines)
         if cut_after >= 0:
@@ -68,7 +65,6 @@ class Outgoing:
 
     def begin_stream(self, content_type: str = "text/event-stream") -> None:
         """The head of a stream."""
-        self.has_started = self._is_chunked = True
         self._send(self._head(200, ["transfer-encoding: chunked", *self._lines({"content-type": content_type})]))
 
     def send(self, data: bytes) -> None:

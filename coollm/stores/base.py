@@ -92,10 +92,7 @@ class Store(Protocol):
         """Replaces estimates by what was used. A bucket that has left the window is let be."""
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
-        """Takes `key` out for `seconds`. A cooldown never gets shorter by another (FACTS 16)."""
-
-    def warm(self, key: str) -> None:
-        """Ends the cooldown of `key`: it has just worked."""
+        """Takes `key` out for `seconds`. A cooldown never gets shorter by another."""
 
     def cooldowns(self) -> Mapping[str, Cooldown]:
         """The keys that cool now."""

@@ -65,9 +65,6 @@ class MemoryStore:
         if until > self._cooling.get(key, (0.0, ""))[0]:
             self._cooling[key] = (until, cause)
 
-    def warm(self, key: str) -> None:
-        self._cooling.pop(key, None)
-
     def cooldowns(self) -> Mapping[str, Cooldown]:
         now = self._clock()
         return {key: Cooldown(seconds=until - now, cause=cause) for key, (until, cause) in self._cooling.items() if until > now}

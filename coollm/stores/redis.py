@@ -230,9 +230,6 @@ class RedisStore:
     def cool(self, key: str, seconds: float, cause: str) -> None:
         self._call(self._cool_script, [COOLDOWNS], [key, seconds, cause])
 
-    def warm(self, key: str) -> None:
-        self._run(lambda: self._client.hdel(COOLDOWNS, key))
-
     def cooldowns(self) -> Mapping[str, Cooldown]:
         reply = self._call(self._list_script, [COOLDOWNS], [])
         triples = zip(reply[::3], reply[1::3], reply[2::3], strict=True)

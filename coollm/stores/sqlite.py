@@ -76,9 +76,6 @@ class SqliteStore:
         )
         self._transaction(lambda: self._connection.execute(statement, (key, self._clock() + seconds, cause)))
 
-    def warm(self, key: str) -> None:
-        self._transaction(lambda: self._connection.execute("DELETE FROM cooldowns WHERE key = ?", (key,)))
-
     def cooldowns(self) -> Mapping[str, Cooldown]:
         now = self._clock()
         rows = self._patiently(lambda: self._connection.execute("SELECT key, until, cause FROM cooldowns WHERE until > ?", (now,)).fetchall())

@@ -1,7 +1,7 @@
 """Prometheus metrics of requests, summed over all workers of the host.
 
 With PROMETHEUS_MULTIPROC_DIR set (the server sets it) every worker writes to files there and a scrape of any of them reads all
-(https://prometheus.github.io/client_python/multiprocess/). Labelled children are kept: looking one up costs more than counting (FACTS).
+(https://prometheus.github.io/client_python/multiprocess/). Labelled children are kept: looking one up costs more than counting.
 """
 
 from __future__ import annotations

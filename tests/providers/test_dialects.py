@@ -404,7 +404,7 @@ def messages_request(**changes: Any) -> ChatRequest:
         "metadata": {"user_id": "u-1"},
         **changes,
     }
-    return parse_messages(body, 0, Headers({"Anthropic-Beta": "b1"}))
+    return parse_messages(body, Headers({"Anthropic-Beta": "b1"}))
 
 
 def test_a_messages_request_reaches_openai_in_its_words() -> None:
@@ -478,7 +478,7 @@ def embedding_request(**changes: Any) -> Any:
 
     from coollm.api.embeddings import FACE
 
-    return FACE.parse({"model": "m", "input": ["one", "two"], **changes}, 0, Headers())
+    return FACE.parse({"model": "m", "input": ["one", "two"], **changes}, Headers())
 
 
 def test_embeddings_of_openai() -> None:
