@@ -16,7 +16,7 @@ from coollm.api.access import authorize
 from coollm.api.chat import FACE as CHAT_FACE
 from coollm.api.face import Face
 from coollm.api.messages import FACE as MESSAGES_FACE
-from coollm.api.routes import Access, Route
+from coollm.api.routes import Route
 from coollm.core.errors import GatewayFault, InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
 from coollm.core.registry import ENDPOINTS
 from coollm.core.types import Usage
@@ -53,7 +53,7 @@ def add_route(app: Flask, services: Services, route: Route) -> None:
     """Adds a route under all its addresses, behind its rule of access."""
 
     def view(**arguments: Any) -> Response:
-        if route.access is Access.CLIENT and "POST" in route.methods and route.is_completion:
+        if route.is_completion:
             g.record = RequestRecord(g.request_id, UNKNOWN_CLIENT, route.name)
         g.client = authorize(services, request, route.access)
         if "record" in g:

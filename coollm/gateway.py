@@ -11,11 +11,13 @@ import msgspec
 
 from coollm.cancellation import Cancellation
 from coollm.core.config.schema import Client, Policy
-from coollm.core.errors import ClientGone, LimitReached, RequestError, StoreUnavailable, VendorFailed
-from coollm.core.types import Completion, Embeddings, ModelRequest, StreamEvent, Target, Usage
+from coollm.core.errors import ClientGone, InvalidRequest, LimitReached, RequestError, StoreUnavailable, VendorFailed
+from coollm.core.types import Completion, Content, ModelRequest, PassThroughRequest, StreamEvent, Target, Usage
+from coollm.credentials import Credential
 from coollm.limits.limiter import Grant, Identity, Limiter, Reservation
 from coollm.limits.settlement import Ending, settled_usage
-from coollm.providers.base import Dialect
+from coollm.passing import PassedThrough
+from coollm.providers.base import Dialect, Losses
 from coollm.providers.verdict import Cause, VendorError, Verdict
 from coollm.refusals import refusal
 from coollm.routing.catalog import Catalog
@@ -24,11 +26,12 @@ from coollm.routing.router import Router
 from coollm.stores.base import Decision, StoreError
 from coollm.streaming import StreamAnswer
 from coollm.telemetry.record import Attempt, RequestRecord
-from coollm.upstream import Exchange, Upstream
-
-OK = 200
+from coollm.upstream import Upstream
+from coollm.vendor_call import VendorCall
 
 WORTH_WAITING = (f"cooling: {Cause.RATE_LIMITED}", f"cooling: {Cause.OVERLOADED}")
+
+OPENAI_WIRE = "openai"
 
 _log = logging.getLogger("coollm.gateway")
 
@@ -52,6 +55,9 @@ class ClientDialect(Protocol):
     def renderer(self, request: ModelRequest, target: Target, request_id: str) -> StreamRenderer:
         """A renderer for one stream of a vendor with another dialect."""
 
+    def forwarder(self, target: Target) -> Callable[[bytes], bytes] | None:
+        """What is changed in the bytes of a vendor with the same dialect; None if nothing is."""
+
     def error_frame(self, error: RequestError) -> bytes:
         """The event that tells of a failure after the first byte."""
 
@@ -61,7 +67,7 @@ class Account(msgspec.Struct, frozen=True):
 
     dialect: Dialect
     base_url: str
-    keys: Mapping[str, str]
+    keys: Mapping[str, Credential]
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -77,8 +83,9 @@ class Call(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """A whole answer. `body` are the vendor's own bytes where it speaks the client's dialect, else None."""
 
-    content: Completion | Embeddings
+    content: Content
     usage: Usage
+    target: Target
     body: bytes | None
 
 
@@ -105,13 +112,13 @@ class Gateway:
         self.catalog = catalog
         self.router = router
 
-    def complete(self, call: Call) -> Answer | StreamAnswer:
+    def complete(self, call: Call) -> Answer | StreamAnswer | PassedThrough:
         """Serves a request: a whole answer, or a stream whose first content has come. Raises RequestError; either way the record is told once."""
         record, request = call.record, call.request
         record.requested_model, record.is_stream = request.model, request.stream
         run: _Run | None = None
         try:
-            targets = self.catalog.resolve(request.model, call.client)
+            targets = self._targets(call)
             run = _Run(call, self._policy, [ranked.target for ranked in self.router.rank(self._fitting(targets, call))])
             return self._with_failover(run)
         except StoreError as error:
@@ -123,7 +130,7 @@ class Gateway:
             self._fail(call, run, error)
             raise
 
-    def _with_failover(self, run: _Run) -> Answer | StreamAnswer:
+    def _with_failover(self, run: _Run) -> Answer | StreamAnswer | PassedThrough:
         """Walks the targets until one answers. Before the first content only: what comes after is the stream's own."""
         while True:
             grant = self._lease(run)
@@ -167,36 +174,72 @@ class Gateway:
             return LimitReached("every vendor key for this model is at its limit", code="provider_limit_reached", retry_after_seconds=wait)
         return VendorFailed("no vendor key for this model is usable at the moment", status=503, code="no_usable_key", retry_after_seconds=wait)
 
-    def _send_once(self, run: _Run, grant: Grant) -> Answer | StreamAnswer:
+    def _send_once(self, run: _Run, grant: Grant) -> Answer | StreamAnswer | PassedThrough:
         """One call of one vendor. Raises VendorError or ClientGone; whatever it opened is closed, or belongs to the stream it returns."""
         target, call = grant.target, run.call
         account = self._accounts[target.provider]
         started = time.monotonic()
         self.router.board.begin(target.key)
-        exchange: Exchange | None = None
+        vendor = VendorCall(self._upstream, account.dialect, call.cancellation)
         try:
-            request = account.dialect.encode(call.request, target, account.base_url, account.keys[target.key_id])
-            exchange = self._upstream.send(request, call.cancellation)
-            if exchange.status != OK:
-                raise VendorError(account.dialect.verdict(exchange.status, exchange.headers, exchange.read()))
-            if call.request.stream:
-                stream = StreamAnswer(self, call, grant, run.client_reservation, account.dialect, exchange, started)
+            losses = Losses(may_drop=self._policy.drop_unsupported)
+            vendor.open(call.request, target, account.base_url, account.keys[target.key_id].read(), losses)
+            call.record.dropped = tuple(losses.dropped)
+            if isinstance(call.request, PassThroughRequest):
+                return self._passed_through(run, grant, vendor, started)
+            if call.request.stream and vendor.is_stream:
+                stream = StreamAnswer(self, call, grant, run.client_reservation, vendor, started)
                 stream.wait_for_content()
                 run.succeeded(target, started)
                 return stream
-            body = exchange.read()
-            content = account.dialect.decode(call.request, body)
+            body = vendor.read()
+            content = vendor.form.decode(call.request, body)
         except BaseException as error:
             self.router.board.end(target.key)
-            if exchange is not None:
-                exchange.close()
+            vendor.close(is_wanted=False)
             run.note(target, started, error)
             raise
-        exchange.close()
+        vendor.close(is_wanted=True)
         self.router.board.end(target.key)
-        return self._answered(run, grant, content, body if account.dialect.wire == call.face.wire else None, started)
+        is_forwarded = vendor.form.wire == call.face.wire and not call.request.stream
+        return self._answered(run, grant, content, body if is_forwarded else None, started)
 
-    def _answered(self, run: _Run, grant: Grant, content: Completion | Embeddings, body: bytes | None, started: float) -> Answer:
+    def ask(self, request: ModelRequest, target: Target, cancellation: Cancellation) -> Content:
+        """One call of one target, past routing and limits; for probes, and for what costs nothing. Raises VendorError or ClientGone."""
+        account = self._accounts[target.provider]
+        vendor = VendorCall(self._upstream, account.dialect, cancellation)
+        try:
+            vendor.open(request, target, account.base_url, account.keys[target.key_id].read(), Losses())
+            return vendor.form.decode(request, vendor.read())
+        finally:
+            vendor.close(is_wanted=True)
+
+    def _passed_through(self, run: _Run, grant: Grant, vendor: VendorCall, started: float) -> PassedThrough:
+        passed = PassedThrough(self, run.call, grant, run.client_reservation, vendor)
+        self.router.succeeded(grant.target, time.monotonic() - started)
+        run.succeeded(grant.target, started)
+        run.call.record.target = grant.target
+        return passed
+
+    def _targets(self, call: Call) -> Sequence[Target]:
+        """The targets that may serve the request; the one that has what it goes on from, where it does."""
+        request = call.request
+        if isinstance(request, PassThroughRequest) and request.any_model:
+            return self.catalog.any_of_dialect(OPENAI_WIRE, request.operation, request.model, call.client)
+        targets = self.catalog.resolve(request.model, call.client)
+        if request.pinned_key is None:
+            return targets
+        pinned = [target for target in targets if target.key == request.pinned_key]
+        if not pinned:
+            raise InvalidRequest(
+                f"the earlier response is kept by {request.pinned_key}, which does not serve '{request.model}' any more",
+                param="previous_response_id",
+                code="previous_response_not_found",
+                status=404,
+            )
+        return pinned
+
+    def _answered(self, run: _Run, grant: Grant, content: Content, body: bytes | None, started: float) -> Answer:
         call = run.call
         usage = settled_usage(Ending.ANSWERED, call.request, content.usage, _characters(content))
         self.router.succeeded(grant.target, time.monotonic() - started)
@@ -205,7 +248,7 @@ class Gateway:
         call.record.target = grant.target
         call.record.end(Ending.ANSWERED, usage)
         self._tell(call.record)
-        return Answer(content=content, usage=usage, body=body)
+        return Answer(content=content, usage=usage, target=grant.target, body=body)
 
     def settle(self, reservations: Sequence[Reservation | None], usage: Usage) -> None:
         """Settles; a store that fails now leaves the estimate standing, which is the safe side, and does not fail a request that was served."""
@@ -248,9 +291,9 @@ class Gateway:
         return fitting
 
 
-def _characters(content: Completion | Embeddings) -> int:
+def _characters(content: Content) -> int:
     """The length of an answer's text, to count its tokens by where the vendor does not."""
-    if isinstance(content, Embeddings):
+    if not isinstance(content, Completion):
         return 0
     return sum(len(getattr(part, "text", "") or getattr(part, "arguments", "")) for choice in content.choices for part in choice.parts)
 

@@ -11,11 +11,12 @@ import msgspec
 
 from coollm.core.config.schema import Client, Provider, Settings
 from coollm.core.errors import OperationFailed
-from coollm.core.registry import PROVIDERS, STORES
+from coollm.core.registry import CREDENTIALS, PROVIDERS, STORES
 from coollm.core.secrets import Redactor
+from coollm.credentials import FixedKey
 from coollm.gateway import Account, Gateway
 from coollm.limits.limiter import Limiter
-from coollm.routing.catalog import KEYLESS, Catalog, key_ids
+from coollm.routing.catalog import Catalog, key_ids
 from coollm.routing.router import Router
 from coollm.routing.stats import Board
 from coollm.stores.base import Store, StoreError
@@ -56,6 +57,7 @@ def build_services(settings: Settings, state: Path, simulator_url: Callable[[], 
 
     Raises OperationFailed if the store cannot be opened.
     """
+    accounts = {provider.id: _account(provider, simulator_url) for provider in settings.llm_providers}
     redact = Redactor(settings.secrets())
     metrics = Metrics(settings)
     try:
@@ -66,7 +68,6 @@ def build_services(settings: Settings, state: Path, simulator_url: Callable[[], 
     catalog = Catalog(settings)
     router = Router(settings.policy, Board(), limiter, store)
     upstream = Upstream(settings.policy.timeouts)
-    accounts = {provider.id: _account(provider, simulator_url) for provider in settings.llm_providers}
 
     def tell(record: RequestRecord) -> None:
         log_request(record)
@@ -92,17 +93,33 @@ def has_expired(client: Client) -> bool:
 
 
 def _account(provider: Provider, simulator_url: Callable[[], str] | None) -> Account:
-    dialect = PROVIDERS[provider.type]
+    try:
+        dialect = PROVIDERS[provider.type]
+        credential = CREDENTIALS.get(provider.type, FixedKey)
+    except ImportError as error:
+        way_out = f"pip install 'coollm[{provider.type}]'"
+        raise OperationFailed(f"the provider '{provider.id}' needs the package '{error.name}', which is not installed", way_out) from error
     base_url = provider.base_url or dialect.base_url
     if base_url == SIMULATOR_URL:
         if simulator_url is None:
             raise OperationFailed(f"the provider '{provider.id}' uses the simulated vendor, which is not started here")
         base_url = simulator_url() + SIMULATED_PATHS.get(dialect.wire, "/v1")
-    keys = dict(zip(key_ids(provider), [key.reveal() for key in provider.api_keys] or [""], strict=True))
-    if list(keys) == [KEYLESS]:
-        keys = {KEYLESS: ""}
+    try:
+        keys = dict(zip(key_ids(provider), [credential(key.reveal()) for key in provider.api_keys] or [credential("")], strict=True))
+    except ValueError as error:
+        way_out = "give it the key file of a service account, unchanged"
+        raise OperationFailed(f"a key of the provider '{provider.id}' cannot be used ({type(error).__name__})", way_out) from error
     return Account(dialect=dialect, base_url=base_url.rstrip("/"), keys=keys)
 
 
-SIMULATED_PATHS = {"openai": "/v1", "claude": "", "gemini": "/v1beta"}
+SIMULATED_PATHS = {
+    "openai": "/v1",
+    "claude": "",
+    "gemini": "/v1beta",
+    "cohere": "",
+    "voyage": "/voyage/v1",
+    "replicate": "/v1",
+    "bedrock": "",
+    "vertex": "/v1/projects/simulated/locations/global",
+}
 """Where each wire format begins on the simulator, as on the vendors' own hosts."""

@@ -10,27 +10,27 @@ from coollm.core.errors import ClientGone, RequestError, StreamCut
 from coollm.core.types import CONTENT, ReasoningDelta, RefusalDelta, StreamEnd, StreamEvent, TextDelta, ToolCallDelta, Usage, UsageUpdate
 from coollm.limits.limiter import Grant, Reservation
 from coollm.limits.settlement import Ending, settled_usage
-from coollm.providers.base import Dialect
-from coollm.providers.sse import EventStream, EventTooLarge, SseEvent
+from coollm.providers.sse import EventTooLarge, SseEvent
 from coollm.providers.verdict import Cause, VendorError, Verdict
 
 if TYPE_CHECKING:
     from coollm.gateway import Call, Gateway
-    from coollm.upstream import Exchange
+    from coollm.vendor_call import VendorCall
 
 
 class StreamAnswer:
     """An iterator over the bytes for the client. `close` settles, however the stream ended; it may be called at any time, and more than once."""
 
-    def __init__(self, gateway: Gateway, call: Call, grant: Grant, client: Reservation | None, dialect: Dialect, exchange: Exchange, started: float) -> None:
+    def __init__(self, gateway: Gateway, call: Call, grant: Grant, client: Reservation | None, vendor: VendorCall, started: float) -> None:
         self._gateway = gateway
         self._call = call
         self._grant = grant
         self._client = client
-        self._exchange = exchange
+        self._vendor = vendor
         self._started = started
-        self._decoder = dialect.stream_decoder()
-        self._renderer = None if dialect.wire == call.face.wire else call.face.renderer(call.request, grant.target, call.record.request_id)
+        self._decoder = vendor.form.stream_decoder()
+        self._renderer = None if vendor.form.wire == call.face.wire else call.face.renderer(call.request, grant.target, call.record.request_id)
+        self._forward = call.face.forwarder(grant.target) if self._renderer is None else None
         self._frames = self._read()
         self._held = b""
         self._usage: Usage | None = None
@@ -77,8 +77,8 @@ class StreamAnswer:
         self._is_closed = True
         self._frames.close()
         if self._is_ended:
-            self._exchange.drain()
-        self._exchange.close()
+            self._vendor.exchange.drain()
+        self._vendor.close(is_wanted=self._is_ended)
         self._gateway.router.board.end(self._grant.target.key)
         ending = self._ending()
         usage = settled_usage(ending, self._call.request, self._usage, self._characters)
@@ -95,8 +95,8 @@ class StreamAnswer:
 
     def _read(self) -> Generator[bytes, None, None]:
         """The client's frames, those of one piece of the vendor's together."""
-        events = EventStream()
-        for piece in self._exchange.pieces():
+        events = self._vendor.form.framing()
+        for piece in self._vendor.exchange.pieces():
             frames = []
             try:
                 for event in events.feed(piece):
@@ -124,11 +124,13 @@ class StreamAnswer:
             self._count(one)
         if StreamEnd in map(type, decoded):
             self._is_terminated = self._is_ended = True
-            return self._finish()
         if self._renderer is not None:
-            return b"".join(self._renderer.render(one) for one in decoded)
+            rendered = b"".join(self._renderer.render(one) for one in decoded)
+            return rendered + self._finish() if self._is_ended else rendered
         only_usage = bool(decoded) and all(isinstance(one, UsageUpdate) for one in decoded)
-        return b"" if only_usage and not self._call.request.include_usage else event.raw
+        if only_usage and not self._call.request.include_usage:
+            return b""
+        return event.raw if self._forward is None else self._forward(event.raw)
 
     def _finish(self) -> bytes:
         if self._renderer is None:

@@ -20,9 +20,11 @@ from coollm.cancellation import Cancellation
 from coollm.core.config.schema import Timeouts
 from coollm.core.errors import ClientGone
 from coollm.providers.base import VendorRequest
+from coollm.providers.payload import Body
 from coollm.providers.verdict import Cause, VendorError, Verdict
 
 RECEIVE_BYTES = 65536
+SMALL_BODY_BYTES = 65536
 LARGEST_ANSWER_BYTES = 256 * 1024 * 1024
 LARGEST_HEADER_BYTES = 256 * 1024
 MOST_IDLE_CONNECTIONS = 128
@@ -57,19 +59,19 @@ class Upstream:
         Raises VendorError (CONNECT_FAILED, TIMEOUT, CUT, BAD_ANSWER), or ClientGone as soon as the client leaves. The caller closes the exchange.
         """
         origin, target, authority = _address(request.url)
-        data = _request_bytes(request, target, authority)
+        head = _head(request, target, authority)
         deadline = time.monotonic() + self._timeouts.total
         cancellation.check()
         pooled = self._take(origin)
         if pooled is not None:
             exchange = Exchange(self, origin, pooled, self._timeouts, deadline, cancellation)
             try:
-                return exchange.start(data)
+                return exchange.start(head, request.body)
             except VendorError as error:
                 # The vendor may close an idle connection at the moment we use it. Without a byte of an answer the request was not served.
                 if error.verdict.cause is not Cause.CUT or exchange.has_received:
                     raise
-        return Exchange(self, origin, self._connect(origin, cancellation), self._timeouts, deadline, cancellation).start(data)
+        return Exchange(self, origin, self._connect(origin, cancellation), self._timeouts, deadline, cancellation).start(head, request.body)
 
     def close(self) -> None:
         """Closes every idle connection."""
@@ -131,12 +133,15 @@ class Exchange:
         self._can_be_kept = False
         cancellation.add(self._abort)
 
-    def start(self, data: bytes) -> Exchange:
+    def start(self, head: bytes, body: bytes | Body) -> Exchange:
         """Sends the request and reads the head of the answer. Closes itself if it fails."""
         try:
             connection = self._open_connection()
             connection.settimeout(max(0.001, min(self._timeouts.first_byte, self._deadline - time.monotonic())))
-            connection.sendall(data)
+            if isinstance(body, bytes) and len(body) < SMALL_BODY_BYTES:
+                connection.sendall(head + body)
+            else:
+                self._send_pieces(connection, head, body)
             waits_until = time.monotonic() + self._timeouts.first_byte
             while not self._has_head:
                 self._receive(waits_until - time.monotonic())
@@ -146,6 +151,14 @@ class Exchange:
                 raise self._translate(error) from error
             raise
         return self
+
+    def _send_pieces(self, connection: socket.socket, head: bytes, body: bytes | Body) -> None:
+        """Sends a large body without a copy of it. The time-out is that of one piece: a slow network may take its time."""
+        connection.sendall(head)
+        for piece in (body,) if isinstance(body, bytes) else body.pieces():
+            self._cancellation.check()
+            connection.settimeout(max(0.001, min(self._timeouts.first_byte, self._deadline - time.monotonic())))
+            connection.sendall(piece)
 
     def read(self) -> bytes:
         """The whole body. Raises as `Upstream.send`."""
@@ -277,19 +290,16 @@ def _address(url: str) -> tuple[_Origin, str, str]:
     return origin, target, parts.netloc
 
 
-def _request_bytes(request: VendorRequest, target: str, authority: str) -> bytes:
-    head = [
-        f"{request.method} {target} HTTP/1.1",
-        f"host: {authority}",
-        f"content-length: {len(request.body)}",
-        "accept-encoding: identity",
-    ]
-    for name, value in request.headers:
-        head.append(f"{name}: {value}")
-    text = "\r\n".join(head)
-    if text.count("\r") != len(head) - 1 or text.count("\n") != len(head) - 1:
+def _head(request: VendorRequest, target: str, authority: str) -> bytes:
+    size = len(request.body) if isinstance(request.body, bytes) else request.body.size
+    lines = [f"{request.method} {target} HTTP/1.1", f"host: {authority}", "accept-encoding: identity"]
+    if size or request.method not in ("GET", "DELETE"):
+        lines.append(f"content-length: {size}")
+    lines += [f"{name}: {value}" for name, value in request.headers]
+    text = "\r\n".join(lines)
+    if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1:
         raise _failed(Cause.CLIENT_FAULT, "a header of the request holds a line break")
-    return text.encode("latin-1", "replace") + b"\r\n\r\n" + request.body
+    return text.encode("latin-1", "replace") + b"\r\n\r\n"
 
 
 def _is_quiet(connection: socket.socket) -> bool:

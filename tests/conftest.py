@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30
@@ -187,6 +190,57 @@ def simulated(simulator_url: str, **limits: Any) -> list[dict[str, Any]]:
         }
         for kind, path, model in rows
     ]
+
+
+OTHER_VENDORS = (
+    ("cohere", "cohere", "", "command-sim", "co-vendor-0001"),
+    ("replicate", "replicate", "/v1", "meta/llama-sim", "r8-vendor-0001"),
+    ("bedrock", "bedrock", "", "anthropic.claude-sim-v1", "AKIASIM:secret-of-AKIASIM"),
+    ("vertex", "vertex", "/v1/projects/p/locations/global", "gemini-vertex-sim", "AIza-vertex-0001"),
+    ("vertex-claude", "vertex", "/v1/projects/p/locations/global", "claude-vertex-sim", ""),
+    ("voyage", "voyage", "/voyage/v1", "voyage-sim", "pa-vendor-0001"),
+    ("custom", "custom", "/v1", "custom-sim", "sk-vendor-custom-0001"),
+)
+
+
+@functools.cache
+def service_account(simulator_url: str) -> str:
+    """The key file of a service account, whose tokens the simulator gives."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    told = {"type": "service_account", "project_id": "p", "private_key_id": "1", "private_key": pem.decode(), "client_id": "1"}
+    return json.dumps({**told, "client_email": "a@p.iam.gserviceaccount.com", "token_uri": f"{simulator_url}/token"}, indent=2)
+
+
+def every_dialect(simulator_url: str) -> list[dict[str, Any]]:
+    """One provider of each wire format in front of the simulator; OpenAI's own also serves its other routes."""
+    others = [
+        {
+            "id": name,
+            "type": kind,
+            "base_url": simulator_url + path,
+            "api_keys": [key or service_account(simulator_url)],
+            "model": model,
+            "models": [model, f"{model}~*"],
+        }
+        for name, kind, path, model, key in OTHER_VENDORS
+    ]
+    providers = [*simulated(simulator_url), *others]
+    for provider in providers:
+        if provider["id"] in ("openai", "custom"):
+            provider["models"] += ["image-sim*", "tts-sim*", "whisper-sim*", "omni-moderation-*", "rerank-sim*", "davinci-sim*", "embed-sim*"]
+        if provider["id"] in ("cohere", "gemini"):
+            provider["models"] += ["embed-sim*", "rerank-sim*"]
+        if provider["id"] == "voyage":
+            provider["models"] += ["rerank-sim*"]
+    return providers
+
+
+@pytest.fixture(scope="module")
+def wide_gateway(simulator: SimulatorHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHandle]:
+    """A gateway in front of every simulated vendor, shared by the tests of a module."""
+    with serve(tmp_path_factory.mktemp("wide"), {"llm_providers": every_dialect(simulator.url)}) as handle:
+        yield handle
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from typing import Any
 
 import orjson
 from flask import Response, request
+from greenlet import greenlet
 
 from coollm import __version__
 from coollm.api.body import parse_body, read_body
@@ -17,7 +19,8 @@ from coollm.api.routes import Access, Route
 from coollm.cancellation import Cancellation
 from coollm.core.config.schema import Client
 from coollm.core.errors import ClientGone, InvalidRequest
-from coollm.core.types import ChatRequest, Json, Message, Target, TextPart
+from coollm.core.registry import PROVIDERS
+from coollm.core.types import ChatRequest, EmbeddingRequest, Json, Message, ModelRequest, Target, TextPart
 from coollm.limits.estimate import input_tokens
 from coollm.limits.limiter import key_charges
 from coollm.providers.verdict import VendorError
@@ -45,6 +48,7 @@ def status(services: Services) -> Response:
         "algorithm": settings.policy.algorithm,
         "providers": [provider.id for provider in settings.llm_providers],
         "clients": len(settings.api_keys),
+        "greenlets": sum(isinstance(thing, greenlet) and not thing.dead for thing in gc.get_objects()),
     }
     return _json(found)
 
@@ -90,32 +94,26 @@ def probe_providers(services: Services) -> Response:
             continue
         model = asked.get("model") or next(iter((*((provider.model,) if provider.model else ()), *provider.listed_models())), None)
         for key_id in key_ids(provider):
-            rows.append(_probe(services, provider.id, key_id, model))
+            rows.append(_probe(services, provider.id, provider.type, key_id, model))
     if not rows:
         raise InvalidRequest(f"no provider '{asked.get('provider')}' is configured", param="provider")
     return _json({"results": rows, "ok": all(row["ok"] for row in rows)})
 
 
-def _probe(services: Services, provider: str, key_id: str, model: str | None) -> Json:
+def _probe(services: Services, provider: str, kind: str, key_id: str, model: str | None) -> Json:
     row: Json = {"provider": provider, "key": key_id, "model": model, "ok": False, "latency_ms": None, "detail": ""}
     if model is None:
         row["detail"] = "no model is configured for this provider: give it `model`, or name one with --model"
         return row
-    account = services.accounts[provider]
     source: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": PROBE_TEXT}], "max_completion_tokens": PROBE_TOKENS}
     messages = (Message(role="user", parts=(TextPart(text=PROBE_TEXT),)),)
-    chat = ChatRequest(model=model, messages=messages, max_output_tokens=PROBE_TOKENS, source=source)
+    chat: ModelRequest = ChatRequest(model=model, messages=messages, max_output_tokens=PROBE_TOKENS, source=source)
+    if not PROVIDERS[kind].has_chat:
+        chat = EmbeddingRequest(model=model, inputs=(PROBE_TEXT,), source={"model": model, "input": PROBE_TEXT})
     target = Target(provider=provider, type=provider, key_id=key_id, model=model)
     started = time.monotonic()
     try:
-        exchange = services.upstream.send(account.dialect.encode(chat, target, account.base_url, account.keys[key_id]), Cancellation())
-        try:
-            body = exchange.read()
-            if exchange.status != 200:
-                raise VendorError(account.dialect.verdict(exchange.status, exchange.headers, body))
-            account.dialect.decode(chat, body)
-        finally:
-            exchange.close()
+        services.gateway.ask(chat, target, Cancellation())
     except VendorError as error:
         row["detail"] = services.redact(f"{error.verdict.cause}: {error.verdict.message}")
     except ClientGone as error:

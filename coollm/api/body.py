@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import gevent
 import orjson
 from flask import Request
 
-from coollm.core.errors import BodyTooLarge, InvalidRequest
+from coollm.core.errors import BodyTooLarge, ClientGone, InvalidRequest
 from coollm.core.types import Json
 from coollm.services import Services
 
 MEBIBYTE = 1024 * 1024
+PIECE_BYTES = 256 * 1024
 
 
-def read_body(services: Services, request: Request) -> bytes:
-    """The whole body. Raises BodyTooLarge, for a length that is announced before a byte is read.
+def pieces_of_body(services: Services, request: Request) -> Iterator[bytes]:
+    """The body as it arrives. Raises BodyTooLarge, for a length that is announced before a byte is read, and ClientGone if the end never comes.
 
-    Werkzeug's own limit truncates a chunked body that has no length instead of refusing it, so it is read here.
+    Werkzeug's own limit truncates a chunked body that has no length instead of refusing it, so it is read here. Between two pieces other requests run, also
+    when a fast client always has more.
     """
     largest = services.settings.server.max_body_mb * MEBIBYTE
     announced = request.content_length
-    data: bytes = b"" if announced is not None and announced > largest else request.environ["wsgi.input"].read(largest + 1)
-    if len(data) > largest or (announced or 0) > largest:
+    size = announced or 0
+    if size <= largest:
+        size = 0
+        while piece := request.environ["wsgi.input"].read(PIECE_BYTES):
+            size += len(piece)
+            if size > largest:
+                break
+            yield piece
+            gevent.sleep(0)
+    if size > largest:
         raise BodyTooLarge(f"the body is larger than {services.settings.server.max_body_mb} MB (server.max_body_mb)")
+    if announced is not None and size < announced:
+        raise ClientGone("the client closed its connection before its request was complete")
+
+
+def read_body(services: Services, request: Request) -> bytearray:
+    """The whole body. Raises BodyTooLarge and ClientGone."""
+    data = bytearray()
+    for piece in pieces_of_body(services, request):
+        data += piece
     return data
 
 
-def parse_body(data: bytes) -> Json:
+def parse_body(data: bytes | bytearray) -> Json:
     """The JSON object of a request's body. Raises InvalidRequest that says where the JSON is broken."""
     try:
         body = orjson.loads(data)

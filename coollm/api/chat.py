@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from flask import Response
@@ -11,7 +12,7 @@ from coollm.api.chat_wire import DONE, ChunkRenderer, parse_request, render_comp
 from coollm.api.completion import complete
 from coollm.api.routes import Access, Route
 from coollm.core.errors import RequestError
-from coollm.core.types import ChatRequest, Completion, Embeddings, Json, ModelRequest, Target, Usage
+from coollm.core.types import ChatRequest, Completion, Content, Json, ModelRequest, Target, Usage
 from coollm.services import Services
 
 
@@ -25,13 +26,17 @@ class ChatFace:
         """A chat completion request."""
         return parse_request(body)
 
-    def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:  # noqa: ARG002
+    def render(self, request: ModelRequest, content: Content, usage: Usage) -> Json:  # noqa: ARG002
         """A `chat.completion`."""
         return render_completion(cast("Completion", content), usage)
 
     def renderer(self, request: ModelRequest, target: Target, request_id: str) -> ChunkRenderer:
         """Writes `chat.completion.chunk` frames."""
         return ChunkRenderer(f"chatcmpl-{request_id}", target.model, include_usage=request.include_usage)
+
+    def forwarder(self, target: Target) -> Callable[[bytes], bytes] | None:  # noqa: ARG002
+        """Bytes of OpenAI's go to the client as they come."""
+        return None
 
     def error_body(self, error: RequestError, message: str, request_id: str) -> Json:  # noqa: ARG002  OpenAI has it in a header alone
         """An error in OpenAI's shape."""
@@ -50,4 +55,4 @@ def chat(services: Services) -> Response:
     return complete(services, FACE)
 
 
-ROUTES = (Route("/v1/chat/completions", ("POST",), Access.CLIENT, chat, "chat"),)
+ROUTES = (Route("/v1/chat/completions", ("POST",), Access.CLIENT, chat, "chat", is_completion=True),)

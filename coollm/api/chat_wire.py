@@ -5,18 +5,20 @@ Source: the reference of POST /chat/completions, https://platform.openai.com/doc
 
 from __future__ import annotations
 
-import re
 import time
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
-from coollm.api.fields import an_object, number, required_text, typed, whole
+from coollm.api.fields import an_object, inline, number, required_text, typed, whole
 from coollm.core.errors import InvalidRequest, RequestError
 from coollm.core.types import (
+    AudioPart,
+    Base64,
     ChatRequest,
     Choice,
     Completion,
+    DocumentPart,
     FinishDelta,
     ImagePart,
     Json,
@@ -27,6 +29,7 @@ from coollm.core.types import (
     ReasoningPart,
     RefusalDelta,
     Role,
+    ServiceTier,
     StreamEnd,
     StreamEvent,
     TextDelta,
@@ -39,17 +42,54 @@ from coollm.core.types import (
     Usage,
     UsageUpdate,
 )
+from coollm.providers.reasoning import read_reasoning, write_detail
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.*)", re.DOTALL)
 _MAX_CHOICES = 128
+
+# Parameters that say nothing about the answer's content: another vendor may be without them.
+_HARMLESS = frozenset({"metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "stream_options"})
+
+# Parameters that neutral words hold.
+_READ = frozenset(
+    {
+        "model",
+        "messages",
+        "tools",
+        "functions",
+        "tool_choice",
+        "parallel_tool_calls",
+        "max_completion_tokens",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "stop",
+        "seed",
+        "n",
+        "response_format",
+        "reasoning_effort",
+        "logprobs",
+        "top_logprobs",
+        "frequency_penalty",
+        "presence_penalty",
+        "service_tier",
+        "stream",
+        "user",
+    }
+)
+
+# Values that mean the same as leaving the parameter out.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {"logit_bias": ({},), "modalities": (["text"],), "verbosity": ("medium",)}
+
+SERVICE_TIERS: tuple[ServiceTier, ...] = ("auto", "default", "flex", "priority")
 
 DONE = b"data: [DONE]\n\n"
 
 
 def parse_request(body: Json) -> ChatRequest:
     """A chat request from its parsed body. Raises InvalidRequest naming the first field at fault."""
-    inexpressible: list[str] = []
+    inexpressible = [name for name, value in body.items() if name not in _READ | _HARMLESS and value is not None and value not in _NEUTRAL.get(name, ())]
     stream_options = typed(body, "stream_options", dict, "an object") or {}
     return ChatRequest(
         model=required_text(body, "model"),
@@ -65,12 +105,23 @@ def parse_request(body: Json) -> ChatRequest:
         choices=whole(body, "n", largest=_MAX_CHOICES) or 1,
         output_schema=_output_schema(body, inexpressible),
         reasoning_effort=typed(body, "reasoning_effort", str, "text"),
+        top_k=whole(body, "top_k"),
+        logprobs=(typed(body, "top_logprobs", int, "a whole number") or 0) if typed(body, "logprobs", bool, "true or false") else None,
+        frequency_penalty=number(body, "frequency_penalty", -2, 2) or None,
+        presence_penalty=number(body, "presence_penalty", -2, 2) or None,
+        service_tier=read_service_tier(body),
         stream=typed(body, "stream", bool, "true or false") or False,
         include_usage=bool(stream_options.get("include_usage")),
         user=typed(body, "user", str, "text"),
         source=body,
         inexpressible=tuple(inexpressible),
     )
+
+
+def read_service_tier(body: Json) -> ServiceTier | None:
+    """The tier that is asked for; one that OpenAI alone knows is its own business."""
+    asked = typed(body, "service_tier", str, "text")
+    return next((tier for tier in SERVICE_TIERS if tier == asked), None)
 
 
 def _stop(body: Json) -> tuple[str, ...]:
@@ -98,7 +149,7 @@ def _message(message: Any, path: str, names: dict[str, str], inexpressible: list
     content = _content(message.get("content"), f"{path}.content", inexpressible)
     if role == "tool":
         call_id = required_text(message, "tool_call_id", path + ".")
-        shown = tuple(part for part in content if isinstance(part, TextPart | ImagePart))
+        shown = tuple(part for part in content if isinstance(part, TextPart | ImagePart | DocumentPart))
         return Message(role="tool", parts=(ToolResult(call_id=call_id, content=shown, name=names.get(call_id)),))
     if role != "assistant":
         if not content and message.get("content") is None:
@@ -109,7 +160,19 @@ def _message(message: Any, path: str, names: dict[str, str], inexpressible: list
     for name in ("audio", "function_call"):
         if message.get(name) is not None:
             inexpressible.append(f"{path}.{name}")
-    return Message(role="assistant", parts=(*content, *calls))
+    return Message(role="assistant", parts=(*_joined(read_reasoning(message)), *content, *calls))
+
+
+def _joined(parts: list[ReasoningPart]) -> list[ReasoningPart]:
+    """Reasoning as whole thoughts: a client may give back the pieces of a stream as they came, the signature last."""
+    found: list[ReasoningPart] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if last is None or last.is_redacted or part.is_redacted or last.signature or last.origin != part.origin:
+            found.append(part)
+        else:
+            found[-1] = ReasoningPart(text=last.text + part.text, signature=part.signature, origin=part.origin)
+    return found
 
 
 def _content(content: Any, path: str, inexpressible: list[str]) -> tuple[Part, ...]:
@@ -124,26 +187,54 @@ def _content(content: Any, path: str, inexpressible: list[str]) -> tuple[Part, .
         here = f"{path}[{index}]"
         kind = required_text(an_object(part, here), "type", here + ".")
         if kind == "text":
-            parts.append(TextPart(text=typed(part, "text", str, "text", here + ".") or ""))
+            parts.append(TextPart(text=typed(part, "text", str, "text", here + ".") or "", cache_control=_cache_control(part, here)))
         elif kind == "refusal":
             parts.append(TextPart(text=typed(part, "refusal", str, "text", here + ".") or ""))
         elif kind == "image_url":
             parts.append(_image(part, here))
+        elif kind == "file" and _file_data(part, here):
+            parts.append(_document(part, here))
+        elif kind == "input_audio":
+            parts.append(_audio(part, here))
         else:
             inexpressible.append(here)
     return tuple(parts)
+
+
+def _cache_control(part: Json, path: str) -> Json | None:
+    """Anthropic's marker, which several of OpenAI's clients send along."""
+    return cast("Json | None", typed(part, "cache_control", dict, "an object", path + "."))
+
+
+def _file_data(part: Json, path: str) -> str | None:
+    file = typed(part, "file", dict, "an object", path + ".") or {}
+    return cast("str | None", typed(file, "file_data", str, "a base64 data: URL", f"{path}.file."))
+
+
+def _document(part: Json, path: str) -> DocumentPart:
+    given = _file_data(part, path) or ""
+    media_type, data = inline(given) or ("application/pdf", Base64(text=given))
+    name = typed(part["file"], "filename", str, "text", f"{path}.file.")
+    return DocumentPart(data=data, media_type=media_type, name=name, cache_control=_cache_control(part, path))
+
+
+def _audio(part: Json, path: str) -> AudioPart:
+    audio = typed(part, "input_audio", dict, "an object", path + ".") or {}
+    data = required_text(audio, "data", f"{path}.input_audio.")
+    return AudioPart(data=Base64(text=data), format=required_text(audio, "format", f"{path}.input_audio."))
 
 
 def _image(part: Json, path: str) -> ImagePart:
     image = typed(part, "image_url", dict, "an object", path + ".") or {}
     url = required_text(image, "url", f"{path}.image_url.")
     detail = typed(image, "detail", str, "text", f"{path}.image_url.")
-    inline = _DATA_URL.fullmatch(url)
-    if inline:
-        return ImagePart(data=inline[2], media_type=inline[1], detail=detail)
+    cache_control = _cache_control(part, path)
+    found = inline(url)
+    if found:
+        return ImagePart(data=found[1], media_type=found[0], detail=detail, cache_control=cache_control)
     if not url.startswith(("https://", "http://")):
         raise InvalidRequest(f"'{path}.image_url.url' must be an http(s) or a base64 data: URL", param=f"{path}.image_url.url")
-    return ImagePart(url=url, detail=detail)
+    return ImagePart(url=url, detail=detail, cache_control=cache_control)
 
 
 def _tool_calls(message: Json, path: str, inexpressible: list[str]) -> list[ToolCall]:
@@ -179,6 +270,7 @@ def _tools(body: Json, inexpressible: list[str]) -> tuple[Tool, ...]:
                 description=typed(function, "description", str, "text", f"{here}.function."),
                 parameters=typed(function, "parameters", dict, "a JSON Schema", f"{here}.function."),
                 strict=typed(function, "strict", bool, "true or false", f"{here}.function."),
+                cache_control=_cache_control(tool, here),
             )
         )
     if body.get("functions"):
@@ -231,7 +323,7 @@ def render_usage(usage: Usage) -> Json:
 
 def render_completion(completion: Completion, usage: Usage) -> Json:
     """A whole answer as a `chat.completion` object."""
-    return {
+    rendered: Json = {
         "id": completion.id,
         "object": "chat.completion",
         "created": int(time.time()),
@@ -239,18 +331,28 @@ def render_completion(completion: Completion, usage: Usage) -> Json:
         "choices": [_render_choice(index, choice) for index, choice in enumerate(completion.choices)],
         "usage": render_usage(usage),
     }
+    if completion.service_tier:
+        rendered["service_tier"] = completion.service_tier
+    return rendered
 
 
 def _render_choice(index: int, choice: Choice) -> Json:
     texts = [part.text for part in choice.parts if isinstance(part, TextPart)]
-    reasoning = "".join(part.text for part in choice.parts if isinstance(part, ReasoningPart))
+    thoughts = [part for part in choice.parts if isinstance(part, ReasoningPart)]
+    reasoning = "".join(part.text for part in thoughts)
     calls = [_render_call(part) for part in choice.parts if isinstance(part, ToolCall)]
     message: Json = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": choice.refusal}
     if reasoning:
         message["reasoning_content"] = reasoning
+    if any(part.signature for part in thoughts):
+        message["reasoning_details"] = [write_detail(part, place) for place, part in enumerate(thoughts)]
     if calls:
         message["tool_calls"] = calls
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": choice.finish_reason}
+    return {"index": index, "message": message, "logprobs": _logprobs(choice.logprobs), "finish_reason": choice.finish_reason}
+
+
+def _logprobs(tokens: tuple[Json, ...]) -> Json | None:
+    return {"content": list(tokens), "refusal": None} if tokens else None
 
 
 def _render_call(call: ToolCall) -> Json:
@@ -278,7 +380,7 @@ class ChunkRenderer:
             frames = self._frame(event.choice, {"role": "assistant", "content": ""})
         if isinstance(event, FinishDelta):
             return frames + self._frame(event.choice, {}, event.reason)
-        return frames + self._frame(event.choice, _delta(event))
+        return frames + self._frame(event.choice, _delta(event), logprobs=event.logprobs if isinstance(event, TextDelta) else ())
 
     def finish(self, usage: Usage) -> bytes:
         """The frames that end a whole stream: usage if it was asked for, then `[DONE]`."""
@@ -286,8 +388,8 @@ class ChunkRenderer:
             return DONE
         return sse_frame({**self._head, "choices": [], "usage": render_usage(usage)}) + DONE
 
-    def _frame(self, choice: int, delta: Json, finish_reason: str | None = None) -> bytes:
-        chunk: Json = {**self._head, "choices": [{"index": choice, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]}
+    def _frame(self, choice: int, delta: Json, finish_reason: str | None = None, logprobs: tuple[Json, ...] = ()) -> bytes:
+        chunk: Json = {**self._head, "choices": [{"index": choice, "delta": delta, "logprobs": _logprobs(logprobs), "finish_reason": finish_reason}]}
         if self._include_usage:
             chunk["usage"] = None
         return sse_frame(chunk)
@@ -297,7 +399,8 @@ def _delta(event: TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta) -> 
     if isinstance(event, TextDelta):
         return {"content": event.text}
     if isinstance(event, ReasoningDelta):
-        return {"reasoning_content": event.text}
+        signed = {"reasoning_details": [write_detail(event, 0)]} if event.origin else {}
+        return {"reasoning_content": event.text, **signed} if event.text else signed
     if isinstance(event, RefusalDelta):
         return {"refusal": event.text}
     call: Json = {"index": event.index, "function": {"arguments": event.arguments}}

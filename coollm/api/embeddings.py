@@ -17,7 +17,7 @@ from coollm.api.completion import complete
 from coollm.api.fields import required_text, typed, whole
 from coollm.api.routes import Access, Route
 from coollm.core.errors import InvalidRequest
-from coollm.core.types import Completion, EmbeddingRequest, Embeddings, Json, ModelRequest, Usage
+from coollm.core.types import Content, EmbeddingRequest, Embeddings, Json, ModelRequest, Usage
 from coollm.services import Services
 
 MOST_INPUTS = 2048
@@ -25,6 +25,8 @@ MOST_INPUTS = 2048
 
 class EmbeddingsFace(ChatFace):
     """OpenAI's dialect for embeddings; its errors are those of chats, and there are no streams."""
+
+    wire = "embeddings"
 
     def parse(self, body: Json, headers: Headers) -> EmbeddingRequest:  # type: ignore[override]  # noqa: ARG002
         """A request for vectors. Raises InvalidRequest naming the field at fault."""
@@ -40,7 +42,7 @@ class EmbeddingsFace(ChatFace):
             source=body,
         )
 
-    def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:
+    def render(self, request: ModelRequest, content: Content, usage: Usage) -> Json:
         """A list of embeddings."""
         found, asked = cast("Embeddings", content), cast("EmbeddingRequest", request)
         as_base64 = asked.encoding_format == "base64"
@@ -89,4 +91,4 @@ def embeddings(services: Services) -> Response:
     return complete(services, FACE)
 
 
-ROUTES = (Route("/v1/embeddings", ("POST",), Access.CLIENT, embeddings, "embeddings"),)
+ROUTES = (Route("/v1/embeddings", ("POST",), Access.CLIENT, embeddings, "embeddings", is_completion=True),)

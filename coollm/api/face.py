@@ -7,7 +7,7 @@ from typing import Protocol
 from werkzeug.datastructures import Headers
 
 from coollm.core.errors import RequestError
-from coollm.core.types import Completion, Embeddings, Json, ModelRequest, Usage
+from coollm.core.types import Content, Json, ModelRequest, Usage
 from coollm.gateway import ClientDialect
 
 
@@ -17,7 +17,7 @@ class Face(ClientDialect, Protocol):
     def parse(self, body: Json, headers: Headers) -> ModelRequest:
         """The request. Raises InvalidRequest naming the field at fault."""
 
-    def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:
+    def render(self, request: ModelRequest, content: Content, usage: Usage) -> Json:
         """A whole answer of a vendor with another dialect."""
 
     def error_body(self, error: RequestError, message: str, request_id: str) -> Json:

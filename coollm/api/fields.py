@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 from coollm.core.errors import InvalidRequest
-from coollm.core.types import Json
+from coollm.core.types import Base64, Json
+
+_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,")
 
 
 def typed(body: Json, name: str, kind: type, wanted: str, path: str = "") -> Any:
@@ -42,6 +45,12 @@ def number(body: Json, name: str, least: float, most: float) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise InvalidRequest(f"'{name}' must be a number from {least} to {most}", param=name)
     return float(value)
+
+
+def inline(url: str) -> tuple[str, Base64] | None:
+    """Media type and data of a base64 `data:` URL; None for anything else. The data stay where they are."""
+    match = _DATA_URL.match(url)
+    return (match[1], Base64(text=url, start=match.end())) if match else None
 
 
 def an_object(value: Any, path: str) -> Json:

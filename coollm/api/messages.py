@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import orjson
@@ -9,12 +10,16 @@ from flask import Response, g, request
 from werkzeug.datastructures import Headers
 
 from coollm.api.body import parse_body, read_body
+from coollm.api.client_watch import ClientWatch
 from coollm.api.completion import complete
 from coollm.api.messages_wire import END_OF_STREAM, WIRE, MessageRenderer, frame, parse_request, render_error, render_message
 from coollm.api.routes import Access, Route
+from coollm.cancellation import Cancellation
 from coollm.core.errors import RequestError
-from coollm.core.types import ChatRequest, Completion, Embeddings, Json, ModelRequest, Target, Usage
+from coollm.core.registry import PROVIDERS
+from coollm.core.types import ChatRequest, Completion, Content, CountRequest, Json, ModelRequest, Target, TokenCount, Usage
 from coollm.limits.estimate import input_tokens
+from coollm.providers.verdict import VendorError
 from coollm.services import Services
 
 
@@ -28,13 +33,17 @@ class MessagesFace:
         """A messages request."""
         return parse_request(body, headers)
 
-    def render(self, request: ModelRequest, content: Completion | Embeddings, usage: Usage) -> Json:  # noqa: ARG002
+    def render(self, request: ModelRequest, content: Content, usage: Usage) -> Json:  # noqa: ARG002
         """A `message`."""
         return render_message(cast("Completion", content), usage)
 
     def renderer(self, request: ModelRequest, target: Target, request_id: str) -> MessageRenderer:
         """Writes message_start … message_stop."""
         return MessageRenderer(f"msg_{request_id}", target.model, input_tokens(request))
+
+    def forwarder(self, target: Target) -> Callable[[bytes], bytes] | None:  # noqa: ARG002
+        """Bytes of Anthropic's go to the client as they come."""
+        return None
 
     def error_body(self, error: RequestError, message: str, request_id: str) -> Json:
         """An error in Anthropic's shape."""
@@ -54,14 +63,29 @@ def messages(services: Services) -> Response:
 
 
 def count_tokens(services: Services) -> Response:
-    """The input tokens of a request, as the gateway estimates them for its limits. Nothing is sent to a vendor and nothing is charged."""
-    data = read_body(services, request)
-    chat = parse_request({"max_tokens": 1, **parse_body(data)}, request.headers)
-    services.gateway.catalog.resolve(chat.model, g.client)
-    return Response(orjson.dumps({"input_tokens": input_tokens(chat)}), mimetype="application/json")
+    """The input tokens of a request, as a vendor that would serve it counts them, else as the gateway estimates them. Nothing is charged."""
+    chat = parse_request({"max_tokens": 1, **parse_body(read_body(services, request))}, request.headers)
+    targets = services.gateway.catalog.resolve(chat.model, g.client)
+    tokens = _counted_by_vendor(services, chat, targets)
+    return Response(orjson.dumps({"input_tokens": input_tokens(chat) if tokens is None else tokens}), mimetype="application/json")
+
+
+def _counted_by_vendor(services: Services, chat: ChatRequest, targets: Sequence[Target]) -> int | None:
+    cancellation = Cancellation()
+    watch = ClientWatch(request.environ.get("gunicorn.socket"), cancellation)
+    asked = CountRequest(model=chat.model, chat=chat, forwarded_headers=chat.forwarded_headers)
+    try:
+        for ranked in services.gateway.router.rank(list(targets)):
+            if PROVIDERS[ranked.target.type].counts_tokens:
+                return cast("TokenCount", services.gateway.ask(asked, ranked.target, cancellation)).input_tokens
+    except VendorError:
+        return None  # an estimate now is worth more than an error
+    finally:
+        watch.stop()
+    return None
 
 
 ROUTES = (
-    Route("/v1/messages", ("POST",), Access.CLIENT, messages, "messages"),
-    Route("/v1/messages/count_tokens", ("POST",), Access.CLIENT, count_tokens, "messages_count_tokens", is_completion=False),
+    Route("/v1/messages", ("POST",), Access.CLIENT, messages, "messages", is_completion=True),
+    Route("/v1/messages/count_tokens", ("POST",), Access.CLIENT, count_tokens, "messages_count_tokens"),
 )

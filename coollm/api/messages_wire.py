@@ -5,16 +5,21 @@ Sources: https://docs.anthropic.com/en/api/messages, /en/api/messages-streaming,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import orjson
 from werkzeug.datastructures import Headers
 
+from coollm.api.call_ids import pack, unpack
+from coollm.api.call_order import CallOrder
 from coollm.api.fields import an_object, number, required_text, typed, whole
 from coollm.core.errors import InvalidRequest, RequestError
 from coollm.core.types import (
+    Base64,
     ChatRequest,
     Completion,
+    DocumentPart,
     FinishDelta,
     FinishReason,
     ImagePart,
@@ -25,6 +30,7 @@ from coollm.core.types import (
     ReasoningDelta,
     ReasoningPart,
     RefusalDelta,
+    ServiceTier,
     StreamEnd,
     StreamEvent,
     TextDelta,
@@ -37,13 +43,14 @@ from coollm.core.types import (
     Usage,
     UsageUpdate,
 )
+from coollm.providers.reasoning import mint, unmint
 
 WIRE = "claude"
 FORWARDED_HEADERS = ("anthropic-version", "anthropic-beta")
 END_OF_STREAM = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 # Fields that another vendor may be without and the answer stays what was asked for.
-_HARMLESS = frozenset({"metadata", "service_tier", "cache_control", "container", "inference_geo", "diagnostics", "context_management"})
+_HARMLESS = frozenset({"metadata", "cache_control", "container", "inference_geo", "diagnostics", "context_management"})
 _READ = frozenset(
     {
         "model",
@@ -53,6 +60,8 @@ _READ = frozenset(
         "stream",
         "temperature",
         "top_p",
+        "top_k",
+        "service_tier",
         "stop_sequences",
         "tools",
         "tool_choice",
@@ -60,6 +69,9 @@ _READ = frozenset(
         "output_config",
     }
 )
+
+_SERVICE_TIERS: dict[str, ServiceTier] = {"auto": "auto", "standard_only": "default"}
+_SERVED_TIERS: dict[ServiceTier, str] = {"default": "standard", "priority": "priority", "batch": "batch"}
 
 _STOP_REASONS: dict[FinishReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
@@ -99,6 +111,8 @@ def parse_request(body: Json, headers: Headers) -> ChatRequest:
         stop=tuple(typed(body, "stop_sequences", list, "a list of texts") or ()),
         output_schema=_output_schema(body),
         reasoning_effort=_effort(body),
+        top_k=whole(body, "top_k"),
+        service_tier=_SERVICE_TIERS.get(str(body.get("service_tier"))),
         stream=typed(body, "stream", bool, "true or false") or False,
         include_usage=True,
         user=typed(metadata, "user_id", str, "text", "metadata."),
@@ -139,11 +153,7 @@ def _turns(role: str, parts: tuple[Part, ...], names: dict[str, str]) -> list[Me
     """A turn in neutral words: what tools returned comes before what the user says with it."""
     if role == "assistant":
         return [Message(role="assistant", parts=parts)]
-    results = tuple(
-        ToolResult(call_id=part.call_id, content=part.content, name=names.get(part.call_id), is_error=part.is_error)
-        for part in parts
-        if isinstance(part, ToolResult)
-    )
+    results = tuple(msgspec.structs.replace(part, name=names.get(part.call_id)) for part in parts if isinstance(part, ToolResult))
     others = tuple(part for part in parts if not isinstance(part, ToolResult))
     turns = [Message(role="tool", parts=results)] if results else []
     return [*turns, Message(role="system" if role == "system" else "user", parts=others)] if others or not results else turns
@@ -164,32 +174,59 @@ def _blocks(blocks: Any, path: str, inexpressible: list[str]) -> tuple[Part, ...
 def _block(block: Json, path: str, inexpressible: list[str]) -> Part | None:
     kind = required_text(block, "type", path + ".")
     if kind == "text":
-        return TextPart(text=typed(block, "text", str, "text", path + ".") or "")
+        return TextPart(text=typed(block, "text", str, "text", path + ".") or "", cache_control=_cache_control(block, path))
     if kind == "image":
         return _image(block, path, inexpressible)
+    if kind == "document":
+        return _document(block, path, inexpressible)
     if kind == "tool_use":
         arguments = orjson.dumps(typed(block, "input", dict, "an object", path + ".") or {}).decode()
-        return ToolCall(id=required_text(block, "id", path + "."), name=required_text(block, "name", path + "."), arguments=arguments)
+        call_id, extra = unpack(required_text(block, "id", path + "."))
+        return ToolCall(id=call_id, name=required_text(block, "name", path + "."), arguments=arguments, extra=extra)
     if kind == "tool_result":
         content = block.get("content")
         inner: tuple[Part, ...] = ()
         if content is not None:
             inner = (TextPart(text=content),) if isinstance(content, str) else _blocks(content, path + ".content", inexpressible)
-        shown = tuple(part for part in inner if isinstance(part, TextPart | ImagePart))
-        return ToolResult(call_id=required_text(block, "tool_use_id", path + "."), content=shown, is_error=bool(block.get("is_error")))
+        shown = tuple(part for part in inner if isinstance(part, TextPart | ImagePart | DocumentPart))
+        call_id, _ = unpack(required_text(block, "tool_use_id", path + "."))
+        return ToolResult(call_id=call_id, content=shown, is_error=bool(block.get("is_error")), cache_control=_cache_control(block, path))
     if kind == "thinking":
-        return ReasoningPart(text=str(block.get("thinking") or ""), signature=block.get("signature"))
-    if kind != "redacted_thinking":  # thoughts that only Claude itself can read again
-        inexpressible.append(path)
+        signature, origin = unmint(str(block.get("signature") or ""), WIRE)
+        return ReasoningPart(text=str(block.get("thinking") or ""), signature=signature, origin=origin)
+    if kind == "redacted_thinking":
+        signature, origin = unmint(str(block.get("data") or ""), WIRE)
+        return ReasoningPart(text="", signature=signature, origin=origin, is_redacted=True)
+    inexpressible.append(path)
+    return None
+
+
+def _cache_control(block: Json, path: str) -> Json | None:
+    return cast("Json | None", typed(block, "cache_control", dict, "an object", path + "."))
+
+
+def _document(block: Json, path: str, inexpressible: list[str]) -> DocumentPart | None:
+    source = typed(block, "source", dict, "an object", path + ".") or {}
+    told: Json = {"name": typed(block, "title", str, "text", path + "."), "cache_control": _cache_control(block, path)}
+    kind = source.get("type")
+    if kind == "base64":
+        data = Base64(text=required_text(source, "data", path + ".source."))
+        return DocumentPart(data=data, media_type=required_text(source, "media_type", path + ".source."), **told)
+    if kind == "url":
+        return DocumentPart(url=required_text(source, "url", path + ".source."), **told)
+    if kind == "text":
+        return DocumentPart(text=required_text(source, "data", path + ".source."), **told)
+    inexpressible.append(path)
     return None
 
 
 def _image(block: Json, path: str, inexpressible: list[str]) -> ImagePart | None:
     source = typed(block, "source", dict, "an object", path + ".") or {}
     if source.get("type") == "base64":
-        return ImagePart(data=required_text(source, "data", path + ".source."), media_type=required_text(source, "media_type", path + ".source."))
+        data = Base64(text=required_text(source, "data", path + ".source."))
+        return ImagePart(data=data, media_type=required_text(source, "media_type", path + ".source."), cache_control=_cache_control(block, path))
     if source.get("type") == "url":
-        return ImagePart(url=required_text(source, "url", path + ".source."))
+        return ImagePart(url=required_text(source, "url", path + ".source."), cache_control=_cache_control(block, path))
     inexpressible.append(path)
     return None
 
@@ -207,6 +244,7 @@ def _tools(body: Json, inexpressible: list[str]) -> tuple[Tool, ...]:
                 description=typed(tool, "description", str, "text", here + "."),
                 parameters=typed(tool, "input_schema", dict, "a JSON Schema", here + "."),
                 strict=typed(tool, "strict", bool, "true or false", here + "."),
+                cache_control=_cache_control(tool, here),
             )
         )
     return tuple(tools)
@@ -268,13 +306,16 @@ def render_message(completion: Completion, usage: Usage) -> Json:
     content: list[Json] = []
     for part in choice.parts:
         if isinstance(part, ToolCall):
-            content.append({"type": "tool_use", "id": part.id, "name": part.name, "input": _input(part.arguments)})
+            content.append({"type": "tool_use", "id": pack(part.id, part.extra), "name": part.name, "input": _input(part.arguments)})
         elif isinstance(part, TextPart):
             content.append({"type": "text", "text": part.text})
         else:
-            content.append({"type": "thinking", "thinking": part.text, "signature": part.signature or ""})
+            content.append(_thinking(part))
     if choice.refusal:
         content.append({"type": "text", "text": choice.refusal})
+    told = render_usage(usage)
+    if completion.service_tier in _SERVED_TIERS:
+        told["service_tier"] = _SERVED_TIERS[completion.service_tier]
     return {
         "id": completion.id if completion.id.startswith("msg_") else f"msg_{completion.id}",
         "type": "message",
@@ -283,8 +324,14 @@ def render_message(completion: Completion, usage: Usage) -> Json:
         "content": content,
         "stop_reason": _STOP_REASONS[choice.finish_reason],
         "stop_sequence": None,
-        "usage": render_usage(usage),
+        "usage": told,
     }
+
+
+def _thinking(part: ReasoningPart | ReasoningDelta) -> Json:
+    if part.is_redacted:
+        return {"type": "redacted_thinking", "data": mint(part, WIRE)}
+    return {"type": "thinking", "thinking": part.text, "signature": mint(part, WIRE)}
 
 
 def _input(arguments: str) -> Any:
@@ -307,6 +354,7 @@ class MessageRenderer:
         self._block = -1
         self._open: tuple[str, int] | None = None
         self._stop_reason = "end_turn"
+        self._calls = CallOrder()
 
     def render(self, event: StreamEvent) -> bytes:
         """The frames for one event."""
@@ -316,7 +364,7 @@ class MessageRenderer:
             self._stop_reason = _STOP_REASONS[event.reason]
             return self._start()
         if isinstance(event, ToolCallDelta):
-            return self._start() + self._tool(event)
+            return self._start() + b"".join(self._tool(one) for one in self._calls.take(event))
         if isinstance(event, ReasoningDelta):
             return self._start() + self._reasoning(event)
         return self._start() + self._text(event)
@@ -324,7 +372,8 @@ class MessageRenderer:
     def finish(self, usage: Usage) -> bytes:
         """The frames that end a whole stream."""
         delta = {"stop_reason": self._stop_reason, "stop_sequence": None}
-        return self._start() + self._close() + frame("message_delta", {"delta": delta, "usage": render_usage(usage)}) + END_OF_STREAM
+        waiting = b"".join(self._tool(one) for one in self._calls.rest())
+        return self._start() + waiting + self._close() + frame("message_delta", {"delta": delta, "usage": render_usage(usage)}) + END_OF_STREAM
 
     def _start(self) -> bytes:
         if self._is_started:
@@ -348,12 +397,17 @@ class MessageRenderer:
         return opened + self._delta({"type": "text_delta", "text": event.text})
 
     def _reasoning(self, event: ReasoningDelta) -> bytes:
+        if event.is_redacted:
+            return self._close() + self._switch(("redacted", 0), _thinking(event)) + self._close()
         opened = self._switch(("thinking", 0), {"type": "thinking", "thinking": "", "signature": ""})
         text = self._delta({"type": "thinking_delta", "thinking": event.text}) if event.text else b""
-        return opened + text + (self._delta({"type": "signature_delta", "signature": event.signature}) if event.signature else b"")
+        if not event.signature:
+            return opened + text
+        # A signature ends its thought: the next one is a block of its own.
+        return opened + text + self._delta({"type": "signature_delta", "signature": mint(event, WIRE)}) + self._close()
 
     def _tool(self, event: ToolCallDelta) -> bytes:
-        opened = self._switch(("tool_use", event.index), {"type": "tool_use", "id": event.id or "", "name": event.name or "", "input": {}})
+        opened = self._switch(("tool_use", event.index), {"type": "tool_use", "id": pack(event.id or "", event.extra), "name": event.name or "", "input": {}})
         return opened + (self._delta({"type": "input_json_delta", "partial_json": event.arguments}) if event.arguments else b"")
 
     def _switch(self, wanted: tuple[str, int], block: Json) -> bytes:

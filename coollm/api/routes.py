@@ -18,14 +18,14 @@ class Access(enum.StrEnum):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """An address and what answers there. What begins with /v1 answers under /api/v1 too. Completions of clients get a line in the log each."""
+    """An address and what answers there. What begins with /v1 answers under /api/v1 too. What goes to a vendor gets a line in the log."""
 
     path: str
     methods: tuple[str, ...]
     access: Access
     handler: Callable[..., Response]
     name: str
-    is_completion: bool = True
+    is_completion: bool = False
 
     def paths(self) -> tuple[str, ...]:
         """The address, and its alias if it has one."""

@@ -54,8 +54,23 @@ PROVIDERS = Registry(
         "huggingface": "coollm.providers.compatible:VENDORS.huggingface",
         "deepseek": "coollm.providers.compatible:VENDORS.deepseek",
         "groq": "coollm.providers.compatible:VENDORS.groq",
+        "replicate": "coollm.providers.replicate:DIALECT",
+        "cohere": "coollm.providers.cohere:DIALECT",
+        "voyage": "coollm.providers.voyage:DIALECT",
         "azure": "coollm.providers.compatible:VENDORS.azure",
+        "bedrock": "coollm.providers.bedrock:DIALECT",
+        "vertex": "coollm.providers.vertex:DIALECT",
+        "ollama": "coollm.providers.compatible:VENDORS.ollama",
+        "vllm": "coollm.providers.compatible:VENDORS.vllm",
         "custom": "coollm.providers.compatible:VENDORS.custom",
+    },
+)
+
+CREDENTIALS = Registry(
+    "provider type whose keys are exchanged for something else",
+    {
+        "bedrock": "coollm.providers.bedrock_key:credential",
+        "vertex": "coollm.providers.vertex_key:credential",
     },
 )
 
@@ -84,11 +99,16 @@ ENDPOINTS = Registry(
     "endpoint",
     {
         "chat": "coollm.api.chat:ROUTES",
-        "embeddings": "coollm.api.embeddings:ROUTES",
+        "completions": "coollm.api.completions:ROUTES",
+        "responses": "coollm.api.responses:ROUTES",
         "messages": "coollm.api.messages:ROUTES",
+        "embeddings": "coollm.api.embeddings:ROUTES",
+        "rerank": "coollm.api.rerank:ROUTES",
+        "pass_through": "coollm.api.pass_through:ROUTES",
         "models": "coollm.api.models:ROUTES",
         "health": "coollm.api.health:ROUTES",
         "metrics": "coollm.api.metrics:ROUTES",
+        "openapi": "coollm.api.openapi:ROUTES",
         "admin": "coollm.api.admin:ROUTES",
     },
 )

@@ -5,7 +5,8 @@ All are frozen. Client dialects (`coollm/api`) make a ChatRequest and render a C
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -14,6 +15,8 @@ Json = dict[str, Any]
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+ServiceTier = Literal["auto", "default", "flex", "priority", "batch"]
+"""How urgently a vendor serves a request, in OpenAI's words."""
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,18 +24,54 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextPart(Value, frozen=True, tag="text"):
-    """Plain text."""
+    """Plain text. `cache_control` is Anthropic's marker: what stands up to here may be cached by the vendor."""
 
     text: str
+    cache_control: Json | None = None
+
+
+class Base64(Value, frozen=True):
+    """Inline data: what follows `start` in `text`, which may be a `data:` URL of many megabytes that nobody copies until it is sent."""
+
+    text: str
+    start: int = 0
+
+    @property
+    def size(self) -> int:
+        """Characters of base64."""
+        return len(self.text) - self.start
+
+    def read(self) -> str:
+        """The base64 text."""
+        return self.text[self.start :] if self.start else self.text
 
 
 class ImagePart(Value, frozen=True, tag="image"):
-    """An image, by URL or inline. Exactly one of `url` and `data` is set; `data` is base64 and has a `media_type`."""
+    """An image, by URL or inline. Exactly one of `url` and `data` is set; `data` has a `media_type`."""
 
     url: str | None = None
-    data: str | None = None
+    data: Base64 | None = None
     media_type: str | None = None
     detail: str | None = None
+    cache_control: Json | None = None
+
+
+class DocumentPart(Value, frozen=True, tag="document"):
+    """A document: by URL, inline as base64 with its `media_type`, or as plain text. Exactly one of `url`, `data` and `text` is set."""
+
+    url: str | None = None
+    data: Base64 | None = None
+    text: str | None = None
+    media_type: str = "application/pdf"
+    name: str | None = None
+    cache_control: Json | None = None
+
+
+class AudioPart(Value, frozen=True, tag="audio"):
+    """Speech or sound, inline. `format` is wav or mp3, as OpenAI names them."""
+
+    data: Base64
+    format: str
 
 
 class ToolCall(Value, frozen=True, tag="tool_call"):
@@ -48,19 +87,26 @@ class ToolResult(Value, frozen=True, tag="tool_result"):
     """What a tool returned for the call `call_id` of the tool `name`, if known."""
 
     call_id: str
-    content: tuple[TextPart | ImagePart, ...]
+    content: tuple[TextPart | ImagePart | DocumentPart, ...]
     name: str | None = None
     is_error: bool = False
+    cache_control: Json | None = None
 
 
 class ReasoningPart(Value, frozen=True, tag="reasoning"):
-    """Reasoning that the vendor chose to show, with its signature where there is one."""
+    """Reasoning that the vendor chose to show, with its signature where there is one.
+
+    `origin` is the wire format of the vendor that signed it: nobody else can read the signature. With `is_redacted` the signature is all there is: the
+    encrypted thought.
+    """
 
     text: str
     signature: str | None = None
+    origin: str | None = None
+    is_redacted: bool = False
 
 
-Part = TextPart | ImagePart | ToolCall | ToolResult | ReasoningPart
+Part = TextPart | ImagePart | DocumentPart | AudioPart | ToolCall | ToolResult | ReasoningPart
 
 
 class Message(Value, frozen=True):
@@ -77,6 +123,7 @@ class Tool(Value, frozen=True):
     description: str | None = None
     parameters: Json | None = None
     strict: bool | None = None
+    cache_control: Json | None = None
 
 
 class ToolChoice(Value, frozen=True):
@@ -99,7 +146,8 @@ class ModelRequest(Value, frozen=True):
 
     `model` is the name as the client wrote it. `source` is the client's body as parsed, in the dialect `dialect`: a vendor of the same dialect gets it back
     with nothing but the model and the usage option changed. `inexpressible` names the places of `source` that these neutral words cannot say: a vendor of
-    another dialect must refuse them. `forwarded_headers` are those that a vendor of the same dialect wants to see.
+    another dialect must refuse them. `forwarded_headers` are those that a vendor of the same dialect wants to see. `pinned_key` is the one vendor key that can
+    serve it, as `provider/key id`, where it goes on from an earlier answer.
     """
 
     model: str
@@ -112,12 +160,18 @@ class ModelRequest(Value, frozen=True):
     source: Json = msgspec.field(default_factory=dict)
     inexpressible: tuple[str, ...] = ()
     forwarded_headers: tuple[tuple[str, str], ...] = ()
+    pinned_key: str | None = None
 
 
 class ChatRequest(ModelRequest, frozen=True, kw_only=True):
-    """A chat completion that a client asks for."""
+    """A chat completion that a client asks for.
+
+    `prompt_tokens` is input that came as the numbers of tokens, beside the messages. `logprobs` is how many of the likeliest tokens are wanted at each place,
+    0 for the chosen one alone.
+    """
 
     messages: tuple[Message, ...]
+    prompt_tokens: int = 0
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -127,6 +181,11 @@ class ChatRequest(ModelRequest, frozen=True, kw_only=True):
     seed: int | None = None
     output_schema: OutputSchema | None = None
     reasoning_effort: str | None = None
+    top_k: int | None = None
+    logprobs: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    service_tier: ServiceTier | None = None
 
 
 class EmbeddingRequest(ModelRequest, frozen=True, kw_only=True):
@@ -135,6 +194,54 @@ class EmbeddingRequest(ModelRequest, frozen=True, kw_only=True):
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int | None = None
     encoding_format: Literal["float", "base64"] = "float"
+
+
+class RerankRequest(ModelRequest, frozen=True, kw_only=True):
+    """Documents in the order in which they answer a query. Those that are objects are given to the vendor as their text."""
+
+    query: str
+    documents: tuple[str, ...]
+    top_n: int | None = None
+    return_documents: bool = False
+
+
+class CountRequest(ModelRequest, frozen=True, kw_only=True):
+    """How many tokens `chat` would have as input."""
+
+    chat: ChatRequest
+
+
+class UploadedBody(Protocol):
+    """A client's body that is not held in memory, with a place for the vendor's name of the model. It can be read more than once."""
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it has a place for the name."""
+
+    def size_with(self, model: str) -> int:
+        """Bytes with this name of the model in its place."""
+
+    def pieces_with(self, model: str) -> Iterator[bytes]:
+        """The body, piece by piece."""
+
+    def close(self) -> None:
+        """Lets go of what holds it."""
+
+
+class PassThroughRequest(ModelRequest, frozen=True, kw_only=True):
+    """A request that a vendor of OpenAI's dialect gets as it is, with its own name of the model: `operation` is the first part of the address `path`.
+
+    With `any_model` the operation names no model: any provider of the dialect that the client may use will do.
+    """
+
+    method: str
+    operation: str
+    path: str
+    query: str = ""
+    content_type: str = ""
+    accept: str = "*/*"
+    upload: UploadedBody | None = None
+    any_model: bool = False
 
 
 class Usage(Value, frozen=True):
@@ -167,11 +274,12 @@ class Usage(Value, frozen=True):
 
 
 class Choice(Value, frozen=True):
-    """One answer: its parts and why it ended."""
+    """One answer: its parts and why it ended. `logprobs` are OpenAI's objects of a token, one for each that was asked for."""
 
     parts: tuple[TextPart | ToolCall | ReasoningPart, ...]
     finish_reason: FinishReason
     refusal: str | None = None
+    logprobs: tuple[Json, ...] = ()
 
 
 class Completion(Value, frozen=True):
@@ -181,6 +289,7 @@ class Completion(Value, frozen=True):
     model: str
     choices: tuple[Choice, ...]
     usage: Usage | None
+    service_tier: ServiceTier | None = None
 
 
 class Embeddings(Value, frozen=True):
@@ -191,18 +300,47 @@ class Embeddings(Value, frozen=True):
     usage: Usage | None
 
 
+class Ranked(Value, frozen=True):
+    """One document of a ranking: its place in the request, and how well it answers, from 0 to 1."""
+
+    index: int
+    score: float
+
+
+class Ranking(Value, frozen=True):
+    """Documents, the best first."""
+
+    id: str
+    ranked: tuple[Ranked, ...]
+    usage: Usage | None
+
+
+class TokenCount(Value, frozen=True):
+    """Input tokens, as a vendor counts them. Counting costs nothing."""
+
+    input_tokens: int
+    usage: Usage | None = Usage()
+
+
+Content = Completion | Embeddings | Ranking | TokenCount
+"""What an answer can hold."""
+
+
 class TextDelta(Value, frozen=True, tag="text_delta"):
     """More text of choice `choice`."""
 
     text: str
     choice: int = 0
+    logprobs: tuple[Json, ...] = ()
 
 
 class ReasoningDelta(Value, frozen=True, tag="reasoning_delta"):
-    """More reasoning, or its signature."""
+    """More reasoning, or its signature: see ReasoningPart."""
 
     text: str = ""
     signature: str | None = None
+    origin: str | None = None
+    is_redacted: bool = False
     choice: int = 0
 
 

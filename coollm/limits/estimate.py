@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from coollm.core.types import ChatRequest, EmbeddingRequest, ImagePart, ModelRequest, ReasoningPart, TextPart, ToolCall, ToolResult, Usage
+from coollm.core.types import (
+    AudioPart,
+    ChatRequest,
+    DocumentPart,
+    EmbeddingRequest,
+    ImagePart,
+    ModelRequest,
+    ReasoningPart,
+    RerankRequest,
+    TextPart,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 
 BYTES_PER_TOKEN = 4
 TOKENS_PER_IMAGE = 800
@@ -18,27 +31,31 @@ def text_tokens(characters: int) -> int:
 
 
 def input_tokens(request: ModelRequest) -> int:
-    """Input tokens: text by its length, images by a flat count. Inline image data is not text and is not counted as such."""
+    """Input tokens: text by its length, images, sounds and files by a flat count. Inline data is not text and is not counted as such."""
     if isinstance(request, EmbeddingRequest):
         return sum(text_tokens(len(one)) if isinstance(one, str) else len(one) for one in request.inputs)
+    if isinstance(request, RerankRequest):
+        return sum(text_tokens(len(request.query) + len(one)) for one in request.documents)
     return _chat_tokens(request) if isinstance(request, ChatRequest) else 0
 
 
 def _chat_tokens(request: ChatRequest) -> int:
-    characters = images = 0
+    characters = others = 0
     for message in request.messages:
         for part in message.parts:
             more = part.content if isinstance(part, ToolResult) else (part,)
             for inner in more:
-                if isinstance(inner, ImagePart):
-                    images += 1
+                if isinstance(inner, ImagePart | AudioPart) or (isinstance(inner, DocumentPart) and inner.text is None):
+                    others += 1
+                elif isinstance(inner, DocumentPart):
+                    characters += len(inner.text or "")
                 elif isinstance(inner, TextPart | ReasoningPart):
                     characters += len(inner.text)
                 elif isinstance(inner, ToolCall):
                     characters += len(inner.name) + len(inner.arguments)
     for tool in request.tools:
         characters += len(tool.name) + len(tool.description or "") + len(str(tool.parameters or ""))
-    return text_tokens(characters) + images * TOKENS_PER_IMAGE + len(request.messages) * TOKENS_PER_MESSAGE
+    return request.prompt_tokens + text_tokens(characters) + others * TOKENS_PER_IMAGE + len(request.messages) * TOKENS_PER_MESSAGE
 
 
 def output_tokens(request: ModelRequest, key_limit: int | None = None) -> int:

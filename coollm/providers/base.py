@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import orjson
 
-from coollm.core.types import ChatRequest, Completion, Embeddings, Json, ModelRequest, StreamEvent, Target, ToolCall, Value
-from coollm.providers.sse import SseEvent
+from coollm.core.types import ChatRequest, Content, Json, ModelRequest, StreamEvent, Target, ToolCall, Value
+from coollm.providers.payload import Body
+from coollm.providers.sse import EventStream, SseEvent
 from coollm.providers.verdict import Cause, VendorError, Verdict
-
-
-class VendorRequest(Value, frozen=True):
-    """An HTTP request for a vendor. The body is what is sent, byte for byte."""
-
-    method: str
-    url: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
 
 
 class StreamDecoder(Protocol):
@@ -32,12 +24,110 @@ class StreamDecoder(Protocol):
         """The events that one frame holds. Raises VendorError for an error frame, also inside a 200, and for a frame that makes no sense."""
 
 
+class Framing(Protocol):
+    """Cuts the bytes of a stream into frames."""
+
+    def feed(self, data: bytes) -> Iterable[SseEvent]:
+        """The frames that `data` completes. Raises EventTooLarge, and VendorError for bytes that are no frames."""
+
+
+class AnswerFormat(Protocol):
+    """How the answer to a request is written."""
+
+    @property
+    def wire(self) -> str:
+        """Name of the format. Where it is the client's own, bytes are forwarded as they come."""
+
+    def decode(self, request: ModelRequest, body: bytes) -> Content:
+        """A whole answer to `request`. Raises VendorError if it is none."""
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A decoder for one stream."""
+
+    def framing(self) -> Framing:
+        """What cuts a stream into the frames of its decoder."""
+
+
+class WireFormat(Value, frozen=True):
+    """An AnswerFormat made of its three parts; the frames of its streams are server-sent events unless told otherwise."""
+
+    wire: str
+    read: Callable[[ModelRequest, bytes], Content]
+    decoder: Callable[[], StreamDecoder]
+    framer: Callable[[], Framing] = EventStream
+
+    def decode(self, request: ModelRequest, body: bytes) -> Content:
+        """A whole answer."""
+        return self.read(request, body)
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A decoder for one stream."""
+        return self.decoder()
+
+    def framing(self) -> Framing:
+        """What cuts a stream into frames."""
+        return self.framer()
+
+
+class VendorRequest(Value, frozen=True):
+    """An HTTP request for a vendor, and how its answer is written. The body is what is sent, byte for byte.
+
+    Where an answer comes in steps (a job that is begun, then asked for), `follow` makes the next request from the answer to this one, or None if that was
+    the last. `abandon` is sent, and its answer not waited for, when nobody wants the answer any more.
+    """
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | Body
+    answer: AnswerFormat
+    follow: Callable[[bytes], FollowUp | None] | None = None
+    abandon: VendorRequest | None = None
+
+
+class FollowUp(Value, frozen=True):
+    """The next request of an answer in steps, to be sent after `wait_seconds`."""
+
+    request: VendorRequest
+    wait_seconds: float = 0.0
+
+
+CONTENT_PARAMS = ("messages", "input", "prompt", "suffix", "system", "previous_response_id", "conversation", "model")
+
+
+class Losses:
+    """What a vendor's dialect cannot say of a request: refused by its name, or dropped and remembered where the configuration says so."""
+
+    def __init__(self, *, may_drop: bool = False) -> None:
+        self._may_drop = may_drop
+        self.dropped: list[str] = []
+
+    def lose(self, param: str, vendor: str, way_out: str = "") -> None:
+        """Raises VendorError (UNSUPPORTED), or drops `param`. What was said is never dropped: an answer without it would be one to another question."""
+        if not self._may_drop or param.startswith(CONTENT_PARAMS):
+            raise unsupported(param, vendor, way_out)
+        if param not in self.dropped:
+            self.dropped.append(param)
+
+
 class Dialect(Protocol):
     """One vendor's language, without any I/O."""
 
     @property
     def wire(self) -> str:
-        """Name of the wire format. Where it is the client's own, bytes are forwarded as they come."""
+        """Name of its wire format for chats."""
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether it converses."""
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it counts the tokens of a request."""
+
+    @property
+    def operations(self) -> frozenset[str]:
+        """The routes that it is passed through, by the first part of their address."""
 
     @property
     def base_url(self) -> str | None:
@@ -47,20 +137,11 @@ class Dialect(Protocol):
     def families(self) -> tuple[str, ...]:
         """Patterns of the models served where the configuration lists none."""
 
-    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str) -> VendorRequest:
-        """The vendor's request. Raises VendorError (UNSUPPORTED) naming the parameter that this dialect cannot say."""
-
-    def decode(self, request: ModelRequest, body: bytes) -> Completion | Embeddings:
-        """A whole answer to `request`. Raises VendorError if it is none."""
-
-    def stream_decoder(self) -> StreamDecoder:
-        """A decoder for one stream."""
+    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str, losses: Losses) -> VendorRequest:
+        """The vendor's request. Raises VendorError (UNSUPPORTED) naming what this dialect cannot say, unless `losses` lets it be dropped."""
 
     def verdict(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
-        """The judgement on an answer whose status is not 200."""
-
-
-OPENAI_WIRE = "openai"
+        """The judgement on an answer whose status is no success."""
 
 
 def unsupported(param: str, vendor: str, way_out: str = "") -> VendorError:
@@ -102,18 +183,32 @@ def count(container: Any, name: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def refuse_inexpressible(request: ChatRequest, supported: frozenset[str], neutral: Mapping[str, tuple[Any, ...]], vendor: str) -> None:
-    """Raises VendorError for the first thing in the client's body that a translation would lose.
+OPTIONS: dict[str, str] = {
+    "choices": "n",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "stop": "stop",
+    "seed": "seed",
+    "logprobs": "logprobs",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "tools": "tools",
+    "tool_choice": "tool_choice",
+    "output_schema": "response_format",
+    "reasoning_effort": "reasoning_effort",
+}
+"""What a request may ask for beside its messages: the neutral word, and OpenAI's name of it."""
 
-    `supported` are the parameters that the dialect translates or may drop without changing the answer; `neutral` the values with which others mean nothing.
-    """
-    if request.inexpressible:
-        raise unsupported(request.inexpressible[0], vendor)
-    if request.dialect != OPENAI_WIRE:
-        return  # the names of another dialect have been read by its own parser, which knows what is inexpressible
-    for name, value in request.source.items():
-        if name not in supported and value is not None and value not in neutral.get(name, ()):
-            raise unsupported(name, vendor)
+
+def lose_inexpressible(request: ChatRequest, losses: Losses, vendor: str, says: frozenset[str]) -> None:
+    """Loses what the neutral words could not hold of the client's body, and what this vendor, which `says` some of the OPTIONS, cannot be told."""
+    for place in request.inexpressible:
+        losses.lose(place, vendor)
+    for option, name in OPTIONS.items():
+        value = getattr(request, option)
+        if option not in says and value not in (None, (), 1 if option == "choices" else None):
+            losses.lose(name, vendor)
 
 
 def arguments_object(call: ToolCall, vendor: str) -> orjson.Fragment:
@@ -127,17 +222,12 @@ def arguments_object(call: ToolCall, vendor: str) -> orjson.Fragment:
     return orjson.Fragment(call.arguments)
 
 
-HARMLESS = frozenset({"model", "messages", "stream", "stream_options", "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "service_tier"})
-"""Parameters that say nothing about the answer's content."""
+def no_such_kind(request: ModelRequest, vendor: str) -> VendorError:
+    """The error for a kind of request that a vendor has nothing for."""
+    kinds = {"EmbeddingRequest": "embeddings", "RerankRequest": "rerank", "PassThroughRequest": "this route", "ChatRequest": "chat"}
+    return unsupported("model", vendor, f"it does not serve {kinds.get(type(request).__name__, 'this')}")
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "modalities": (["text"],),
-    "verbosity": ("medium",),
-    "functions": ([],),
-}
-"""Values that mean the same as leaving the parameter out."""
+
+def no_stream() -> StreamDecoder:
+    """Stands where an answer is never a stream."""
+    raise bad_answer("this kind of answer has no stream")

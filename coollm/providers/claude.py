@@ -11,22 +11,29 @@ from typing import Any, cast
 import orjson
 
 from coollm.core.types import (
+    AudioPart,
+    Base64,
     ChatRequest,
     Choice,
     Completion,
+    CountRequest,
+    DocumentPart,
     FinishDelta,
     FinishReason,
     ImagePart,
     Json,
     Message,
     ModelRequest,
+    Part,
     ReasoningDelta,
     ReasoningPart,
+    ServiceTier,
     StreamEnd,
     StreamEvent,
     Target,
     TextDelta,
     TextPart,
+    TokenCount,
     Tool,
     ToolCall,
     ToolCallDelta,
@@ -36,38 +43,35 @@ from coollm.core.types import (
     Value,
 )
 from coollm.providers.base import (
-    HARMLESS,
-    NEUTRAL,
-    StreamDecoder,
+    Losses,
     VendorRequest,
+    WireFormat,
     arguments_object,
     bad_answer,
     count,
     error_body,
+    lose_inexpressible,
+    no_stream,
+    no_such_kind,
     parse_object,
-    refuse_inexpressible,
     unsupported,
 )
+from coollm.providers.payload import write_json
+from coollm.providers.rate_limits import wait_seconds
+from coollm.providers.reasoning import MINTED
 from coollm.providers.sse import SseEvent
-from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status, retry_after_seconds
+from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status
 
 API_VERSION = "2023-06-01"
 
 # The API requires a limit; OpenAI's clients need not give one.
 DEFAULT_MAX_TOKENS = 4096
 
-_SUPPORTED = HARMLESS | {
-    "max_tokens",
-    "max_completion_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "response_format",
-    "reasoning_effort",
-}
+_SAYS = frozenset({"temperature", "top_p", "top_k", "stop", "tools", "tool_choice", "output_schema", "reasoning_effort"})
+
+# Both ways: what a client may ask for, and what served it.
+_ASKED_TIERS = {"auto": "auto", "priority": "auto", "default": "standard_only", "flex": "standard_only"}
+_SERVED_TIERS: dict[str, ServiceTier] = {"standard": "default", "priority": "priority", "batch": "batch"}
 
 _EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
 
@@ -99,58 +103,23 @@ class ClaudeDialect(Value, frozen=True):
     """Anthropic's dialect."""
 
     wire: str = "claude"
+    has_chat: bool = True
+    counts_tokens: bool = True
+    operations: frozenset[str] = frozenset()
     base_url: str | None = "https://api.anthropic.com"
     families: tuple[str, ...] = ("claude-*",)
 
-    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str) -> VendorRequest:
-        """A `POST /v1/messages`."""
-        if not isinstance(request, ChatRequest):
-            raise unsupported("model", "Claude", "it has no embeddings")
-        url = f"{base_url}/v1/messages"
-        headers = {"content-type": "application/json", "x-api-key": key, "anthropic-version": API_VERSION}
-        if request.dialect == self.wire:
-            headers.update(request.forwarded_headers)
-            source = {**request.source, "model": target.model}
-            return VendorRequest(method="POST", url=url, headers=tuple(headers.items()), body=orjson.dumps(source))
-        refuse_inexpressible(request, _SUPPORTED, NEUTRAL, "Claude")
-        body: Json = {
-            "model": target.model,
-            "max_tokens": request.max_output_tokens or target.max_tokens or DEFAULT_MAX_TOKENS,
-            "messages": _messages(request.messages),
-        }
-        system = [part.text for message in request.messages if message.role == "system" for part in message.parts if isinstance(part, TextPart)]
-        if system:
-            body["system"] = "\n\n".join(system)
-        if request.temperature is not None:
-            if request.temperature > 1:
-                raise unsupported("temperature", "Claude", "its range is 0 to 1")
-            body["temperature"] = request.temperature
-        _add_options(request, body)
-        _add_tools(request, body)
-        return VendorRequest(method="POST", url=url, headers=tuple(headers.items()), body=orjson.dumps(body))
-
-    def decode(self, request: ModelRequest, body: bytes) -> Completion:  # noqa: ARG002  it answers chats alone
-        """A `message` object."""
-        answer = parse_object(body, "the answer")
-        if answer.get("type") == "error":
-            raise VendorError(_verdict(200, {}, answer))
-        content = answer.get("content")
-        if not isinstance(content, list) or not answer.get("stop_reason"):
-            raise bad_answer("the answer is not a whole message")
-        parts: list[TextPart | ToolCall | ReasoningPart] = []
-        for block in content:
-            parts.extend(_block(block))
-        choice = Choice(parts=tuple(parts), finish_reason=_STOP_REASONS.get(str(answer["stop_reason"]), "stop"))
-        return Completion(
-            id=str(answer.get("id") or ""),
-            model=str(answer.get("model") or ""),
-            choices=(choice,),
-            usage=decode_usage(answer.get("usage") or {}),
-        )
-
-    def stream_decoder(self) -> StreamDecoder:
-        """A decoder for the events of a message stream."""
-        return _MessageStream()
+    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str, losses: Losses) -> VendorRequest:
+        """A `POST /v1/messages`, or `/v1/messages/count_tokens`."""
+        headers = {"content-type": "application/json", "x-api-key": key, "anthropic-version": API_VERSION, **dict(request.forwarded_headers)}
+        if isinstance(request, CountRequest):
+            path, answer = "/v1/messages/count_tokens", COUNT
+            body = {name: value for name, value in message_body(request.chat, target, losses).items() if name not in _NOT_COUNTED}
+        elif isinstance(request, ChatRequest):
+            path, answer, body = "/v1/messages", MESSAGES, message_body(request, target, losses)
+        else:
+            raise no_such_kind(request, "Claude")
+        return VendorRequest(method="POST", url=base_url + path, headers=tuple(headers.items()), body=write_json(body), answer=answer)
 
     def verdict(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
         """The judgement on `{"type": "error", "error": {"type", "message"}}`."""
@@ -158,6 +127,68 @@ class ClaudeDialect(Value, frozen=True):
 
 
 DIALECT = ClaudeDialect()
+
+
+def message_body(request: ChatRequest, target: Target, losses: Losses) -> Json:
+    """The body of a messages request: the client's own where it speaks this dialect."""
+    if request.dialect == DIALECT.wire:
+        return {**request.source, "model": target.model, "messages": _without_minted(request.source["messages"])}
+    lose_inexpressible(request, losses, "Claude", _SAYS)
+    body: Json = {
+        "model": target.model,
+        "max_tokens": request.max_output_tokens or target.max_tokens or DEFAULT_MAX_TOKENS,
+        "messages": _messages(request.messages),
+    }
+    system = [part for message in request.messages if message.role == "system" for part in message.parts if isinstance(part, TextPart)]
+    if any(part.cache_control for part in system):
+        body["system"] = [_content_block(part) for part in system]
+    elif system:
+        body["system"] = "\n\n".join(part.text for part in system)
+    _add_options(request, body, losses)
+    _add_tools(request, body)
+    return body
+
+
+def _without_minted(messages: Any) -> Any:
+    """The messages without thinking that Claude has not signed: it refuses what another vendor thought in an earlier turn."""
+    return [
+        {**message, "content": [block for block in message["content"] if not _is_minted(block)]}
+        if message.get("role") == "assistant" and isinstance(message.get("content"), list) and any(_is_minted(block) for block in message["content"])
+        else message
+        for message in messages
+    ]
+
+
+def _is_minted(block: Json) -> bool:
+    kind = block.get("type")
+    return (kind == "thinking" and str(block.get("signature") or MINTED).startswith(MINTED)) or (
+        kind == "redacted_thinking" and str(block.get("data")).startswith(MINTED)
+    )
+
+
+def _count(request: ModelRequest, body: bytes) -> TokenCount:  # noqa: ARG001
+    return TokenCount(input_tokens=count(parse_object(body, "the answer"), "input_tokens"))
+
+
+def _decode(request: ModelRequest, body: bytes) -> Completion:  # noqa: ARG001  the answer says all
+    """A `message` object."""
+    answer = parse_object(body, "the answer")
+    if answer.get("type") == "error":
+        raise VendorError(_verdict(200, {}, answer))
+    content = answer.get("content")
+    if not isinstance(content, list) or not answer.get("stop_reason"):
+        raise bad_answer("the answer is not a whole message")
+    parts: list[TextPart | ToolCall | ReasoningPart] = []
+    for block in content:
+        parts.extend(_block(block))
+    usage = answer.get("usage") or {}
+    return Completion(
+        id=str(answer.get("id") or ""),
+        model=str(answer.get("model") or ""),
+        choices=(Choice(parts=tuple(parts), finish_reason=_STOP_REASONS.get(str(answer["stop_reason"]), "stop")),),
+        usage=decode_usage(usage),
+        service_tier=_SERVED_TIERS.get(str(usage.get("service_tier"))),
+    )
 
 
 def _verdict(status: int, headers: Mapping[str, str], answer: Json) -> Verdict:
@@ -169,7 +200,7 @@ def _verdict(status: int, headers: Mapping[str, str], answer: Json) -> Verdict:
         message=str(error.get("message") or f"HTTP status {status}"),
         status=status,
         type=kind or None,
-        retry_after_seconds=retry_after_seconds(headers),
+        retry_after_seconds=wait_seconds(headers),
     )
 
 
@@ -187,7 +218,15 @@ def decode_usage(usage: Json, before: Usage | None = None) -> Usage:
     )
 
 
-def _add_options(request: ChatRequest, body: Json) -> None:
+def _add_options(request: ChatRequest, body: Json, losses: Losses) -> None:
+    if request.temperature is not None and request.temperature > 1:
+        losses.lose("temperature", "Claude", "its range is 0 to 1")
+    elif request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_k is not None:
+        body["top_k"] = request.top_k
+    if request.service_tier in _ASKED_TIERS:
+        body["service_tier"] = _ASKED_TIERS[request.service_tier]
     if request.top_p is not None:
         body["top_p"] = request.top_p
     if request.stop:
@@ -196,18 +235,26 @@ def _add_options(request: ChatRequest, body: Json) -> None:
         body["metadata"] = {"user_id": request.user}
     if request.stream:
         body["stream"] = True
+    output = _output_config(request, losses)
+    if output:
+        body["output_config"] = output
+    if "effort" in output:
+        body["thinking"] = {"type": "adaptive"}
+
+
+def _output_config(request: ChatRequest, losses: Losses) -> Json:
     output: Json = {}
     if request.output_schema is not None:
         if request.output_schema.schema is None:
-            raise unsupported("response_format.type", "Claude", "give a json_schema instead of json_object")
-        output["format"] = {"type": "json_schema", "schema": request.output_schema.schema}
+            losses.lose("response_format.type", "Claude", "give a json_schema instead of json_object")
+        else:
+            output["format"] = {"type": "json_schema", "schema": request.output_schema.schema}
     if request.reasoning_effort not in (None, "none"):
         if request.reasoning_effort not in _EFFORTS:
-            raise unsupported("reasoning_effort", "Claude", f"it knows {', '.join(_EFFORTS)}")
-        output["effort"] = _EFFORTS[request.reasoning_effort]
-        body["thinking"] = {"type": "adaptive"}
-    if output:
-        body["output_config"] = output
+            losses.lose("reasoning_effort", "Claude", f"it knows {', '.join(_EFFORTS)}")
+        else:
+            output["effort"] = _EFFORTS[request.reasoning_effort]
+    return output
 
 
 def _add_tools(request: ChatRequest, body: Json) -> None:
@@ -231,7 +278,7 @@ def _tool(tool: Tool) -> Json:
         written["description"] = tool.description
     if tool.strict is not None:
         written["strict"] = tool.strict
-    return written
+    return written | _cache(tool)
 
 
 def _messages(messages: tuple[Message, ...]) -> list[Json]:
@@ -241,7 +288,7 @@ def _messages(messages: tuple[Message, ...]) -> list[Json]:
         if message.role == "system":
             continue
         role = "assistant" if message.role == "assistant" else "user"
-        blocks = [_content_block(part) for part in message.parts if not (isinstance(part, TextPart) and not part.text)]
+        blocks = [_content_block(part) for part in message.parts if _is_sayable(part)]
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"].extend(blocks)
         elif blocks:
@@ -251,19 +298,42 @@ def _messages(messages: tuple[Message, ...]) -> list[Json]:
     return turns
 
 
-def _content_block(part: Any) -> Json:
+def _is_sayable(part: Part) -> bool:
+    """Claude takes neither empty texts nor thoughts that it has not signed."""
+    if isinstance(part, ReasoningPart):
+        return bool(part.signature) and part.origin == DIALECT.wire
+    return not (isinstance(part, TextPart) and not part.text)
+
+
+def _cache(part: Any) -> Json:
+    return {"cache_control": part.cache_control} if part.cache_control else {}
+
+
+def _content_block(part: Part) -> Json:
     if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
+        return {"type": "text", "text": part.text, **_cache(part)}
     if isinstance(part, ImagePart):
-        if part.url is not None:
-            return {"type": "image", "source": {"type": "url", "url": part.url}}
-        return {"type": "image", "source": {"type": "base64", "media_type": part.media_type, "data": part.data}}
+        return {"type": "image", "source": _source(part.url, part.data, part.media_type), **_cache(part)}
+    if isinstance(part, DocumentPart):
+        title = {"title": part.name} if part.name else {}
+        if part.text is not None:
+            return {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": part.text}, **title, **_cache(part)}
+        return {"type": "document", "source": _source(part.url, part.data, part.media_type), **title, **_cache(part)}
     if isinstance(part, ToolCall):
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part, "Claude")}
     if isinstance(part, ToolResult):
         content = [_content_block(inner) for inner in part.content]
-        return {"type": "tool_result", "tool_use_id": part.call_id, "content": content, **({"is_error": True} if part.is_error else {})}
-    return {"type": "thinking", "thinking": part.text, "signature": part.signature or ""}
+        error = {"is_error": True} if part.is_error else {}
+        return {"type": "tool_result", "tool_use_id": part.call_id, "content": content, **error, **_cache(part)}
+    if isinstance(part, AudioPart):
+        raise unsupported("messages", "Claude", "it does not listen to audio")
+    if part.is_redacted:
+        return {"type": "redacted_thinking", "data": part.signature}
+    return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+
+
+def _source(url: str | None, data: Base64 | None, media_type: str | None) -> Json:
+    return {"type": "url", "url": url} if data is None else {"type": "base64", "media_type": media_type, "data": data}
 
 
 def _block(block: Any) -> list[TextPart | ToolCall | ReasoningPart]:
@@ -271,7 +341,9 @@ def _block(block: Any) -> list[TextPart | ToolCall | ReasoningPart]:
     if kind == "text":
         return [TextPart(text=str(block.get("text") or ""))]
     if kind == "thinking":
-        return [ReasoningPart(text=str(block.get("thinking") or ""), signature=block.get("signature"))]
+        return [ReasoningPart(text=str(block.get("thinking") or ""), signature=block.get("signature"), origin=DIALECT.wire)]
+    if kind == "redacted_thinking":
+        return [ReasoningPart(text="", signature=str(block.get("data") or ""), origin=DIALECT.wire, is_redacted=True)]
     if kind == "tool_use":
         arguments = orjson.dumps(block.get("input") or {}).decode()
         return [ToolCall(id=str(block.get("id") or ""), name=str(block.get("name") or ""), arguments=arguments)]
@@ -325,6 +397,8 @@ class _MessageStream:
         if block.get("type") == "tool_use":
             number = self._calls.setdefault(count(payload, "index"), len(self._calls))
             return (ToolCallDelta(index=number, id=str(block.get("id") or ""), name=str(block.get("name") or "")),)
+        if block.get("type") == "redacted_thinking":
+            return (ReasoningDelta(signature=str(block.get("data") or ""), origin=DIALECT.wire, is_redacted=True),)
         if block.get("type") == "text" and block.get("text"):
             return (TextDelta(text=str(block["text"])),)
         return ()
@@ -338,7 +412,14 @@ class _MessageStream:
             number = self._calls.setdefault(count(payload, "index"), len(self._calls))
             return (ToolCallDelta(index=number, arguments=str(delta.get("partial_json") or "")),)
         if kind == "thinking_delta":
-            return (ReasoningDelta(text=str(delta.get("thinking") or "")),)
+            return (ReasoningDelta(text=str(delta.get("thinking") or ""), origin=DIALECT.wire),)
         if kind == "signature_delta":
-            return (ReasoningDelta(signature=str(delta.get("signature") or "")),)
+            return (ReasoningDelta(signature=str(delta.get("signature") or ""), origin=DIALECT.wire),)
         return ()
+
+
+# What a count of tokens does not take.
+_NOT_COUNTED = frozenset({"max_tokens", "stream", "temperature", "top_p", "top_k", "stop_sequences", "metadata", "service_tier", "container"})
+
+MESSAGES = WireFormat(wire=DIALECT.wire, read=_decode, decoder=_MessageStream)
+COUNT = WireFormat(wire="count", read=_count, decoder=no_stream)

@@ -14,9 +14,13 @@ from urllib.parse import quote
 import orjson
 
 from coollm.core.types import (
+    AudioPart,
     ChatRequest,
     Choice,
     Completion,
+    Content,
+    CountRequest,
+    DocumentPart,
     EmbeddingRequest,
     Embeddings,
     FinishDelta,
@@ -25,12 +29,14 @@ from coollm.core.types import (
     Json,
     Message,
     ModelRequest,
+    Part,
     ReasoningDelta,
     ReasoningPart,
     StreamEvent,
     Target,
     TextDelta,
     TextPart,
+    TokenCount,
     Tool,
     ToolCall,
     ToolCallDelta,
@@ -40,37 +46,28 @@ from coollm.core.types import (
     Value,
 )
 from coollm.providers.base import (
-    HARMLESS,
-    NEUTRAL,
-    StreamDecoder,
+    OPTIONS,
+    Losses,
     VendorRequest,
+    WireFormat,
     arguments_object,
     bad_answer,
     count,
     error_body,
+    lose_inexpressible,
+    no_stream,
+    no_such_kind,
     parse_object,
-    refuse_inexpressible,
     unsupported,
 )
+from coollm.providers.payload import write_json
+from coollm.providers.rate_limits import wait_seconds
 from coollm.providers.sse import SseEvent
-from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status, retry_after_seconds
+from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status
 
-_SUPPORTED = HARMLESS | {
-    "max_tokens",
-    "max_completion_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "seed",
-    "n",
-    "tools",
-    "tool_choice",
-    "response_format",
-    "reasoning_effort",
-    "frequency_penalty",
-    "presence_penalty",
-}
-_NEUTRAL = {**NEUTRAL, "parallel_tool_calls": (True,)}
+_SAYS = frozenset(OPTIONS)
+
+_AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mp3"}
 
 _THINKING_LEVELS = {"minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM", "high": "HIGH"}
 
@@ -108,30 +105,16 @@ class GeminiDialect(Value, frozen=True):
     """Gemini's dialect."""
 
     wire: str = "gemini"
+    has_chat: bool = True
+    counts_tokens: bool = True
+    operations: frozenset[str] = frozenset()
     base_url: str | None = "https://generativelanguage.googleapis.com/v1beta"
     families: tuple[str, ...] = ("gemini-*", "gemma-*")
 
-    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str) -> VendorRequest:
-        """A `generateContent`, `streamGenerateContent` with SSE, or `batchEmbedContents`. The key travels in a header, never in the address."""
+    def encode(self, request: ModelRequest, target: Target, base_url: str, key: str, losses: Losses) -> VendorRequest:
+        """A `generateContent`, `streamGenerateContent` with SSE, `batchEmbedContents` or `countTokens`. The key travels in a header, never in the address."""
         model = f"{base_url}/models/{quote(target.model, safe='')}"
-        headers = (("content-type", "application/json"), ("x-goog-api-key", key))
-        if isinstance(request, EmbeddingRequest):
-            body = orjson.dumps(_embedding_body(request, target))
-            return VendorRequest(method="POST", url=f"{model}:batchEmbedContents", headers=headers, body=body)
-        assert isinstance(request, ChatRequest)  # noqa: S101  there are two kinds of request
-        method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
-        return VendorRequest(method="POST", url=f"{model}:{method}", headers=headers, body=orjson.dumps(_chat_body(request, target)))
-
-    def decode(self, request: ModelRequest, body: bytes) -> Completion | Embeddings:
-        """A `GenerateContentResponse` or a `BatchEmbedContentsResponse`."""
-        answer = parse_object(body, "the answer")
-        if answer.get("error"):
-            raise VendorError(_verdict(200, {}, answer))
-        return _embeddings(request, answer) if isinstance(request, EmbeddingRequest) else _completion(answer)
-
-    def stream_decoder(self) -> StreamDecoder:
-        """A decoder for a stream of `GenerateContentResponse`."""
-        return _ContentStream()
+        return content_request(model, (("x-goog-api-key", key),), request, target, losses)
 
     def verdict(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
         """The judgement on `{"error": {"code", "message", "status", "details"}}`, alone or in a list of one."""
@@ -141,13 +124,41 @@ class GeminiDialect(Value, frozen=True):
 DIALECT = GeminiDialect()
 
 
-def _chat_body(request: ChatRequest, target: Target) -> Json:
-    refuse_inexpressible(request, _SUPPORTED, _NEUTRAL, "Gemini")
+def content_request(model: str, credentials: tuple[tuple[str, str], ...], request: ModelRequest, target: Target, losses: Losses) -> VendorRequest:
+    """The request to the model at the address `model`."""
+    if isinstance(request, EmbeddingRequest):
+        method, body, answer = "batchEmbedContents", _embedding_body(request, target), EMBEDDINGS
+    elif isinstance(request, CountRequest):
+        method, body, answer = "countTokens", {"contents": content_body(request.chat, target, losses)["contents"]}, COUNT
+    elif isinstance(request, ChatRequest):
+        method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
+        body, answer = content_body(request, target, losses), CONTENT
+    else:
+        raise no_such_kind(request, "Gemini")
+    headers = (("content-type", "application/json"), *credentials)
+    return VendorRequest(method="POST", url=f"{model}:{method}", headers=headers, body=write_json(body), answer=answer)
+
+
+def _decode(request: ModelRequest, body: bytes) -> Content:
+    """A `GenerateContentResponse`, a `BatchEmbedContentsResponse` or a `CountTokensResponse`."""
+    answer = parse_object(body, "the answer")
+    if answer.get("error"):
+        raise VendorError(_verdict(200, {}, answer))
+    if isinstance(request, CountRequest):
+        return TokenCount(input_tokens=count(answer, "totalTokens"))
+    return _embeddings(request, answer) if isinstance(request, EmbeddingRequest) else _completion(answer)
+
+
+def content_body(request: ChatRequest, target: Target, losses: Losses) -> Json:
+    """The body of a `generateContent`."""
+    lose_inexpressible(request, losses, "Gemini", _SAYS)
+    if request.parallel_tool_calls is False and request.tools:
+        losses.lose("parallel_tool_calls", "Gemini")
     body: Json = {"contents": _contents(request.messages)}
     system = [{"text": part.text} for message in request.messages if message.role == "system" for part in message.parts if isinstance(part, TextPart)]
     if system:
         body["systemInstruction"] = {"parts": system}
-    config = _generation_config(request, target)
+    config = _generation_config(request, target, losses)
     if config:
         body["generationConfig"] = config
     if request.tools:
@@ -196,7 +207,7 @@ def _verdict(status: int, headers: Mapping[str, str], answer: Json) -> Verdict:
     error = error if isinstance(error, dict) else {}
     name = str(error.get("status") or "")
     cause = _CAUSES.get(name) or (Cause.VENDOR_ERROR if status == 200 else cause_of_status(status))
-    wait = retry_after_seconds(headers)
+    wait = wait_seconds(headers)
     for detail in error.get("details") or ():
         if not isinstance(detail, dict):
             continue
@@ -234,7 +245,7 @@ def decode_usage(usage: Any) -> Usage | None:
     )
 
 
-def _generation_config(request: ChatRequest, target: Target) -> Json:
+def _generation_config(request: ChatRequest, target: Target, losses: Losses) -> Json:
     config: Json = {
         "maxOutputTokens": request.max_output_tokens or target.max_tokens,
         "temperature": request.temperature,
@@ -242,8 +253,11 @@ def _generation_config(request: ChatRequest, target: Target) -> Json:
         "stopSequences": list(request.stop) or None,
         "seed": request.seed,
         "candidateCount": request.choices if request.choices > 1 else None,
-        "frequencyPenalty": request.source.get("frequency_penalty") or None,
-        "presencePenalty": request.source.get("presence_penalty") or None,
+        "topK": request.top_k,
+        "frequencyPenalty": request.frequency_penalty,
+        "presencePenalty": request.presence_penalty,
+        "responseLogprobs": True if request.logprobs is not None else None,
+        "logprobs": request.logprobs or None,
     }
     if request.output_schema is not None:
         config["responseMimeType"] = "application/json"
@@ -254,7 +268,7 @@ def _generation_config(request: ChatRequest, target: Target) -> Json:
         elif request.reasoning_effort in _THINKING_LEVELS:
             config["thinkingConfig"] = {"thinkingLevel": _THINKING_LEVELS[request.reasoning_effort], "includeThoughts": True}
         else:
-            raise unsupported("reasoning_effort", "Gemini", f"it knows {', '.join(_THINKING_LEVELS)}")
+            losses.lose("reasoning_effort", "Gemini", f"it knows {', '.join(_THINKING_LEVELS)}")
     return {name: value for name, value in config.items() if value is not None}
 
 
@@ -287,17 +301,30 @@ def _contents(messages: tuple[Message, ...]) -> list[Json]:
     return turns
 
 
-def _parts(part: Any) -> list[Json]:
+def _parts(part: Part) -> list[Json]:
     if isinstance(part, TextPart):
         return [{"text": part.text}]
-    if isinstance(part, ImagePart):
-        if part.url is not None:
-            raise unsupported("messages", "Gemini", "an image must be inline, as a base64 data: URL")
+    if isinstance(part, ImagePart | DocumentPart) and part.url is not None:
+        raise unsupported("messages", "Gemini", "an image or document must be inline, as base64")
+    if isinstance(part, DocumentPart) and part.text is not None:
+        return [{"text": part.text}]
+    if isinstance(part, ImagePart | DocumentPart):
         return [{"inlineData": {"mimeType": part.media_type, "data": part.data}}]
+    if isinstance(part, AudioPart):
+        return [{"inlineData": {"mimeType": _AUDIO_TYPES.get(part.format, f"audio/{part.format}"), "data": part.data}}]
     if isinstance(part, ToolCall):
         return [_function_call(part)]
     if isinstance(part, ToolResult):
         return _function_response(part)
+    return _thought(part)
+
+
+def _thought(part: ReasoningPart) -> list[Json]:
+    """A thought of Gemini's own. A signature without text belongs to the text beside it, and may come back in a part of its own."""
+    if part.origin not in (None, DIALECT.wire):
+        return []
+    if part.signature and not part.text:
+        return [{"text": "", "thoughtSignature": part.signature}]
     return [{"text": part.text, "thought": True}]
 
 
@@ -319,7 +346,7 @@ def _function_response(result: ToolResult) -> list[Json]:
         parsed = None
     response = parsed if isinstance(parsed, dict) else {"error" if result.is_error else "output": text}
     written: list[Json] = [{"functionResponse": {"id": result.call_id, "name": result.name, "response": response}}]
-    return written + [inner for part in result.content if isinstance(part, ImagePart) for inner in _parts(part)]
+    return written + [inner for part in result.content if not isinstance(part, TextPart) for inner in _parts(part)]
 
 
 def _read_call(part: Json) -> ToolCall | None:
@@ -355,9 +382,30 @@ def _choice(candidate: Json) -> Choice:
         if call is not None:
             parts.append(call)
         elif isinstance(part.get("text"), str):
-            parts.append(ReasoningPart(text=part["text"]) if part.get("thought") else TextPart(text=part["text"]))
+            if part["text"] or not part.get("thoughtSignature"):
+                parts.append(ReasoningPart(text=part["text"], origin=DIALECT.wire) if part.get("thought") else TextPart(text=part["text"]))
+            if part.get("thoughtSignature"):
+                parts.append(ReasoningPart(text="", signature=part["thoughtSignature"], origin=DIALECT.wire))
     has_calls = any(isinstance(part, ToolCall) for part in parts)
-    return Choice(parts=tuple(parts), finish_reason=_finish(candidate.get("finishReason"), has_calls=has_calls))
+    finish = _finish(candidate.get("finishReason"), has_calls=has_calls)
+    return Choice(parts=tuple(parts), finish_reason=finish, logprobs=_logprobs(candidate))
+
+
+def _logprobs(candidate: Json) -> tuple[Json, ...]:
+    """OpenAI's objects of a token, from `logprobsResult`, whose two lists run side by side."""
+    result = candidate.get("logprobsResult")
+    if not isinstance(result, dict):
+        return ()
+    likeliest = result.get("topCandidates") or ()
+    return tuple(
+        {**_token(chosen), "top_logprobs": [_token(one) for one in (likeliest[place].get("candidates") or () if place < len(likeliest) else ())]}
+        for place, chosen in enumerate(result.get("chosenCandidates") or ())
+    )
+
+
+def _token(candidate: Json) -> Json:
+    text = str(candidate.get("token") or "")
+    return {"token": text, "logprob": candidate.get("logProbability"), "bytes": list(text.encode())}
 
 
 class _ContentStream:
@@ -393,16 +441,33 @@ class _ContentStream:
     def _candidate(self, candidate: Json, found: list[StreamEvent]) -> None:
         index = count(candidate, "index")
         self._open.add(index)
+        logprobs = _logprobs(candidate)
         for part in _candidate_parts(candidate):
             call = _read_call(part)
             if call is not None:
                 number = self._calls.get(index, 0)
                 self._calls[index] = number + 1
                 found.append(ToolCallDelta(index=number, id=call.id, name=call.name, arguments=call.arguments, extra=call.extra, choice=index))
-            elif isinstance(part.get("text"), str) and part["text"]:
-                text = part["text"]
-                found.append(ReasoningDelta(text=text, choice=index) if part.get("thought") else TextDelta(text=text, choice=index))
+            else:
+                found += _text_deltas(part, index, logprobs)
+                logprobs = ()
         if candidate.get("finishReason"):
             self._finished.add(index)
             reason = _finish(candidate["finishReason"], has_calls=bool(self._calls.get(index)))
             found.append(cast("StreamEvent", FinishDelta(reason=reason, choice=index)))
+
+
+def _text_deltas(part: Json, index: int, logprobs: tuple[Json, ...]) -> list[StreamEvent]:
+    found: list[StreamEvent] = []
+    text = part.get("text")
+    if isinstance(text, str) and text:
+        is_thought = bool(part.get("thought"))
+        found.append(ReasoningDelta(text=text, origin=DIALECT.wire, choice=index) if is_thought else TextDelta(text=text, choice=index, logprobs=logprobs))
+    if part.get("thoughtSignature"):
+        found.append(ReasoningDelta(signature=str(part["thoughtSignature"]), origin=DIALECT.wire, choice=index))
+    return found
+
+
+CONTENT = WireFormat(wire=DIALECT.wire, read=_decode, decoder=_ContentStream)
+EMBEDDINGS = WireFormat(wire="gemini embeddings", read=_decode, decoder=no_stream)
+COUNT = WireFormat(wire="count", read=_decode, decoder=no_stream)

@@ -57,6 +57,23 @@ class Catalog:
         targets = [target for provider, model in asked for target in _targets(provider, model)]
         return (*targets, *self._stand_ins({provider.id for provider, _ in asked}, client))
 
+    def any_of_dialect(self, wire: str, operation: str, named: str, client: Client | None) -> tuple[Target, ...]:
+        """The first key of the first provider of a dialect that has this operation, or of the provider that is `named`: what one request leaves there
+        (a file, a batch), the next one finds again. Raises UnknownModel and NotAllowed.
+        """
+        able = [
+            provider
+            for provider in self._providers
+            if PROVIDERS[provider.type].wire == wire and operation in PROVIDERS[provider.type].operations and named in ("", provider.id, provider.type)
+        ]
+        if not able:
+            which = f"the provider '{named}'" if named else "no provider that is configured"
+            raise UnknownModel(f"{which} {'does not serve' if named else 'serves'} /v1/{operation}", param="provider", code="provider_not_found")
+        permitted = [provider for provider in able if _may_use(client, provider)]
+        if not permitted:
+            raise NotAllowed(f"this key may not use the provider of /v1/{operation}", code="provider_not_allowed")
+        return tuple(_targets(permitted[0], permitted[0].model or operation)[:1])
+
     def _pairs(self, name: str) -> list[tuple[Provider, str]]:
         if name in self._aliases:
             return [pair for target in self._aliases[name] for pair in self._qualified(target)]

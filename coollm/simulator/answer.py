@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,8 +17,40 @@ _WORDS = tuple(
 _DEEPEST = 12
 
 
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as it came: the parts of its address, its key, and what the simulated vendors remember. `origin` is their own address."""
+
+    method: str
+    path: str
+    groups: tuple[str, ...]
+    query: str
+    headers: dict[str, str]
+    data: bytes
+    body: Any
+    key: str
+    origin: str
+    memory: Memory
+
+
+class Memory(msgspec.Struct):
+    """What the simulated vendors keep from one request to the next, by id."""
+
+    responses: dict[str, str] = msgspec.field(default_factory=dict)
+    predictions: dict[str, Any] = msgspec.field(default_factory=dict)
+    files: dict[str, Any] = msgspec.field(default_factory=dict)
+    batches: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer that is no conversation: JSON, or bytes of a type."""
+
+    body: Any
+    content_type: str = "application/json"
+    status: int = 200
+
+
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A request in the words that all three vendors share."""
+    """A request in the words that all vendors share. `reply` makes the answer of one that is no conversation."""
 
     model: str
     key: str
@@ -32,8 +65,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     include_usage: bool = True
     choices: int = 1
-    embeds: tuple[str, ...] = ()
-    dimensions: int = 8
+    logprobs: int | None = None
+    kept: dict[str, str] = msgspec.field(default_factory=dict)
+    reply: Callable[[Behaviour, str], Reply] | None = None
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -75,6 +109,13 @@ def answer(asked: Asked, behaviour: Behaviour) -> Said:
         cached_tokens=min(behaviour.cached, input_tokens),
         output_tokens=len(tokens) + call_tokens,
     )
+
+
+def token_logprob(token: str, top: int) -> dict[str, Any]:
+    """OpenAI's object of a token, with `top` of the likeliest."""
+    chosen = {"token": token, "logprob": -0.25, "bytes": list(token.encode())}
+    others = [chosen, *({"token": f"x{number}", "logprob": -2.0 - number, "bytes": None} for number in range(top - 1))]
+    return {**chosen, "top_logprobs": others[:top]}
 
 
 def vector(text: str, dimensions: int) -> list[float]:

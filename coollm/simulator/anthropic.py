@@ -8,7 +8,10 @@ from typing import Any
 import orjson
 
 from coollm.core.types import Json
-from coollm.simulator.answer import Asked, Said
+from coollm.simulator.answer import Asked, Heard, Reply, Said
+
+STREAM_TYPE = "text/event-stream"
+BROKEN = b"data: {broken\n\n"
 
 _ERRORS = {
     400: "invalid_request_error",
@@ -23,8 +26,17 @@ _ERRORS = {
 }
 
 
-def read(body: Json, model: str, key: str) -> Asked:
-    """A messages request. Raises ValueError for what the API refuses."""
+def key(headers: dict[str, str]) -> str:
+    """The key of a request."""
+    return headers.get("x-api-key", "") or headers.get("authorization", "").removeprefix("Bearer ").strip()
+
+
+def read(heard: Heard) -> Asked:
+    """A messages request. On Vertex, the model is in the address. Raises ValueError for what the API refuses."""
+    body = heard.body
+    on_vertex = bool(heard.groups)
+    if on_vertex and (not str(body.get("anthropic_version")).startswith(("vertex-", "20")) or "model" in body):
+        raise ValueError("anthropic_version: Field required, and model: not permitted")
     messages = body.get("messages")
     if not messages or messages[0].get("role") != "user":
         raise ValueError('messages: first message must use the "user" role')
@@ -35,8 +47,8 @@ def read(body: Json, model: str, key: str) -> Asked:
     choice = body.get("tool_choice") or {}
     wanted = (body.get("output_config") or {}).get("format") or {}
     return Asked(
-        model=model,
-        key=key,
+        model=heard.groups[0] if on_vertex else body["model"],
+        key=heard.key,
         stream=bool(body.get("stream")),
         body=body,
         text=orjson.dumps([body.get("system"), messages]).decode(),
@@ -45,6 +57,22 @@ def read(body: Json, model: str, key: str) -> Asked:
         forced_tool=choice.get("name"),
         schema=wanted.get("schema"),
         max_tokens=body["max_tokens"],
+    )
+
+
+def read_count(heard: Heard) -> Asked:
+    """A request to count tokens. Raises ValueError for what the API refuses."""
+    body = heard.body
+    if "max_tokens" in body:
+        raise ValueError("max_tokens: Extra inputs are not permitted")
+    text = orjson.dumps([body.get("system"), body["messages"], body.get("tools")]).decode()
+    return Asked(
+        model=body["model"],
+        key=heard.key,
+        stream=False,
+        body=body,
+        text=text,
+        reply=lambda how, _: Reply(body={"input_tokens": max(1, len(text) // 4)}),  # noqa: ARG005
     )
 
 
@@ -143,7 +171,7 @@ def event(name: str, payload: Any) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps({"type": name, **payload}))
 
 
-def error(status: int, message: str) -> Json:
+def error(status: int, message: str, retry_after: float = 0) -> Json:  # noqa: ARG001  Anthropic tells it in a header alone
     """An error body."""
     return {"type": "error", "error": {"type": _ERRORS.get(status, "api_error"), "message": message}}
 

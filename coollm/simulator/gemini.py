@@ -8,8 +8,11 @@ import msgspec
 import orjson
 
 from coollm.core.types import Json
-from coollm.simulator.answer import Asked, Said, vector
+from coollm.simulator.answer import Asked, Heard, Reply, Said, token_logprob, vector
 from coollm.simulator.openai import event
+
+STREAM_TYPE = "text/event-stream"
+BROKEN = b"data: {broken\n\n"
 
 _ERRORS = {
     400: "INVALID_ARGUMENT",
@@ -23,8 +26,23 @@ _ERRORS = {
 }
 
 
-def read(body: Json, model: str, key: str, *, stream: bool) -> Asked:
-    """A generateContent request. Raises ValueError for what the API refuses."""
+def key(headers: dict[str, str]) -> str:
+    """The key of a request; on Vertex, an access token in its place."""
+    return headers.get("x-goog-api-key", "") or headers.get("authorization", "").removeprefix("Bearer ").strip()
+
+
+def read(heard: Heard) -> Asked:
+    """A request to a model. Raises ValueError for what the API refuses."""
+    method = heard.groups[1]
+    if method == "batchEmbedContents":
+        return _read_embeddings(heard)
+    if method == "countTokens":
+        return _read_count(heard)
+    return _read_content(heard, stream=method == "streamGenerateContent")
+
+
+def _read_content(heard: Heard, *, stream: bool) -> Asked:
+    body = heard.body
     contents = body.get("contents")
     if not contents:
         raise ValueError("contents is not specified")
@@ -33,8 +51,8 @@ def read(body: Json, model: str, key: str, *, stream: bool) -> Asked:
     calling = (body.get("toolConfig") or {}).get("functionCallingConfig") or {}
     allowed = calling.get("allowedFunctionNames") or []
     return Asked(
-        model=model,
-        key=key,
+        model=heard.groups[0],
+        key=heard.key,
         stream=stream,
         body=body,
         text=orjson.dumps([body.get("systemInstruction"), contents]).decode(),
@@ -45,25 +63,39 @@ def read(body: Json, model: str, key: str, *, stream: bool) -> Asked:
         wants_json=config.get("responseMimeType") == "application/json",
         max_tokens=config.get("maxOutputTokens"),
         choices=config.get("candidateCount") or 1,
+        logprobs=(config.get("logprobs") or 0) if config.get("responseLogprobs") else None,
     )
 
 
-def read_embeddings(body: Json, model: str, key: str) -> Asked:
-    """A batchEmbedContents request. Raises ValueError for what the API refuses."""
+def _read_count(heard: Heard) -> Asked:
+    text = orjson.dumps(heard.body.get("contents")).decode()
+    return Asked(
+        model=heard.groups[0],
+        key=heard.key,
+        stream=False,
+        body=heard.body,
+        text=text,
+        reply=lambda how, _: Reply(body={"totalTokens": max(1, len(text) // 4)}),  # noqa: ARG005
+    )
+
+
+def _read_embeddings(heard: Heard) -> Asked:
+    body = heard.body
     asked = body.get("requests")
     if not asked:
         raise ValueError("requests is not specified")
     embeds = tuple("".join(part.get("text", "") for part in one["content"]["parts"]) for one in asked)
     dimensions = _either(asked[0], "outputDimensionality", "output_dimensionality") or 8
-    return Asked(model=model, key=key, stream=False, body=body, text=" ".join(embeds), embeds=embeds, dimensions=int(str(dimensions)))
-
-
-def embeddings(asked: Asked, *, usage: bool) -> Json:
-    """A `BatchEmbedContentsResponse`."""
-    made: Json = {"embeddings": [{"values": vector(text, asked.dimensions)} for text in asked.embeds]}
-    if usage:
-        made["usageMetadata"] = {"promptTokenCount": max(1, len(asked.text) // 4)}
-    return made
+    made: Json = {"embeddings": [{"values": vector(text, int(str(dimensions)))} for text in embeds]}
+    counted = {"usageMetadata": {"promptTokenCount": max(1, sum(map(len, embeds)) // 4)}}
+    return Asked(
+        model=heard.groups[0],
+        key=heard.key,
+        stream=False,
+        body=body,
+        text=" ".join(embeds),
+        reply=lambda how, _: Reply(body={**made, **(counted if how.usage else {})}),
+    )
 
 
 def _either(container: Json, camel: str, snake: str) -> object:
@@ -103,12 +135,21 @@ def _call_parts(said: Said) -> list[Json]:
     ]
 
 
-def _response(asked: Asked, request_id: str, parts: list[Json], finish: str | None, usage: Json | None) -> Json:
+def _logprobs(tokens: tuple[str, ...], top: int) -> Json:
+    told = [token_logprob(token, top) for token in tokens]
+    chosen = [{"token": one["token"], "logProbability": one["logprob"]} for one in told]
+    likeliest = [{"candidates": [{"token": other["token"], "logProbability": other["logprob"]} for other in one["top_logprobs"]]} for one in told]
+    return {"chosenCandidates": chosen, "topCandidates": likeliest}
+
+
+def _response(asked: Asked, request_id: str, parts: list[Json], finish: str | None, usage: Json | None, tokens: tuple[str, ...] = ()) -> Json:
     candidates: list[Json] = []
     for index in range(asked.choices):
         candidate: Json = {"content": {"parts": parts, "role": "model"}, "index": index}
         if finish:
             candidate["finishReason"] = finish
+        if asked.logprobs is not None and tokens:
+            candidate["logprobsResult"] = _logprobs(tokens, asked.logprobs)
         candidates.append(candidate)
     made: Json = {"candidates": candidates, "modelVersion": asked.model, "responseId": request_id}
     if usage is not None:
@@ -121,7 +162,7 @@ def whole(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Json:
     parts: list[Json] = [{"text": "".join(said.reasoning), "thought": True}] if said.reasoning else []
     if said.tokens:
         parts.append({"text": "".join(said.tokens)})
-    return _response(asked, request_id, parts + _call_parts(said), _finish(said), _usage(asked, said) if usage else None)
+    return _response(asked, request_id, parts + _call_parts(said), _finish(said), _usage(asked, said) if usage else None, said.tokens)
 
 
 def frames(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Iterator[tuple[bytes, bool]]:
@@ -132,7 +173,8 @@ def frames(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Iterato
     for number, part in enumerate(pieces, 1):
         reasoning = min(number, len(said.reasoning))
         so_far = msgspec.structs.replace(said, reasoning=said.reasoning[:reasoning], output_tokens=min(number - reasoning, said.output_tokens))
-        yield event(_response(asked, request_id, [part], None, _usage(asked, so_far) if usage else None)), True
+        tokens = (part["text"],) if "text" in part and not part.get("thought") else ()
+        yield event(_response(asked, request_id, [part], None, _usage(asked, so_far) if usage else None, tokens)), True
     yield event(_response(asked, request_id, [{"text": ""}], _finish(said), _usage(asked, said) if usage else None)), False
 
 

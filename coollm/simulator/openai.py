@@ -11,7 +11,10 @@ from typing import Any
 import orjson
 
 from coollm.core.types import Json
-from coollm.simulator.answer import Asked, Call, Said, vector
+from coollm.simulator.answer import Asked, Call, Heard, Reply, Said, token_logprob, vector
+
+STREAM_TYPE = "text/event-stream"
+BROKEN = b"data: {broken\n\n"
 
 _ERRORS = {
     400: ("invalid_request_error", None),
@@ -23,55 +26,73 @@ _ERRORS = {
 }
 
 
-def read(body: Json, model: str, key: str) -> Asked:
+def key(headers: dict[str, str]) -> str:
+    """The key of a request."""
+    return headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("api-key", "")
+
+
+def read(heard: Heard) -> Asked:
     """A chat request."""
+    body = heard.body
     messages = body.get("messages") or []
-    last = messages[-1] if messages else {}
+    # The images of a tool's result follow it as a message of the user's.
+    answers_tool = any(message.get("role") == "tool" for message in messages[-2:])
     choice = body.get("tool_choice")
     wanted = body.get("response_format") or {}
     return Asked(
-        model=model,
-        key=key,
+        model=body["model"],
+        key=heard.key,
         stream=bool(body.get("stream")),
         body=body,
         text=orjson.dumps(messages).decode(),
         tools=tuple((tool["function"]["name"], tool["function"].get("parameters")) for tool in body.get("tools") or () if "function" in tool),
-        may_call=choice != "none" and last.get("role") != "tool",
+        may_call=choice != "none" and not answers_tool,
         forced_tool=choice["function"]["name"] if isinstance(choice, dict) and "function" in choice else None,
         schema=(wanted.get("json_schema") or {}).get("schema"),
         wants_json=wanted.get("type") in ("json_object", "json_schema"),
         max_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
         choices=body.get("n") or 1,
+        logprobs=(body.get("top_logprobs") or 0) if body.get("logprobs") else None,
     )
 
 
-def read_embeddings(body: Json, model: str, key: str) -> Asked:
+def read_embeddings(heard: Heard) -> Asked:
     """A request for embeddings. Raises ValueError for what the API refuses."""
+    body = heard.body
     given = body.get("input")
     listed = given if isinstance(given, list) and not all(isinstance(one, int) for one in given) else [given]
     if not given:
         raise ValueError("'$.input' is invalid")
     embeds = tuple(one if isinstance(one, str) else orjson.dumps(one).decode() for one in listed)
-    return Asked(model=model, key=key, stream=False, body=body, text=" ".join(embeds), embeds=embeds, dimensions=body.get("dimensions") or 8)
+    return Asked(
+        model=body["model"],
+        key=heard.key,
+        stream=False,
+        body=body,
+        text=" ".join(embeds),
+        reply=lambda how, _: Reply(body=_embeddings(body, embeds, usage=bool(how.usage))),
+    )
 
 
-def embeddings(asked: Asked, *, usage: bool) -> Json:
+def _embeddings(body: Json, embeds: tuple[str, ...], *, usage: bool) -> Json:
     """A list of embeddings, as base64 where that was asked for."""
-    vectors = [vector(text, asked.dimensions) for text in asked.embeds]
-    if asked.body.get("encoding_format") == "base64":
-        written: list[Any] = [base64.b64encode(struct.pack(f"<{len(one)}f", *one)).decode() for one in vectors]
-    else:
-        written = list(vectors)
+    vectors = [vector(text, body.get("dimensions") or 8) for text in embeds]
+    written: list[Any] = [pack(one) for one in vectors] if body.get("encoding_format") == "base64" else list(vectors)
     made: Json = {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(written)],
-        "model": asked.model,
+        "model": body["model"],
     }
     if usage:
-        tokens = max(1, len(asked.text) // 4)
+        tokens = max(1, sum(map(len, embeds)) // 4)
         made["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
     return made
+
+
+def pack(vector: list[float]) -> str:
+    """Little-endian 32-bit floats as base64."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _call(call: Call) -> Json:
@@ -96,9 +117,12 @@ def _finish(said: Said) -> str:
 def whole(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Json:
     """A `chat.completion`."""
     message: Json = {"role": "assistant", "content": "".join(said.tokens) if not said.calls else None, "refusal": None, "annotations": []}
+    if said.reasoning:
+        message["reasoning_content"] = "".join(said.reasoning)
     if said.calls:
         message["tool_calls"] = [_call(call) for call in said.calls]
-    choices = [{"index": index, "message": message, "logprobs": None, "finish_reason": _finish(said)} for index in range(asked.choices)]
+    logprobs = {"content": [token_logprob(token, asked.logprobs) for token in said.tokens], "refusal": None} if asked.logprobs is not None else None
+    choices = [{"index": index, "message": message, "logprobs": logprobs, "finish_reason": _finish(said)} for index in range(asked.choices)]
     made: Json = {
         "id": f"chatcmpl-{request_id}",
         "object": "chat.completion",
@@ -116,17 +140,21 @@ def frames(asked: Asked, said: Said, request_id: str, *, usage: bool) -> Iterato
     head: Json = {"id": f"chatcmpl-{request_id}", "object": "chat.completion.chunk", "created": int(time.time()), "model": asked.model}
     tells = usage and asked.include_usage
 
-    def chunk(index: int, delta: Json, finish: str | None = None) -> bytes:
-        made = {**head, "choices": [{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}]}
+    def chunk(index: int, delta: Json, finish: str | None = None, logprobs: Json | None = None) -> bytes:
+        made = {**head, "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]}
         if tells:
             made["usage"] = None
         return event(made)
 
     for index in range(asked.choices):
         yield chunk(index, {"role": "assistant", "content": "" if not said.calls else None, "refusal": None}), False
-    for token in said.tokens:
+    for thought in said.reasoning:
         for index in range(asked.choices):
-            yield chunk(index, {"content": token}), True
+            yield chunk(index, {"reasoning_content": thought}), True
+    for token in said.tokens:
+        logprobs = {"content": [token_logprob(token, asked.logprobs)], "refusal": None} if asked.logprobs is not None else None
+        for index in range(asked.choices):
+            yield chunk(index, {"content": token}, logprobs=logprobs), True
     for index in range(asked.choices):
         for number, call in enumerate(said.calls):
             written = _call(call)
@@ -145,7 +173,7 @@ def event(payload: Any) -> bytes:
     return b"data: " + orjson.dumps(payload) + b"\n\n"
 
 
-def error(status: int, message: str) -> Json:
+def error(status: int, message: str, retry_after: float = 0) -> Json:  # noqa: ARG001  OpenAI tells it in a header alone
     """An error body."""
     kind, code = _ERRORS.get(status, ("server_error", None))
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -1,37 +1,35 @@
-"""The simulated vendor: routes of the three APIs, the behaviour asked for, and a record of what it saw.
+"""The simulated vendors: every API on one port, the behaviour asked for, and a record of what was seen.
 
 `GET /_simulator/requests` lists the last requests with how they ended, for tests: `client_closed` is the moment the client's side of the connection closed.
 """
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from collections import deque
-from types import ModuleType
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import orjson
 
 from coollm.core.types import Json
-from coollm.simulator import anthropic, gemini, openai
-from coollm.simulator.answer import Asked, Said, answer
+from coollm.simulator import openai
+from coollm.simulator.answer import Asked, Heard, Memory, Said, answer
 from coollm.simulator.behaviour import Behaviour, behaviour
 from coollm.simulator.http import ClientLeft, CutHere, HttpServer, Incoming, Outgoing
+from coollm.simulator.routes import Api, Route, find
 
 REMEMBERED = 20_000
 FOREVER_SECONDS = 3600.0
-
-_GEMINI = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent|batchEmbedContents)")
+PIECE_BYTES = 1000
 
 
 class Vendor:
-    """A server that plays OpenAI, Anthropic and Gemini on one port."""
+    """A server that plays every vendor on one port."""
 
     def __init__(self, base: Behaviour | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         self._base = base or Behaviour()
+        self._memory = Memory()
         self.seen: deque[Json] = deque(maxlen=REMEMBERED)
         self._server = HttpServer((host, port), self._handle)
 
@@ -50,14 +48,13 @@ class Vendor:
 
     def _handle(self, incoming: Incoming, outgoing: Outgoing) -> None:
         parts = urlsplit(incoming.url.decode("latin-1"))
-        path = unquote(parts.path)
-        if path == "/_simulator/requests":
+        if parts.path == "/_simulator/requests":
             outgoing.whole(200, orjson.dumps(list(self.seen)))
             return
-        row: Json = {"path": path, "started": time.time(), "ended": None, "how": "running"}
+        row: Json = {"path": unquote(parts.path), "started": time.time(), "ended": None, "how": "running"}
         self.seen.append(row)
         try:
-            row["how"] = self._route(incoming, outgoing, path, row)
+            row["how"] = self._route(incoming, outgoing, parts.path, parts.query, row)
         except ClientLeft:
             row["how"] = "client_closed"
             raise
@@ -67,69 +64,100 @@ class Vendor:
         finally:
             row["ended"] = time.time()
 
-    def _route(self, incoming: Incoming, outgoing: Outgoing, path: str, row: Json) -> str:
-        wire, key, model = _wire(path, incoming.headers)
-        if wire is None:
-            outgoing.whole(404, orjson.dumps(openai.error(404, f"no such address: {path}")))
+    def _route(self, incoming: Incoming, outgoing: Outgoing, path: str, query: str, row: Json) -> str:
+        found = find(incoming.method, path) or find(incoming.method, unquote(path))
+        if found is None:
+            outgoing.whole(404, orjson.dumps(openai.error(404, f"no such address: {unquote(path)}")))
             return "unknown"
+        route, groups = found
         try:
-            body = orjson.loads(incoming.body)
-            if not isinstance(body, dict):
-                raise ValueError("the body is not an object")
-            model = model or str(body.get("model") or "")
-            asked = _read(wire, body, model, key, path)
-            how = behaviour(self._base, key, model, incoming.headers.get("x-simulate", ""))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            outgoing.whole(400, orjson.dumps(wire.error(400, str(error))))
+            heard = self._hear(incoming, route, path, query, groups)
+            asked = route.read(heard)
+            how = behaviour(self._base, heard.key, asked.model, incoming.headers.get("x-simulate", ""))
+        except PermissionError as error:
+            outgoing.whole(403, orjson.dumps(route.api.error(403, str(error))))
+            return "refused"
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            status = 404 if isinstance(error, LookupError) and incoming.method != "POST" else 400
+            outgoing.whole(status, orjson.dumps(route.api.error(status, str(error))))
             return "bad_request"
-        row.update(model=model, key=key[-12:], stream=asked.stream)
-        return self._answer(wire, asked, how, outgoing)
+        row.update(model=asked.model, key=asked.key[-12:], stream=asked.stream)
+        return self._answer(route.api, asked, how, outgoing)
 
-    def _answer(self, wire: ModuleType, asked: Asked, how: Behaviour, outgoing: Outgoing) -> str:
+    def _hear(self, incoming: Incoming, route: Route, path: str, query: str, groups: tuple[str, ...]) -> Heard:
+        is_json = "json" in incoming.headers.get("content-type", "json") and incoming.body
+        body = orjson.loads(incoming.body) if is_json else {}
+        if not isinstance(body, dict):
+            raise ValueError("the body is not an object")
+        return Heard(
+            method=incoming.method,
+            path=path,
+            groups=tuple(unquote(group) for group in groups),
+            query=query,
+            headers=incoming.headers,
+            data=incoming.body,
+            body=body,
+            key=route.api.key(incoming.headers),
+            origin=f"http://{incoming.headers.get('host', '')}",
+            memory=self._memory,
+        )
+
+    def _answer(self, api: Api, asked: Asked, how: Behaviour, outgoing: Outgoing) -> str:
         if how.hang:
             outgoing.pause(FOREVER_SECONDS)
         outgoing.pause(how.latency_ms / 1000)
         if not asked.key:
-            outgoing.whole(401, orjson.dumps(wire.error(401, "no API key was given")))
+            outgoing.whole(401, orjson.dumps(api.error(401, "no API key was given")))
             return "error"
         if how.status != 200:
-            self._refuse(wire, how, outgoing)
+            headers = {"retry-after": f"{how.retry_after:g}"} if how.retry_after else {}
+            outgoing.whole(how.status, orjson.dumps(api.error(how.status, f"simulated status {how.status}", how.retry_after)), headers)
             return "error"
-        if asked.embeds:
-            outgoing.whole(200, orjson.dumps(wire.embeddings(asked, usage=bool(how.usage))))
-            return "answered"
+        if asked.reply is not None:
+            return self._reply(asked, how, outgoing)
         said = answer(asked, how)
         request_id = uuid.uuid4().hex[:24]
         if asked.stream:
-            self._stream(wire, asked, said, request_id, how, outgoing)
+            self._stream(api, asked, said, request_id, how, outgoing)
         else:
             if how.rate:
                 outgoing.pause(len(said.tokens) / how.rate)
-            body = orjson.dumps(wire.whole(asked, said, request_id, usage=bool(how.usage)))
+            body = orjson.dumps(api.whole(asked, said, request_id, usage=bool(how.usage)))
             outgoing.whole(200, b"{broken" if how.malformed_after >= 0 else body, cut_after=how.cut_after)
         return "answered"
 
     @staticmethod
-    def _refuse(wire: ModuleType, how: Behaviour, outgoing: Outgoing) -> None:
-        headers = {"retry-after": f"{how.retry_after:g}"} if how.retry_after else {}
-        message = f"simulated status {how.status}"
-        made = gemini.error(how.status, message, how.retry_after) if wire is gemini else wire.error(how.status, message)
-        outgoing.whole(how.status, orjson.dumps(made), headers)
+    def _reply(asked: Asked, how: Behaviour, outgoing: Outgoing) -> str:
+        assert asked.reply is not None  # noqa: S101  the caller has looked
+        reply = asked.reply(how, asked.model)
+        if not isinstance(reply.body, bytes) or not how.rate:
+            data = reply.body if isinstance(reply.body, bytes) else orjson.dumps(reply.body)
+            outgoing.whole(reply.status, data, {"content-type": reply.content_type}, cut_after=how.cut_after)
+            return "answered"
+        outgoing.begin_stream(reply.content_type)
+        outgoing.pause(how.first_token_ms / 1000)
+        for place in range(0, len(reply.body), PIECE_BYTES):
+            if place == how.cut_after * PIECE_BYTES:
+                raise CutHere
+            outgoing.pause(1 / how.rate)
+            outgoing.send(reply.body[place : place + PIECE_BYTES])
+        outgoing.end_stream()
+        return "answered"
 
     @staticmethod
-    def _stream(wire: ModuleType, asked: Asked, said: Said, request_id: str, how: Behaviour, outgoing: Outgoing) -> None:
-        outgoing.begin_stream()
+    def _stream(api: Api, asked: Asked, said: Said, request_id: str, how: Behaviour, outgoing: Outgoing) -> None:
+        outgoing.begin_stream(api.STREAM_TYPE)
         outgoing.pause(how.first_token_ms / 1000)
         sent = 0
         due = time.monotonic()
-        for frame, is_content in wire.frames(asked, said, request_id, usage=bool(how.usage)):
+        for frame, is_content in api.frames(asked, said, request_id, usage=bool(how.usage)):
             if is_content:
                 if sent == how.cut_after:
                     raise CutHere
                 if sent == how.malformed_after:
-                    outgoing.send(b"data: {broken\n\n")
+                    outgoing.send(api.BROKEN)
                 if sent == how.error_after:
-                    outgoing.send(wire.error_frame("simulated failure"))
+                    outgoing.send(api.error_frame("simulated failure"))
                     break
                 if how.rate:
                     due += 1 / how.rate
@@ -137,27 +165,3 @@ class Vendor:
                 sent += 1
             outgoing.send(frame)
         outgoing.end_stream()
-
-
-def _wire(path: str, headers: dict[str, str]) -> tuple[Any, str, str]:
-    """The vendor's module, the key and, where the address has it, the model."""
-    bearer = headers.get("authorization", "").removeprefix("Bearer ").strip()
-    if path.endswith(("/chat/completions", "/embeddings")):
-        return openai, bearer or headers.get("api-key", ""), ""
-    if path == "/v1/messages":
-        return anthropic, headers.get("x-api-key", "") or bearer, ""
-    match = _GEMINI.fullmatch(path)
-    if match:
-        return gemini, headers.get("x-goog-api-key", ""), match[1]
-    return None, "", ""
-
-
-def _read(wire: ModuleType, body: Json, model: str, key: str, path: str) -> Asked:
-    if path.endswith("/embeddings"):
-        return openai.read_embeddings(body, model, key)
-    if path.endswith("batchEmbedContents"):
-        return gemini.read_embeddings(body, model, key)
-    if wire is gemini:
-        return gemini.read(body, model, key, stream=path.endswith("streamGenerateContent"))
-    read: Asked = wire.read(body, model, key)
-    return read

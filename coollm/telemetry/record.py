@@ -41,6 +41,7 @@ class RequestRecord:
         self.ending: Ending | None = None
         self.status = 200
         self.error: RequestError | None = None
+        self.dropped: tuple[str, ...] = ()
 
     @property
     def has_ended(self) -> bool:
@@ -89,6 +90,7 @@ class RequestRecord:
             "cost_usd": self.cost_usd,
             "latency_ms": round(self.latency_seconds * 1000, 1),
             "time_to_first_token_ms": None if self.first_token_seconds is None else round(self.first_token_seconds * 1000, 1),
+            "dropped": list(self.dropped),
             "error": self.error.code or self.error.type if self.error else None,
             "attempts": [
                 {

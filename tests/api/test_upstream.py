@@ -16,6 +16,7 @@ from coollm.core.config.schema import Timeouts
 from coollm.core.config.values import Duration
 from coollm.core.errors import ClientGone
 from coollm.providers.base import VendorRequest
+from coollm.providers.openai_chat import CHAT
 from coollm.providers.verdict import Cause, VendorError
 from coollm.upstream import Upstream
 
@@ -57,7 +58,7 @@ def upstream() -> Iterator[Upstream]:
 
 
 def ask(url: str) -> VendorRequest:
-    return VendorRequest(method="POST", url=f"{url}/v1/x?y=1", headers=(("content-type", "application/json"),), body=b'{"a": 1}')
+    return VendorRequest(method="POST", url=f"{url}/v1/x?y=1", headers=(("content-type", "application/json"),), body=b'{"a": 1}', answer=CHAT)
 
 
 def read_request(connection: socket.socket) -> bytes:
@@ -235,7 +236,7 @@ def test_a_redirect_is_not_followed(server: Callable[[Handler], str], upstream: 
 
 
 def test_a_header_cannot_smuggle_another(upstream: Upstream) -> None:
-    evil = VendorRequest(method="POST", url="http://127.0.0.1:1/", headers=(("x", "a\r\ny: b"),), body=b"")
+    evil = VendorRequest(method="POST", url="http://127.0.0.1:1/", headers=(("x", "a\r\ny: b"),), body=b"", answer=CHAT)
     with pytest.raises(VendorError, match="line break"):
         upstream.send(evil, Cancellation())
 

@@ -26,7 +26,8 @@ from coollm.core.types import (
     Usage,
     UsageUpdate,
 )
-from coollm.providers.base import Dialect
+from coollm.providers.base import AnswerFormat, Dialect, Losses
+from coollm.providers.payload import joined
 from coollm.providers.sse import EventStream
 from coollm.providers.verdict import Cause, VendorError
 from tests.providers import payloads
@@ -41,12 +42,20 @@ def request(**changes: Any) -> ChatRequest:
 
 
 def encode(dialect: Dialect, chat: ChatRequest, target: Target = TARGET) -> tuple[str, dict[str, str], Any]:
-    made = dialect.encode(chat, target, "http://vendor", "secret")
-    return made.url, dict(made.headers), json.loads(made.body)
+    made = dialect.encode(chat, target, "http://vendor", "secret", Losses())
+    return made.url, dict(made.headers), json.loads(joined(made.body))
+
+
+def answer_format(dialect: Dialect, asked: Any = CHAT) -> AnswerFormat:
+    return dialect.encode(asked, TARGET, "http://vendor", "secret", Losses()).answer
+
+
+def decode(dialect: Dialect, asked: Any, body: bytes) -> Any:
+    return answer_format(dialect, asked).decode(asked, body)
 
 
 def stream(dialect: Dialect, data: bytes, step: int | None = None) -> list[Any]:
-    events, decoder, found = EventStream(), dialect.stream_decoder(), []
+    events, decoder, found = EventStream(), answer_format(dialect).stream_decoder(), []
     pieces = [data] if step is None else [data[start : start + step] for start in range(0, len(data), step)]
     for piece in pieces:
         for event in events.feed(piece):
@@ -183,7 +192,8 @@ def test_reasoning_effort() -> None:
         (CLAUDE, {"temperature": 1.5}, "temperature"),
         (CLAUDE, {"response_format": {"type": "json_object"}}, "response_format.type"),
         (CLAUDE, {"unknown_parameter": 1}, "unknown_parameter"),
-        (CLAUDE, {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "messages[0].content[0]"),
+        (CLAUDE, {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}}]}]}, "messages"),
+        (CLAUDE, {"messages": [{"role": "user", "content": [{"type": "video", "video": {}}]}]}, "messages[0].content[0]"),
         (CLAUDE, {"tools": [{"type": "web_search"}]}, "tools[0]"),
         (GEMINI, {"logit_bias": {"1": 1}}, "logit_bias"),
         (GEMINI, {"parallel_tool_calls": False}, "parallel_tool_calls"),
@@ -201,15 +211,15 @@ def test_neutral_values_are_not_refused() -> None:
 
 
 def test_openai_answer() -> None:
-    completion = OPENAI.decode(CHAT, payloads.OPENAI_ANSWER)
+    completion = decode(OPENAI, CHAT, payloads.OPENAI_ANSWER)
     assert completion.choices[0].parts == (TextPart(text="Hi."),)
     assert completion.usage == Usage(input_tokens=12, cached_input_tokens=8, output_tokens=5, reasoning_tokens=10)
 
 
 def test_claude_answer() -> None:
-    completion = CLAUDE.decode(CHAT, payloads.CLAUDE_ANSWER)
+    completion = decode(CLAUDE, CHAT, payloads.CLAUDE_ANSWER)
     assert completion.choices[0].parts == (
-        ReasoningPart(text="Hm.", signature="sig"),
+        ReasoningPart(text="Hm.", signature="sig", origin="claude"),
         TextPart(text="Hi."),
         ToolCall(id="toolu_1", name="weather", arguments='{"city":"Paris"}'),
     )
@@ -218,15 +228,15 @@ def test_claude_answer() -> None:
 
 
 def test_gemini_answer() -> None:
-    completion = GEMINI.decode(CHAT, payloads.GEMINI_ANSWER)
+    completion = decode(GEMINI, CHAT, payloads.GEMINI_ANSWER)
     call = ToolCall(id="f1", name="weather", arguments='{"city":"Paris"}', extra={"google": {"thought_signature": "c2ln"}})
-    assert completion.choices[0].parts == (ReasoningPart(text="Hm."), TextPart(text="Hi."), call)
+    assert completion.choices[0].parts == (ReasoningPart(text="Hm.", origin="gemini"), TextPart(text="Hi."), call)
     assert completion.choices[0].finish_reason == "tool_calls"
     assert completion.usage == Usage(input_tokens=10, cached_input_tokens=7, output_tokens=8, reasoning_tokens=4)
 
 
 def test_a_thought_signature_comes_back_to_gemini() -> None:
-    rendered = render_completion(GEMINI.decode(CHAT, payloads.GEMINI_ANSWER), Usage())["choices"][0]["message"]
+    rendered = render_completion(decode(GEMINI, CHAT, payloads.GEMINI_ANSWER), Usage())["choices"][0]["message"]
     chat = request(messages=[{"role": "user", "content": "?"}, rendered, {"role": "tool", "tool_call_id": "f1", "content": "x"}], tool_choice="auto")
     parts = encode(GEMINI, chat)[2]["contents"][1]["parts"]
     assert parts[-1]["thoughtSignature"] == "c2ln"
@@ -242,7 +252,7 @@ def test_usage_as_openai_renders_it() -> None:
 def test_reasoning_that_a_vendor_counts_beside_the_completion() -> None:
     answer = json.loads(payloads.OPENAI_ANSWER)
     answer["usage"] = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 18, "completion_tokens_details": {"reasoning_tokens": 10}}
-    assert OPENAI.decode(CHAT, json.dumps(answer).encode()).usage == Usage(input_tokens=5, output_tokens=3, reasoning_tokens=10)
+    assert decode(OPENAI, CHAT, json.dumps(answer).encode()).usage == Usage(input_tokens=5, output_tokens=3, reasoning_tokens=10)
 
 
 STREAMS = [
@@ -269,7 +279,7 @@ def test_streams(dialect: Dialect, data: bytes, call_id: str, usage: Usage, step
 
 @pytest.mark.parametrize(("dialect", "data"), [(row[0], row[1]) for row in STREAMS], ids=["openai", "claude", "gemini"])
 def test_a_stream_without_its_end_is_not_whole(dialect: Dialect, data: bytes) -> None:
-    events, decoder = EventStream(), dialect.stream_decoder()
+    events, decoder = EventStream(), answer_format(dialect).stream_decoder()
     frames = data.replace(b"\r\n", b"\n").split(b"\n\n")
     last = -4 if dialect is OPENAI else -3 if dialect is CLAUDE else -2
     for event in events.feed(b"\n\n".join(frames[:last]) + b"\n\n"):
@@ -322,7 +332,7 @@ ERRORS_INSIDE_200 = [
 @pytest.mark.parametrize(("dialect", "body", "cause"), ERRORS_INSIDE_200)
 def test_an_error_inside_a_200_is_an_error(dialect: Dialect, body: bytes, cause: Cause) -> None:
     with pytest.raises(VendorError) as raised:
-        dialect.decode(CHAT, body)
+        decode(dialect, CHAT, body)
     assert raised.value.verdict.cause is cause
     with pytest.raises(VendorError) as raised:
         stream(dialect, b"data: " + body + b"\n\n")
@@ -333,14 +343,14 @@ def test_an_error_inside_a_200_is_an_error(dialect: Dialect, body: bytes, cause:
 @pytest.mark.parametrize("body", [b"", b"{broken", b"[]", b"{}", b"null"])
 def test_nonsense_is_a_bad_answer(dialect: Dialect, body: bytes) -> None:
     with pytest.raises(VendorError) as raised:
-        dialect.decode(CHAT, body)
+        decode(dialect, CHAT, body)
     assert raised.value.verdict.cause is Cause.BAD_ANSWER
 
 
 def test_a_model_that_failed_is_no_finish() -> None:
     body = payloads.GEMINI_ANSWER.replace(b'"STOP"', b'"MALFORMED_FUNCTION_CALL"')
     with pytest.raises(VendorError, match="MALFORMED_FUNCTION_CALL"):
-        GEMINI.decode(CHAT, body)
+        decode(GEMINI, CHAT, body)
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text() | st.integers() | st.none(), max_size=5), st.text())
@@ -442,12 +452,15 @@ def test_a_messages_request_reaches_openai_in_its_words() -> None:
 
 
 def test_a_messages_request_reaches_claude_as_it_is() -> None:
-    chat = messages_request(top_k=5, context_management={"x": 1})
+    chat = messages_request(top_k=5, context_management={"x": 1}, mcp_servers=[{"url": "x"}])
     _, headers, body = encode(CLAUDE, chat)
     assert body == {**chat.source, "model": "real-model"}
     assert headers["anthropic-beta"] == "b1"
-    with pytest.raises(VendorError, match="top_k"):
+    with pytest.raises(VendorError, match="mcp_servers"):
         encode(GEMINI, chat)
+    with pytest.raises(VendorError, match="top_k"):
+        encode(OPENAI, messages_request(top_k=5))
+    assert encode(GEMINI, messages_request(top_k=5, tool_choice=None))[2]["generationConfig"]["topK"] == 5
 
 
 def test_a_tools_error_is_told_as_one() -> None:
@@ -485,19 +498,19 @@ def test_embeddings_of_openai() -> None:
     url, _, body = encode(OPENAI, embedding_request(future=1))
     assert (url, body) == ("http://vendor/embeddings", {"model": "real-model", "input": ["one", "two"], "future": 1})
     answer = b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.5]}],"model":"m","usage":{"prompt_tokens":4,"total_tokens":4}}'
-    assert OPENAI.decode(embedding_request(), answer).usage == Usage(input_tokens=4)
+    assert decode(OPENAI, embedding_request(), answer).usage == Usage(input_tokens=4)
     with pytest.raises(VendorError):
-        OPENAI.decode(embedding_request(), b"{}")
+        decode(OPENAI, embedding_request(), b"{}")
 
 
 def test_embeddings_of_gemini() -> None:
     url, _, body = encode(GEMINI, embedding_request(dimensions=3))
     assert url == "http://vendor/models/real-model:batchEmbedContents"
     assert body["requests"][1] == {"model": "models/real-model", "content": {"parts": [{"text": "two"}]}, "outputDimensionality": 3}
-    found = GEMINI.decode(embedding_request(), b'{"embeddings":[{"values":[0.5]},{"values":[0.25]}]}')
+    found = decode(GEMINI, embedding_request(), b'{"embeddings":[{"values":[0.5]},{"values":[0.25]}]}')
     assert found.vectors == ((0.5,), (0.25,))
     with pytest.raises(VendorError, match="a vector for each input"):
-        GEMINI.decode(embedding_request(), b'{"embeddings":[{"values":[0.5]}]}')
+        decode(GEMINI, embedding_request(), b'{"embeddings":[{"values":[0.5]}]}')
     with pytest.raises(VendorError, match="tokens"):
         encode(GEMINI, embedding_request(input=[[1, 2]]))
 

@@ -14,7 +14,10 @@ from coollm.core.registry import PROVIDERS, did_you_mean
 
 Check = Callable[[Node], Iterator[Fault]]
 
-NEEDS_BASE_URL = ("custom", "azure")
+NEEDS_BASE_URL = ("custom", "azure", "vllm", "bedrock", "vertex")
+
+# Servers of one's own, and Bedrock, which takes the credentials of the host.
+MAY_BE_KEYLESS = ("custom", "ollama", "vllm", "bedrock")
 _URL = re.compile(r"https?://[^\s/@?#]+(?:/[^\s?#]*)?|simulator://")
 
 
@@ -33,7 +36,7 @@ def _provider_types(root: Node) -> Iterator[Fault]:
         if name in NEEDS_BASE_URL and not provider.get("base_url"):
             yield Fault(provider.place, f"llm_providers[{index}].base_url", f"the type '{name}' has no address of its own: base_url is missing")
         keys = provider.get("api_keys")
-        if name != "custom" and name in PROVIDERS and not _is_simulated(provider) and not (keys and (keys.value or keys.variables)):
+        if name not in MAY_BE_KEYLESS and name in PROVIDERS and not _is_simulated(provider) and not (keys and (keys.value or keys.variables)):
             place = keys.place if keys else provider.place
             yield Fault(place, f"llm_providers[{index}].api_keys", f"the type '{name}' needs at least one key", 'add api_keys: ["${NAME}"]')
 

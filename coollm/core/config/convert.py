@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
+import orjson
 from msgspec import NODEFAULT, Meta
 
 from coollm.core.config.document import Node
@@ -116,6 +117,8 @@ class Converter:
                 raise ValueError("expected a key as text: put it into quotes")
             if not value:
                 raise ValueError("expected a key that is not empty")
+            if value.lstrip().startswith("{"):
+                return Secret(_compact(value))
             if any(character <= " " or character > "~" for character in value):
                 raise ValueError("expected a key of printable ASCII characters without spaces")
             return Secret(value)
@@ -127,6 +130,14 @@ class Converter:
             value = str(value)  # `version: 1.0` without its quotes
         constraints = Annotated[(kind, *metas)] if metas else kind
         return msgspec.convert(value, constraints, strict=not lax)
+
+
+def _compact(text: str) -> str:
+    """The JSON of a service account's key file on one line. Raises ValueError."""
+    try:
+        return orjson.dumps(orjson.loads(text)).decode()
+    except orjson.JSONDecodeError:
+        raise ValueError("expected a key, or the whole JSON text of a service account's key file") from None
 
 
 def _listed(node: Node) -> Node:

@@ -172,6 +172,7 @@ class Policy(Section, frozen=True):
     retry: Annotated[Retry, doc("Attempts at one provider.")] = Retry()
     fallback: Annotated[Fallback, doc("Other providers.")] = Fallback()
     timeouts: Annotated[Timeouts, doc("Time limits of one attempt.")] = Timeouts()
+    drop_unsupported: Annotated[bool, doc("Drop a parameter that a vendor cannot be told, instead of refusing the request with 400.")] = False
     cache: Annotated[Cache, doc("Answers kept for identical requests.")] = Cache()
 
 

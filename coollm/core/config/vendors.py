@@ -22,6 +22,10 @@ VENDOR_VARIABLES = {
     "HF_TOKEN": "huggingface",
     "DEEPSEEK_API_KEY": "deepseek",
     "GROQ_API_KEY": "groq",
+    "COHERE_API_KEY": "cohere",
+    "CO_API_KEY": "cohere",
+    "VOYAGE_API_KEY": "voyage",
+    "REPLICATE_API_TOKEN": "replicate",
 }
 """Variable → provider type. A variable may hold several keys with commas between."""
 
