@@ -14,7 +14,7 @@ from coollm.core.config.schema import Client, Policy
 from coollm.core.errors import ClientGone, InvalidRequest, LimitReached, RequestError, StoreUnavailable, VendorFailed
 from coollm.core.types import Completion, Content, ModelRequest, PassThroughRequest, StreamEvent, Target, Usage
 from coollm.credentials import Credential
-from coollm.limits.limiter import Grant, Identity, Limiter, Reservation
+from coollm.limits.limiter import Grant, Identity, Limiter, Reservation, client_room
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.passing import PassedThrough
 from coollm.providers.base import Dialect, Losses
@@ -338,6 +338,7 @@ class _Run:
         """A target has been leased."""
         if grant.client is not None:
             self.client_reservation = grant.client
+            self.call.record.rate_limits = client_room(decision)
         self.last_target = grant.target
         self._attempts[grant.target.provider] = self._attempts.get(grant.target.provider, 0) + 1
         self._note_skipped(decision, self._order)

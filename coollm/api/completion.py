@@ -26,6 +26,7 @@ from coollm.core.types import (
 from coollm.gateway import Answer, Call
 from coollm.passing import PassedThrough
 from coollm.providers.payload import set_long_texts_aside
+from coollm.providers.rate_limits import write as write_limits
 from coollm.services import Services
 from coollm.streaming import StreamAnswer
 from coollm.telemetry.record import RequestRecord
@@ -65,7 +66,7 @@ def serve(services: Services, face: Face, asked: ModelRequest) -> Response:
         response = _replayed(face, call, answer) if asked.stream else _whole(face, call, answer)
     else:
         response = _streamed(services, answer, watch)
-    _describe(response, record)
+    _describe(response, record, face)
     return response
 
 
@@ -116,7 +117,8 @@ def _streamed(services: Services, answer: StreamAnswer | PassedThrough, watch: C
     return response
 
 
-def _describe(response: Response, record: RequestRecord) -> None:
+def _describe(response: Response, record: RequestRecord, face: Face) -> None:
+    response.headers.update(write_limits(face.wire, record.rate_limits))
     target = record.target
     if target is None:
         return

@@ -385,6 +385,15 @@ CONTENT = (TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta, FinishDelta)
 """Events after which a client has seen something of the answer: from the first of them on there is no fallback."""
 
 
+class RateLimit(Value, frozen=True):
+    """One limit: of what (requests, tokens), how much, what is left, and the seconds until all of it is there again."""
+
+    of: str
+    limit: int
+    remaining: int
+    reset_seconds: float
+
+
 class Target(Value, frozen=True):
     """One way to serve a request: a provider, one of its keys, and the vendor's name of the model."""
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from coollm.core.config.schema import ClientLimits
 from coollm.core.errors import LimitReached
-from coollm.core.types import ModelRequest, Target, Usage, Value
+from coollm.core.types import ModelRequest, RateLimit, Target, Usage, Value
 from coollm.limits.estimate import input_tokens, output_tokens
 from coollm.stores.base import WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Store
 
 REQUESTS = "requests"
 TOKENS = "tokens"
+CLIENT_PREFIX = "client:"
 
 
 class Identity(Value, frozen=True):
@@ -85,12 +86,21 @@ class Limiter:
 
 def client_counter(client: str, what: str) -> str:
     """The counter of a client's `requests` or `tokens`."""
-    return f"client:{client}:{what}"
+    return f"{CLIENT_PREFIX}{client}:{what}"
 
 
 def key_counter(key: str, what: str) -> str:
     """The counter of a vendor key's `requests` or `tokens`."""
     return f"key:{key}:{what}"
+
+
+def client_room(decision: Decision) -> tuple[RateLimit, ...]:
+    """What is left of the client's limits after a decision. All of it is there again when the window has passed without another request."""
+    return tuple(
+        RateLimit(of=used.counter.rpartition(":")[2], limit=used.limit, remaining=max(0, used.limit - used.used), reset_seconds=WINDOW_SECONDS)
+        for used in decision.used
+        if used.counter.startswith(CLIENT_PREFIX)
+    )
 
 
 def client_charges(identity: Identity, tokens: int, request: ModelRequest) -> tuple[Charge, ...]:

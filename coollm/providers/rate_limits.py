@@ -10,18 +10,8 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from coollm.core.types import Value
+from coollm.core.types import RateLimit
 from coollm.providers.verdict import retry_after_seconds
-
-
-class RateLimit(Value, frozen=True):
-    """One limit: of what, how much, what is left, and when there is more."""
-
-    of: str
-    limit: int
-    remaining: int
-    reset_seconds: float
-
 
 HEADERS = {
     "openai": {what: (f"x-ratelimit-limit-{what}", f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}") for what in ("requests", "tokens")},

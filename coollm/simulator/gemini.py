@@ -87,7 +87,7 @@ def _read_embeddings(heard: Heard) -> Asked:
     embeds = tuple("".join(part.get("text", "") for part in one["content"]["parts"]) for one in asked)
     dimensions = _either(asked[0], "outputDimensionality", "output_dimensionality") or 8
     made: Json = {"embeddings": [{"values": vector(text, int(str(dimensions)))} for text in embeds]}
-    counted = {"usageMetadata": {"promptTokenCount": max(1, sum(map(len, embeds)) // 4)}}
+    counted = {"usageMetadata": {"promptTokenCount": max(1, len(" ".join(embeds)) // 4)}}
     return Asked(
         model=heard.groups[0],
         key=heard.key,

@@ -85,7 +85,7 @@ def _embeddings(body: Json, embeds: tuple[str, ...], *, usage: bool) -> Json:
         "model": body["model"],
     }
     if usage:
-        tokens = max(1, sum(map(len, embeds)) // 4)
+        tokens = max(1, len(" ".join(embeds)) // 4)
         made["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
     return made
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from coollm.core.errors import RequestError
-from coollm.core.types import Target, Usage, Value
+from coollm.core.types import RateLimit, Target, Usage, Value
 from coollm.limits.settlement import Ending
 
 
@@ -42,6 +42,7 @@ class RequestRecord:
         self.status = 200
         self.error: RequestError | None = None
         self.dropped: tuple[str, ...] = ()
+        self.rate_limits: tuple[RateLimit, ...] = ()
 
     @property
     def has_ended(self) -> bool:

@@ -160,7 +160,7 @@ def test_its_own_errors(gateway: GatewayHandle) -> None:
         good.messages.create(model="claude-sim", max_tokens=5, messages=[{"role": "nobody", "content": "x"}])  # type: ignore[typeddict-item]
     with pytest.raises(anthropic.BadRequestError, match="top_k"):
         good.messages.create(model="gpt-sim", max_tokens=5, messages=say(), extra_body={"top_k": 3})
-    document: Any = [{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x"}}]
+    document: Any = [{"type": "search_result", "source": "x", "title": "x", "content": []}]
     with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\].content\[0\]"):
         good.messages.create(model="gemini-sim", max_tokens=5, messages=say(document))
     slow = sdk(gateway, "slow-key-0001")

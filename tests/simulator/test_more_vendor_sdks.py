@@ -57,7 +57,10 @@ def test_completions(client: openai.OpenAI) -> None:
     plain = client.completions.create(model="davinci-sim~tokens=5", prompt=["a", "b"])
     assert len(plain.choices) == 2
     chunks = list(client.completions.create(model="davinci-sim~tokens=5", prompt="a", stream=True, stream_options={"include_usage": True}))
-    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == client.completions.create(model="davinci-sim~tokens=5", prompt="a").choices[0].text
+    assert (
+        "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
+        == client.completions.create(model="davinci-sim~tokens=5", prompt="a").choices[0].text
+    )
     assert chunks[-1].usage is not None
 
 
