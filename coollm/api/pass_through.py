@@ -12,7 +12,7 @@ from flask import Response, g, request
 from coollm.api.body import parse_body, pieces_of_body, read_body
 from coollm.api.chat import FACE
 from coollm.api.completion import serve
-from coollm.api.fields import required_text, typed
+from coollm.api.fields import typed
 from coollm.api.routes import Access, Route
 from coollm.api.upload import Upload, keep, keep_multipart
 from coollm.core.config.schema import ClientLimits
@@ -46,11 +46,11 @@ def with_model(services: Services, path: str) -> Response:
         response.call_on_close(upload.close)
         return response
     body = parse_body(read_body(services, request))
-    model = typed(body, "model", str, "text") or _optional_model(operation) or required_text(body, "model")
+    model = typed(body, "model", str, "text") or _optional_model(operation)
     return _send(services, operation, path, model=model, source=body)
 
 
-def _optional_model(operation: str) -> str | None:
+def _optional_model(operation: str) -> str:
     """A request without a model is that of any provider of the route, where the vendor chooses one itself. Raises InvalidRequest where it does not."""
     if operation in _MODEL_IS_OPTIONAL:
         return ""
@@ -87,7 +87,7 @@ def _send(
     services: Services,
     operation: str,
     path: str,
-    model: str | None = None,
+    model: str = "",
     upload: Upload | None = None,
     source: Json | None = None,
     *,
@@ -96,7 +96,7 @@ def _send(
     """Serves the request of this moment. With no name of a model, or with `any_model`, the header `x-coollm-provider` may name the provider."""
     any_model = any_model or not model
     asked = PassThroughRequest(
-        model=request.headers.get("x-coollm-provider", "") if any_model else str(model),
+        model=request.headers.get("x-coollm-provider", "") if any_model else model,
         method=request.method,
         operation=operation,
         path=path,
