@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import orjson
 from flask import Response, g, request
 
-from coollm.api.body import MEBIBYTE, parse_body, read_body
+from coollm.api.body import LARGE_BODY_BYTES, parse_body, read_body
 from coollm.api.client_watch import ClientWatch
 from coollm.api.face import Face
 from coollm.cancellation import Cancellation
@@ -30,8 +30,6 @@ from coollm.providers.rate_limits import write as write_limits
 from coollm.services import Services
 from coollm.streaming import StreamAnswer
 from coollm.telemetry.record import RequestRecord
-
-LARGE_BODY_BYTES = MEBIBYTE
 
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 

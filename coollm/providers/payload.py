@@ -13,6 +13,7 @@ import gevent
 import orjson
 
 from coollm.core.types import Base64, Json
+from coollm.providers.verdict import Cause, VendorError, Verdict
 
 PIECE_CHARACTERS = 256 * 1024
 
@@ -97,7 +98,10 @@ def write_json(value: Json) -> bytes | JsonPieces:
         found.append(long)
         return f"{token}-{len(found) - 1}-"
 
-    written = orjson.dumps(value, default=stand_in)
+    try:
+        written = orjson.dumps(value, default=stand_in)
+    except orjson.JSONEncodeError as error:
+        raise VendorError(Verdict(cause=Cause.CLIENT_FAULT, message=f"the body cannot be written as JSON again: {error}", status=400)) from error
     if not found:
         return written
     segments: list[bytes | LongText] = []

@@ -117,9 +117,7 @@ UPLOAD = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\
         ("GET", "batches", b"", ""),
     ],
 )
-def test_a_client_that_leaves_an_account(
-    gateway: GatewayHandle, simulator: SimulatorHandle, method: str, path: str, body: bytes, content_type: str
-) -> None:
+def test_a_client_that_leaves_an_account(gateway: GatewayHandle, simulator: SimulatorHandle, method: str, path: str, body: bytes, content_type: str) -> None:
     before = len([line for line in gateway.requests_logged() if line["provider"] == "slow"])
     connection = send(gateway, method, path, body, "x-coollm-provider: slow", *([f"content-type: {content_type}"] if content_type else []))
     wait_for(lambda: (row := simulator.seen()[-1])["path"] == f"/v1/{path}" and row["how"] == "running", what="the vendor's request")
