@@ -61,7 +61,8 @@ def add_route(app: Flask, services: Services, route: Route) -> None:
         return route.handler(services, **arguments)
 
     for index, path in enumerate(route.paths()):
-        app.add_url_rule(path, endpoint=route.name if index == 0 else f"{route.name}_alias", view_func=view, methods=list(route.methods))
+        endpoint = route.name if index == 0 else f"{route.name}_alias"
+        app.add_url_rule(path, endpoint=endpoint, view_func=view, methods=list(route.methods), provide_automatic_options=False)
 
 
 def _begin() -> None:
