@@ -109,7 +109,7 @@ class GatewayHandle:
 
     def log(self) -> list[dict[str, Any]]:
         path = self.home / "state" / "logs" / "app.log"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in path.read_text().split("\n") if line] if path.exists() else []
 
     def requests_logged(self) -> list[dict[str, Any]]:
         return [line for line in self.log() if line["message"] == "request"]

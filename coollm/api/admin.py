@@ -14,6 +14,7 @@ from greenlet import greenlet
 from coollm import __version__
 from coollm.api.body import parse_body, read_body
 from coollm.api.chat_wire import parse_request
+from coollm.api.fields import typed
 from coollm.api.health import assess
 from coollm.api.routes import Access, Route
 from coollm.cancellation import Cancellation
@@ -88,15 +89,16 @@ def providers(services: Services) -> Response:
 def probe_providers(services: Services) -> Response:
     """One live request with every vendor key, past routing and limits. The body may name one provider and a model: {"provider", "model"}."""
     asked = parse_body(read_body(services, request) or b"{}")
+    named, wanted = typed(asked, "provider", str, "text"), typed(asked, "model", str, "text")
     rows = []
     for provider in services.settings.llm_providers:
-        if asked.get("provider") not in (None, provider.id):
+        if named not in (None, provider.id):
             continue
-        model = asked.get("model") or next(iter((*((provider.model,) if provider.model else ()), *provider.listed_models())), None)
+        model = wanted or next(iter((*((provider.model,) if provider.model else ()), *provider.listed_models())), None)
         for key_id in key_ids(provider):
             rows.append(_probe(services, provider.id, provider.type, key_id, model))
     if not rows:
-        raise InvalidRequest(f"no provider '{asked.get('provider')}' is configured", param="provider")
+        raise InvalidRequest(f"no provider '{named}' is configured", param="provider")
     return _json({"results": rows, "ok": all(row["ok"] for row in rows)})
 
 

@@ -15,6 +15,7 @@ _WORDS = tuple(
     "the gateway spreads traffic over many vendors and keys inside exact limits and loses no request while it does so".split()  # noqa: SIM905  prose
 )
 _DEEPEST = 12
+_MOST_DIMENSIONS = 4096
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +120,9 @@ def token_logprob(token: str, top: int) -> dict[str, Any]:
 
 
 def vector(text: str, dimensions: int) -> list[float]:
-    """A vector for a text; the same for the same text."""
+    """A vector for a text; the same for the same text. Raises ValueError for one that is too long."""
+    if dimensions > _MOST_DIMENSIONS:
+        raise ValueError(f"dimensions: at most {_MOST_DIMENSIONS}")
     seed = zlib.crc32(text.encode())
     return [((seed * (place + 1)) % 1009) / 1009 - 0.5 for place in range(dimensions)]
 

@@ -65,19 +65,19 @@ def read_embeddings(heard: Heard) -> Asked:
     if not given:
         raise ValueError("'$.input' is invalid")
     embeds = tuple(one if isinstance(one, str) else orjson.dumps(one).decode() for one in listed)
+    vectors = [vector(text, body.get("dimensions") or 8) for text in embeds]
     return Asked(
         model=body["model"],
         key=heard.key,
         stream=False,
         body=body,
         text=" ".join(embeds),
-        reply=lambda how, _: Reply(body=_embeddings(body, embeds, usage=bool(how.usage))),
+        reply=lambda how, _: Reply(body=_embeddings(body, embeds, vectors, usage=bool(how.usage))),
     )
 
 
-def _embeddings(body: Json, embeds: tuple[str, ...], *, usage: bool) -> Json:
+def _embeddings(body: Json, embeds: tuple[str, ...], vectors: list[list[float]], *, usage: bool) -> Json:
     """A list of embeddings, as base64 where that was asked for."""
-    vectors = [vector(text, body.get("dimensions") or 8) for text in embeds]
     written: list[Any] = [pack(one) for one in vectors] if body.get("encoding_format") == "base64" else list(vectors)
     made: Json = {
         "object": "list",

@@ -16,7 +16,17 @@ from coollm.api.openapi import BODIES, describe
 from coollm.core.registry import ENDPOINTS
 from tests.conftest import GatewayHandle, SimulatorHandle, every_dialect, serve
 
-MODELS = ["gpt-sim", "claude-sim", "gemini-sim", "command-sim", "anthropic.claude-sim-v1", "voyage-sim", "custom:rerank-sim", "openai:embed-sim", "no-such-model"]
+MODELS = [
+    "gpt-sim",
+    "claude-sim",
+    "gemini-sim",
+    "command-sim",
+    "anthropic.claude-sim-v1",
+    "voyage-sim",
+    "custom:rerank-sim",
+    "openai:embed-sim",
+    "no-such-model",
+]
 ADMIN_KEY = "admin-key-of-the-tests"
 
 
