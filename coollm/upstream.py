@@ -1,5 +1,7 @@
 """The only file that opens sockets to vendors: a keep-alive pool on gevent, with llhttp (httptools) to parse answers.
 
+Tokens are fetched by google-auth and botocore themselves (`coollm/providers/vertex_key.py`, `bedrock_key.py`).
+
 Not the `requests` package: a read of it that blocks cannot be cancelled when the client leaves, and the vendor would go on working for nobody.
 Redirects are not followed: a vendor's API does not send them, and following one would let an answer choose a host.
 """

@@ -21,7 +21,7 @@ from coollm.api.fields import typed
 from coollm.api.responses_render import ResponseRenderer, event_frame, render_response
 from coollm.api.responses_wire import WIRE, parse_request
 from coollm.api.routes import Access, Route
-from coollm.core.errors import RequestError
+from coollm.core.errors import InvalidRequest, RequestError
 from coollm.core.types import ChatRequest, Completion, Content, Json, ModelRequest, Target, Usage
 from coollm.services import Services
 
@@ -69,6 +69,8 @@ class ResponsesFace(ChatFace):
 
     def parse(self, body: Json, headers: Headers) -> ChatRequest:  # noqa: ARG002
         """A request for a response. An id from before the gateway's time goes to whichever key serves."""
+        if body.get("background"):
+            raise InvalidRequest("'background' is not supported here: a response is given in the answer to its request", param="background")
         previous = typed(body, "previous_response_id", str, "text")
         if previous is None:
             return parse_request(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Iterable
 
@@ -61,7 +62,7 @@ class Redactor:
     """Replaces live secrets, and whatever looks like a vendor's key, in text that leaves the process."""
 
     def __init__(self, secrets: Iterable[Secret] = ()) -> None:
-        values = {form for secret in secrets for form in _written_forms(secret.reveal())}
+        values = {form for secret in secrets for part in _parts(secret.reveal()) for form in _written_forms(part)}
         longest_first = sorted((re.escape(value) for value in values), key=len, reverse=True)
         self._known = re.compile("|".join(longest_first)) if longest_first else None
 
@@ -69,6 +70,18 @@ class Redactor:
         if self._known is not None:
             text = self._known.sub(MASK, text)
         return _KEY_SHAPES.sub(MASK, text)
+
+
+def _parts(value: str) -> set[str]:
+    """A secret, and what it is made of: the private key in a service account's file, the halves of `ACCESS_KEY_ID:SECRET`."""
+    if not value.startswith("{"):
+        return {value, *value.split(":")}
+    try:
+        told = json.loads(value)
+    except ValueError:
+        return {value}
+    private = told.get("private_key") if isinstance(told, dict) else None
+    return {value, *([private] if isinstance(private, str) else [])}
 
 
 def _written_forms(value: str) -> set[str]:

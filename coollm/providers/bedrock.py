@@ -169,7 +169,7 @@ def _body(request: ChatRequest, target: Target, losses: Losses) -> Json:
     config = {name: value for name, value in config.items() if value is not None}
     if config:
         body["inferenceConfig"] = config
-    if request.tools:
+    if request.tools and not (_forbids_tools(request) and not _has_calls(request)):
         body["toolConfig"] = _tool_config(request)
     extra = _claudes_own(request, losses) if _is_claude(target) else {}
     if extra:
@@ -192,6 +192,15 @@ def _claudes_own(request: ChatRequest, losses: Losses) -> Json:
     return extra
 
 
+def _forbids_tools(request: ChatRequest) -> bool:
+    return request.tool_choice is not None and request.tool_choice.mode == "none"
+
+
+def _has_calls(request: ChatRequest) -> bool:
+    """Whether the conversation holds calls of tools, without whose description Bedrock refuses it."""
+    return any(isinstance(part, ToolCall) for message in request.messages for part in message.parts)
+
+
 def _tool_config(request: ChatRequest) -> Json:
     config: Json = {"tools": [block for tool in request.tools for block in _tool(tool)]}
     choice = request.tool_choice
@@ -202,7 +211,7 @@ def _tool_config(request: ChatRequest) -> Json:
     elif choice and choice.mode == "auto":
         config["toolChoice"] = {"auto": {}}
     elif choice:
-        raise unsupported("tool_choice", "Bedrock", "it has no 'none': leave the tools out")
+        raise unsupported("tool_choice", "Bedrock", "it has no 'none', and the conversation holds calls of these tools")
     return config
 
 

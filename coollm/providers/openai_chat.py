@@ -6,6 +6,7 @@ https://openrouter.ai/docs/use-cases/reasoning-tokens, for `reasoning_content` h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from coollm.core.types import (
@@ -194,6 +195,11 @@ def service_tier(answer: Json) -> Any:
 
 def decode_chat(request: ModelRequest, body: bytes) -> Completion:  # noqa: ARG001  the answer says all
     """A `chat.completion` object."""
+    return read_completion(body, _choice)
+
+
+def read_completion(body: bytes, read: Callable[[Json], Choice]) -> Completion:
+    """An answer with a list of choices, each of which `read` reads. Raises VendorError."""
     answer = parse_object(body, "the answer")
     if answer.get("error"):
         raise VendorError(judge(200, {}, answer))
@@ -203,7 +209,7 @@ def decode_chat(request: ModelRequest, body: bytes) -> Completion:  # noqa: ARG0
     return Completion(
         id=str(answer.get("id") or ""),
         model=str(answer.get("model") or ""),
-        choices=tuple(_choice(choice) for choice in choices),
+        choices=tuple(read(choice) for choice in choices),
         usage=decode_usage(answer.get("usage")),
         service_tier=service_tier(answer),
     )
@@ -243,18 +249,21 @@ def _choice(choice: Json) -> Choice:
 
 
 class ChunkDecoder:
-    """Decodes `chat.completion.chunk` frames. Usage counts in whatever chunk it comes."""
+    """Decodes chunks of a stream, whose choices `read` turns into events. Usage counts in whatever chunk it comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[Json, int], list[StreamEvent]]) -> None:
+        self._read = read
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._done = False
 
     @property
     def is_whole(self) -> bool:
+        """Whether the end was told, or every choice that began is finished."""
         return self._done or (bool(self._finished) and self._open <= self._finished)
 
     def decode_event(self, event: SseEvent) -> tuple[StreamEvent, ...]:
+        """The events of one chunk."""
         if not event.data:
             return ()
         if event.data == b"[DONE]":
@@ -266,28 +275,32 @@ class ChunkDecoder:
         found: list[StreamEvent] = []
         for choice in chunk.get("choices") or ():
             if isinstance(choice, dict):
-                self._decode_choice(choice, found)
+                index = count(choice, "index")
+                self._open.add(index)
+                found += self._read(choice, index)
+                if choice.get("finish_reason"):
+                    self._finished.add(index)
         usage = decode_usage(chunk.get("usage"))
         if usage is not None:
             found.append(UsageUpdate(usage=usage))
         return tuple(found)
 
-    def _decode_choice(self, choice: Json, found: list[StreamEvent]) -> None:
-        index = count(choice, "index")
-        self._open.add(index)
-        delta = cast("Json", choice.get("delta") if isinstance(choice.get("delta"), dict) else {})
-        for part in read_reasoning(delta):
-            found.append(ReasoningDelta(text=part.text, signature=part.signature, origin=part.origin, is_redacted=part.is_redacted, choice=index))
-        if isinstance(delta.get("content"), str) and delta["content"]:
-            found.append(TextDelta(text=delta["content"], choice=index, logprobs=_logprobs(choice)))
-        if isinstance(delta.get("refusal"), str) and delta["refusal"]:
-            found.append(RefusalDelta(text=delta["refusal"], choice=index))
-        for call in delta.get("tool_calls") or ():
-            if isinstance(call, dict):
-                found.append(_call_delta(call, index))
-        if choice.get("finish_reason"):
-            self._finished.add(index)
-            found.append(FinishDelta(reason=_finish(choice["finish_reason"]), choice=index))
+
+def _delta_events(choice: Json, index: int) -> list[StreamEvent]:
+    found: list[StreamEvent] = []
+    delta = cast("Json", choice.get("delta") if isinstance(choice.get("delta"), dict) else {})
+    for part in read_reasoning(delta):
+        found.append(ReasoningDelta(text=part.text, signature=part.signature, origin=part.origin, is_redacted=part.is_redacted, choice=index))
+    if isinstance(delta.get("content"), str) and delta["content"]:
+        found.append(TextDelta(text=delta["content"], choice=index, logprobs=_logprobs(choice)))
+    if isinstance(delta.get("refusal"), str) and delta["refusal"]:
+        found.append(RefusalDelta(text=delta["refusal"], choice=index))
+    for call in delta.get("tool_calls") or ():
+        if isinstance(call, dict):
+            found.append(_call_delta(call, index))
+    if choice.get("finish_reason"):
+        found.append(FinishDelta(reason=_finish(choice["finish_reason"]), choice=index))
+    return found
 
 
 def _call_delta(call: Json, choice: int) -> ToolCallDelta:
@@ -302,4 +315,4 @@ def _call_delta(call: Json, choice: int) -> ToolCallDelta:
     )
 
 
-CHAT = WireFormat(wire="openai", read=decode_chat, decoder=ChunkDecoder)
+CHAT = WireFormat(wire="openai", read=decode_chat, decoder=lambda: ChunkDecoder(_delta_events))

@@ -41,8 +41,8 @@ _SAYS = frozenset({"temperature", "top_p", "top_k", "stop", "seed", "frequency_p
 _UNFINISHED = ("starting", "processing", "queued")
 POLL_SECONDS = 0.5
 
-# How long creating a prediction may wait for its end before there is something to ask for; the API takes 1 to 60.
-WAIT_SECONDS = 60
+# How long creating a prediction may wait for its end, 1 to 60. Until it returns there is no id to cancel if the client leaves.
+WAIT_SECONDS = 1
 
 
 class ReplicateDialect(Value, frozen=True):

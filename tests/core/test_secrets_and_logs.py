@@ -60,3 +60,10 @@ def test_a_rotated_log_is_opened_anew(tmp_path: Path) -> None:
     handler.close()
     assert json.loads(path.read_text())["message"] == "two"
     assert json.loads((tmp_path / "app.log.1").read_text())["message"] == "one"
+
+
+def test_what_a_secret_is_made_of_is_masked_too() -> None:
+    account = Secret('{"type":"service_account","private_key":"-----BEGIN-abcdef\\nxyz"}')
+    redact = Redactor([Secret("AKIAEXAMPLE:half-of-a-secret:a-session"), account])
+    assert redact("used half-of-a-secret and a-session") == "used ******** and ********"
+    assert "abcdef" not in redact("key -----BEGIN-abcdef\nxyz")
