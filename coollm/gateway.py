@@ -14,7 +14,10 @@ from coollm.core.config.schema import Client, Policy
 from coollm.core.errors import ClientGone, InvalidRequest, LimitReached, RequestError, StoreUnavailable, VendorFailed
 from coollm.core.types import Completion, Content, ModelRequest, PassThroughRequest, StreamEvent, Target, Usage
 from coollm.credentials import Credential
-from coollm.limits.limiter import Grant, Identity, Limiter, Reservation, client_room
+from coollm.limits.estimate import input_tokens, output_tokens
+from coollm.limits.keeper import Note
+from coollm.limits.limiter import COST, Grant, Lease, Limiter, Reservation, budgets_used, client_room
+from coollm.limits.scopes import Scope
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.passing import PassedThrough
 from coollm.providers.base import Dialect, Losses
@@ -119,7 +122,8 @@ class Gateway:
         run: _Run | None = None
         try:
             targets = self._targets(call)
-            run = _Run(call, self._policy, [ranked.target for ranked in self.router.rank(self._fitting(targets, call))])
+            order = [ranked.target for ranked in self.router.rank(self._fitting(targets, call))]
+            run = _Run(call, self._policy, order, self._limiter.scopes.of_client(call.client))
             return self._with_failover(run)
         except StoreError as error:
             _log.error("the store does not answer", extra={"request_id": record.request_id, "reason": str(error)})
@@ -152,8 +156,7 @@ class Gateway:
             decision = Decision(retry_after_seconds=run.seconds_until_retry())
             ready = run.ready()
             if ready:
-                identity = None if run.client_reservation is not None else run.identity
-                grant, decision = self._limiter.lease(identity, run.call.request, ready)
+                grant, decision = self._limiter.lease(run.lease(), run.call.request, ready)
                 if grant is not None:
                     run.granted(grant, decision)
                     return grant
@@ -170,6 +173,11 @@ class Gateway:
             return refusal(verdict, provider, self._redact)
         wait = decision.retry_after_seconds
         reasons = {skipped.reason for skipped in decision.skipped}
+        spent = next((reason for reason in sorted(reasons) if reason.startswith("limit:") and reason.endswith(f":{COST}")), None)
+        if spent is not None:
+            kind, _, rest = spent.removeprefix("limit: ").partition(":")
+            whose = f"{kind} '{rest.rpartition(':')[0]}'"
+            return LimitReached(f"the budget of the {whose} has no room for what this request may cost", code="budget_exceeded", retry_after_seconds=wait)
         if reasons and all(reason.startswith(("limit", "cooling: rate_limited")) for reason in reasons):
             return LimitReached("every vendor key for this model is at its limit", code="provider_limit_reached", retry_after_seconds=wait)
         return VendorFailed("no vendor key for this model is usable at the moment", status=503, code="no_usable_key", retry_after_seconds=wait)
@@ -291,6 +299,19 @@ class Gateway:
         return fitting
 
 
+def _note(call: Call) -> Note:
+    """What the log is told of the request if this worker dies."""
+    record, request = call.record, call.request
+    return Note(
+        request_id=record.request_id,
+        client=record.client,
+        route=record.route,
+        model=request.model,
+        input_tokens=input_tokens(request),
+        output_tokens=output_tokens(request),
+    )
+
+
 def _characters(content: Content) -> int:
     """The length of an answer's text, to count its tokens by where the vendor does not."""
     if not isinstance(content, Completion):
@@ -301,9 +322,10 @@ def _characters(content: Content) -> int:
 class _Run:
     """Where a request stands on its way through the targets."""
 
-    def __init__(self, call: Call, policy: Policy, order: Sequence[Target]) -> None:
+    def __init__(self, call: Call, policy: Policy, order: Sequence[Target], scopes: tuple[Scope, ...]) -> None:
         self.call = call
-        self.identity = Identity(id=call.client.client_id, limits=call.client.limits) if call.client else Identity(id="local")
+        self._scopes = scopes
+        self._note = _note(call).write()
         self.client_reservation: Reservation | None = None
         self.last_failure: tuple[Verdict, str] | None = None
         self.last_target: Target | None = None
@@ -314,6 +336,16 @@ class _Run:
         self._attempts: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self._given_up: set[str] = set()
+
+    def lease(self) -> Lease:
+        """The next attempt, as the limiter wants it."""
+        return Lease(
+            request_id=self.call.record.request_id,
+            attempt=sum(self._attempts.values()) + 1,
+            scopes=self._scopes,
+            is_first=self.client_reservation is None,
+            note=self._note,
+        )
 
     def ready(self) -> list[Target]:
         """The targets that may be called now, untried ones first."""
@@ -339,6 +371,7 @@ class _Run:
         if grant.client is not None:
             self.client_reservation = grant.client
             self.call.record.rate_limits = client_room(decision)
+        self.call.record.budgets = budgets_used(decision)
         self.last_target = grant.target
         self._attempts[grant.target.provider] = self._attempts.get(grant.target.provider, 0) + 1
         self._note_skipped(decision, self._order)

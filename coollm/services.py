@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,11 +18,14 @@ from coollm.core.registry import CREDENTIALS, PROVIDERS, STORES
 from coollm.core.secrets import Redactor
 from coollm.credentials import FixedKey
 from coollm.gateway import Account, Gateway
+from coollm.limits.keeper import Keeper
 from coollm.limits.limiter import Limiter
+from coollm.limits.scopes import Scopes
 from coollm.routing.catalog import Catalog, key_ids
 from coollm.routing.router import Router
 from coollm.routing.stats import Board
 from coollm.stores.base import Store, StoreError
+from coollm.stores.guard import GuardedStore
 from coollm.telemetry.metrics import Metrics
 from coollm.telemetry.record import RequestRecord
 from coollm.telemetry.request_log import log_request
@@ -33,8 +39,10 @@ class Services(msgspec.Struct, frozen=True):
 
     settings: Settings
     gateway: Gateway
+    limiter: Limiter
+    keeper: Keeper
     upstream: Upstream
-    store: Store
+    store: GuardedStore
     metrics: Metrics
     redact: Redactor
     tell: Callable[[RequestRecord], None]
@@ -61,10 +69,13 @@ def build_services(settings: Settings, state: Path, simulator_url: Callable[[], 
     redact = Redactor(settings.secrets())
     metrics = Metrics(settings)
     try:
-        store: Store = STORES[settings.storage.runtime.type](settings.storage.runtime, state)
+        runtime = settings.storage.runtime
+        opened: Store = STORES[runtime.type](runtime, state)
     except StoreError as error:
         raise OperationFailed(f"the store cannot be opened: {error}", "give COOLLM_STATE_DIR or --state-dir a directory that can be written") from error
-    limiter = Limiter(store)
+    store = GuardedStore(opened, runtime.on_failure, runtime.local_share / settings.server.workers)
+    owner = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+    limiter = Limiter(store, Scopes(settings), owner)
     catalog = Catalog(settings)
     router = Router(settings.policy, Board(), limiter, store)
     upstream = Upstream(settings.policy.timeouts)
@@ -76,6 +87,8 @@ def build_services(settings: Settings, state: Path, simulator_url: Callable[[], 
     return Services(
         settings=settings,
         gateway=Gateway(settings.policy, accounts, catalog, router, limiter, upstream, redact, tell),
+        limiter=limiter,
+        keeper=Keeper(store, owner, catalog.target, tell),
         upstream=upstream,
         store=store,
         metrics=metrics,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
+import gevent
+import msgspec
 from flask import Flask
 
 from coollm.app import create_app
 from coollm.core.config.load import load_or_raise
+from coollm.core.config.schema import Settings
 from coollm.core.errors import CoollmError
 from coollm.core.logs import log_file, open_log
 from coollm.core.paths import find_config, make_private, state_directory
@@ -29,9 +33,17 @@ def application() -> Flask:
         sys.exit(APP_LOAD_ERROR)
 
 
+def _as_started(settings: Settings) -> Settings:
+    """The settings with as many workers as there are: the command line may have asked for another number."""
+    workers = int(os.environ.get("COOLLM_WORKERS") or settings.server.workers)
+    return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, workers=workers))
+
+
 def _application() -> Flask:
     config = find_config()
-    settings = load_or_raise(config)
+    settings = _as_started(load_or_raise(config))
     state = make_private(state_directory(config))
     open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
-    return create_app(build_services(settings, state, embedded_simulator))
+    services = build_services(settings, state, embedded_simulator)
+    gevent.spawn(services.keeper.run)
+    return create_app(services)

@@ -251,15 +251,21 @@ def gateway(simulator: SimulatorHandle, tmp_path_factory: pytest.TempPathFactory
         yield handle
 
 
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of a real Redis."""
+@contextlib.contextmanager
+def redis_server(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A real Redis, without persistence."""
     server = shutil.which("redis-server")
     if server is None:
         pytest.skip("redis-server is not installed: apt-get install redis-server")
-    home = tmp_path_factory.mktemp("redis")
-    port = free_port()
     command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(home), "--unixsocket", str(home / "redis.sock")]
-    with running(command, home / "words.txt", clean_environment()):
+    with running(command, home / "words.txt", clean_environment()) as process:
         wait_for(lambda: "Ready to accept connections" in (home / "words.txt").read_text(), what="Redis")
+        yield process
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a real Redis."""
+    port = free_port()
+    with redis_server(tmp_path_factory.mktemp("redis"), port):
         yield f"127.0.0.1:{port}"

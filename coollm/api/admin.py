@@ -22,8 +22,6 @@ from coollm.core.config.schema import Client
 from coollm.core.errors import ClientGone, InvalidRequest
 from coollm.core.registry import PROVIDERS
 from coollm.core.types import ChatRequest, EmbeddingRequest, Json, Message, ModelRequest, Target, TextPart
-from coollm.limits.estimate import input_tokens
-from coollm.limits.limiter import key_charges
 from coollm.providers.verdict import VendorError
 from coollm.routing.catalog import key_ids
 from coollm.services import Services
@@ -148,7 +146,7 @@ def explain_route(services: Services) -> Response:
                 "score": ranked.score,
                 "components": dict(ranked.components),
                 "stand_in": target.fallback,
-                "excluded": _why_excluded(services, chat, target, cooling),
+                "excluded": _why_excluded(services, chat, client, target, cooling),
             }
         )
     chosen = next((row for row in candidates if not row["excluded"]), None)
@@ -163,17 +161,17 @@ def explain_route(services: Services) -> Response:
     )
 
 
-def _why_excluded(services: Services, chat: ChatRequest, target: Target, cooling: Any) -> str:
+def _why_excluded(services: Services, chat: ChatRequest, client: Client | None, target: Target, cooling: Any) -> str:
     cooldown = cooling.get(target.key)
     if cooldown is not None:
         return f"cools down for {cooldown.seconds:.0f} s: {cooldown.cause}"
     if chat.max_output_tokens is not None and target.max_tokens is not None and chat.max_output_tokens > target.max_tokens:
         return f"max_tokens {chat.max_output_tokens} is above the key's limit of {target.max_tokens}"
-    charges = key_charges(target, input_tokens(chat), chat)
-    used = services.store.used([charge.counter for charge in charges])
+    charges = services.limiter.charges(services.limiter.scopes.of_client(client), chat, target)
+    used = services.store.used(charges)
     for charge in charges:
         if used[charge.counter] + charge.amount > charge.limit:
-            return f"limit: {used[charge.counter]} of {charge.limit} used, {charge.amount} more needed ({charge.counter.rpartition(':')[2]} per minute)"
+            return f"limit: {used[charge.counter]} of {charge.limit} used, {charge.amount} more needed ({charge.counter})"
     return ""
 
 

@@ -17,6 +17,13 @@ from coollm.stores.base import StoreError
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
 
 
+_WITHOUT_STORE = {
+    "deny": "no request is admitted",
+    "local": "each worker keeps its share of the limits, and spends no budget",
+    "allow": "every request is admitted, and none is counted",
+}
+
+
 def assess(services: Services) -> Json:
     """Every check, and the worst of them as the status. Names and numbers only: this route is public."""
     checks = [_store(services), _keys(services)]
@@ -36,7 +43,8 @@ def _store(services: Services) -> Json:
         services.store.ping()
     except StoreError:
         services.metrics.store_up.set(0)
-        return {"name": "store", "status": DOWN, "detail": f"{kind} does not answer: no request is admitted"}
+        rule = services.settings.storage.runtime.on_failure
+        return {"name": "store", "status": DOWN if rule == "deny" else DEGRADED, "detail": f"{kind} does not answer: {_WITHOUT_STORE[rule]}"}
     services.metrics.store_up.set(1)
     return {"name": "store", "status": OK, "detail": f"{kind} answers"}
 

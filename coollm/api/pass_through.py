@@ -15,7 +15,7 @@ from coollm.api.completion import serve
 from coollm.api.fields import typed
 from coollm.api.routes import Access, Route
 from coollm.api.upload import Upload, keep, keep_multipart
-from coollm.core.config.schema import ClientLimits
+from coollm.core.config.schema import Limits
 from coollm.core.errors import InvalidRequest, NotAllowed, UnknownRoute
 from coollm.core.types import Json, PassThroughRequest
 from coollm.services import Services
@@ -61,7 +61,7 @@ def of_account(services: Services, path: str) -> Response:
     """Files and batches: what a vendor's account holds, beside all models. Only for clients without limits, which a batch would pass by."""
     _check(path)
     client = g.client
-    if client is not None and (client.allowed_models != ("*",) or client.limits != ClientLimits()):
+    if client is not None and (client.allowed_models != ("*",) or any(scope.limits != Limits() for scope in services.limiter.scopes.of_client(client))):
         raise NotAllowed(
             "files and batches run any model outside of the gateway's limits: a key with limits or with allowed_models may not use them",
             code="route_not_allowed",

@@ -408,6 +408,9 @@ class Target(Value, frozen=True):
     req_per_min: int | None = None
     tokens_per_min: int | None = None
     max_tokens: int | None = None
+    concurrent: int | None = None
+    session_tokens: int | None = None
+    session_seconds: int = 0
     fallback: bool = False
 
     @property

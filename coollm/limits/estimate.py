@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from coollm.core.types import (
     AudioPart,
     ChatRequest,
@@ -18,11 +20,17 @@ from coollm.core.types import (
 )
 
 BYTES_PER_TOKEN = 4
-TOKENS_PER_IMAGE = 800
+TOKENS_PER_FILE = 800
 TOKENS_PER_MESSAGE = 4
+
+# The dearest that vendors count an image: small models of OpenAI's take tens of thousands of tokens for a large one.
+MOST_TOKENS_PER_FILE = 50_000
+MOST_TOKENS_PER_MESSAGE = 16
 
 # Output of a request that gives no limit: it is replaced by the actual usage when the request has ended.
 DEFAULT_OUTPUT_TOKENS = 500
+
+File = ImagePart | AudioPart | DocumentPart
 
 
 def text_tokens(characters: int) -> int:
@@ -36,26 +44,56 @@ def input_tokens(request: ModelRequest) -> int:
         return sum(text_tokens(len(one)) if isinstance(one, str) else len(one) for one in request.inputs)
     if isinstance(request, RerankRequest):
         return sum(text_tokens(len(request.query) + len(one)) for one in request.documents)
-    return _chat_tokens(request) if isinstance(request, ChatRequest) else 0
+    if not isinstance(request, ChatRequest):
+        return 0
+    characters = files = 0
+    for piece in _pieces(request):
+        if isinstance(piece, str):
+            characters += len(piece)
+        else:
+            files += 1
+    return request.prompt_tokens + text_tokens(characters) + files * TOKENS_PER_FILE + len(request.messages) * TOKENS_PER_MESSAGE
 
 
-def _chat_tokens(request: ChatRequest) -> int:
-    characters = others = 0
+def most_input_tokens(request: ModelRequest) -> int:
+    """An upper bound of the input tokens, for money: no tokenizer makes more tokens of a text than it has bytes, and a file is counted at its dearest."""
+    if isinstance(request, EmbeddingRequest):
+        return sum(_bytes(one) if isinstance(one, str) else len(one) for one in request.inputs)
+    if isinstance(request, RerankRequest):
+        return sum(_bytes(request.query) + _bytes(one) for one in request.documents)
+    if not isinstance(request, ChatRequest):
+        return 0
+    most = request.prompt_tokens + MOST_TOKENS_PER_MESSAGE * (len(request.messages) + len(request.tools) + 1)
+    for piece in _pieces(request):
+        if isinstance(piece, str):
+            most += _bytes(piece)
+        else:
+            most += max(MOST_TOKENS_PER_FILE, piece.data.size if piece.data and not isinstance(piece, ImagePart) else 0)
+    return most
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _pieces(request: ChatRequest) -> Iterator[str | File]:
+    """Everything that a chat gives to the model, its texts and its files."""
     for message in request.messages:
         for part in message.parts:
-            more = part.content if isinstance(part, ToolResult) else (part,)
-            for inner in more:
-                if isinstance(inner, ImagePart | AudioPart) or (isinstance(inner, DocumentPart) and inner.text is None):
-                    others += 1
-                elif isinstance(inner, DocumentPart):
-                    characters += len(inner.text or "")
+            for inner in part.content if isinstance(part, ToolResult) else (part,):
+                if isinstance(inner, DocumentPart):
+                    yield inner if inner.text is None else inner.text
                 elif isinstance(inner, TextPart | ReasoningPart):
-                    characters += len(inner.text)
+                    yield inner.text
                 elif isinstance(inner, ToolCall):
-                    characters += len(inner.name) + len(inner.arguments)
+                    yield inner.name
+                    yield inner.arguments
+                elif isinstance(inner, File):
+                    yield inner
     for tool in request.tools:
-        characters += len(tool.name) + len(tool.description or "") + len(str(tool.parameters or ""))
-    return request.prompt_tokens + text_tokens(characters) + others * TOKENS_PER_IMAGE + len(request.messages) * TOKENS_PER_MESSAGE
+        yield tool.name
+        yield tool.description or ""
+        yield str(tool.parameters or "")
 
 
 def output_tokens(request: ModelRequest, key_limit: int | None = None) -> int:

@@ -8,10 +8,11 @@
 | CLIENT_GONE, with content  | charged  | the same                                                                  |
 | CLIENT_GONE, without       | charged  | the input, flagged: the vendor has read it                                |
 | REFUSED by a limit         | none     | none: nothing was reserved                                                |
-| worker killed              | charged  | the estimate: nobody is left to correct it                                |
+| WORKER_DIED                | charged  | the estimate, flagged: another worker finds it and lets it run no more    |
 
-"Requests" and "tokens" are the charges of the client and of the vendor key alike. An attempt that failed is settled for its key when it ends, and the client's
-charge when the whole request ends.
+"Requests" and "tokens" are the charges of client, team, model and vendor key alike; money follows the tokens. What counts as running (`concurrent`) is let
+go in every case. An attempt that failed is settled for its key, its model and the budgets when it ends, and the client's and team's rates when the whole
+request ends.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Ending(enum.StrEnum):
     VENDOR_FAILED = "vendor_failed"
     CUT = "cut"
     CLIENT_GONE = "client_gone"
+    WORKER_DIED = "worker_died"
 
 
 def settled_usage(ending: Ending, request: ModelRequest, counted: Usage | None, output_characters: int) -> Usage:

@@ -74,6 +74,14 @@ class Catalog:
             raise NotAllowed(f"this key may not use the provider of /v1/{operation}", code="provider_not_allowed")
         return tuple(_targets(permitted[0], permitted[0].model or operation)[:1])
 
+    def target(self, key: str, model: str) -> Target | None:
+        """The target of a vendor key by its name, `provider/key id`; None if it is not configured any more."""
+        for provider in self._providers:
+            for target in _targets(provider, model):
+                if target.key == key:
+                    return target
+        return None
+
     def _pairs(self, name: str) -> list[tuple[Provider, str]]:
         if name in self._aliases:
             return [pair for target in self._aliases[name] for pair in self._qualified(target)]
@@ -145,6 +153,9 @@ def _targets(provider: Provider, model: str, *, fallback: bool = False) -> Seque
             req_per_min=limits.req_per_min,
             tokens_per_min=limits.tokens_per_min,
             max_tokens=limits.max_tokens,
+            concurrent=limits.concurrent,
+            session_tokens=limits.session_limit,
+            session_seconds=int(limits.session_type),
             fallback=fallback,
         )
         for key_id in key_ids(provider)

@@ -1,28 +1,71 @@
 """The contract of every store.
 
-Limits are sliding windows of 60 seconds, kept in buckets of one second. A charge made within the last 60 seconds always counts, and so may one that is up to
-a second older: in no 60 seconds is more admitted than the limit, and a saturating client gets at least 60/61 = 98 % of it.
+A charge counts for a span: a sliding window, a period of the calendar, or as long as the request runs. A sliding window is kept in buckets, for a minute of one
+second: a charge made within the last 60 seconds always counts, and so may one that is up to a second older. In no 60 seconds is more admitted than the limit,
+and a saturating client gets at least 60/61 = 98 % of it.
 
-Reserve → settle: `decide` charges the estimate in the present bucket; `settle` later corrects that bucket by the difference to what was used. A worker that
-dies in between leaves its estimate standing, which is the safe side.
+Reserve → settle: `decide` charges the estimate in the present bucket and remembers who holds it; `settle` later corrects that bucket by the difference to what
+was used. What a dead worker held is found by `reap`: its estimates stand, which is the safe side, and what it ran counts as running no more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from coollm.core.types import Value
 
 WINDOW_SECONDS = 60
 
+# Nobody knows when a request that runs will end: the client is asked to try again soon.
+LIVE_RETRY_SECONDS = 1.0
+
+# How long the sum of a period is kept after its end, to be looked at.
+KEPT_AFTER_SECONDS = 2 * 86400
+FOREVER = 2**53
+
+
+class Span(Value, frozen=True):
+    """How long a charge counts.
+
+    A `window` slides: the last `seconds`, in buckets of `width` seconds. A `period` is the time from `starts` to `ends`, in seconds of the epoch; `ends` is 0
+    if it has no end. A `live` charge counts until it is settled.
+    """
+
+    kind: Literal["window", "period", "live"] = "window"
+    seconds: int = WINDOW_SECONDS
+    width: int = 1
+    starts: int = 0
+    ends: int = 0
+
+    def bucket(self, now: float) -> int:
+        """The bucket of a charge made at `now`."""
+        if self.kind == "window":
+            return int(now // self.width) * self.width
+        return self.starts if self.kind == "period" else 0
+
+    def oldest(self, now: float) -> int:
+        """The oldest bucket that still counts at `now`."""
+        return self.bucket(now) - self.seconds if self.kind == "window" else self.bucket(now)
+
+    def expires(self, now: float) -> int:
+        """When a charge made at `now` may be forgotten."""
+        if self.kind == "window":
+            return self.bucket(now) + self.seconds + self.width + 1
+        return self.ends + KEPT_AFTER_SECONDS if self.kind == "period" and self.ends else FOREVER
+
+
+MINUTE = Span()
+LIVE = Span(kind="live")
+
 
 class Charge(Value, frozen=True):
-    """`amount` more on `counter`, of which at most `limit` may be used in any 60 seconds."""
+    """`amount` more on `counter`, of which at most `limit` may be used in its span."""
 
     counter: str
     amount: int
     limit: int
+    span: Span = MINUTE
 
 
 class Candidate(Value, frozen=True):
@@ -30,6 +73,22 @@ class Candidate(Value, frozen=True):
 
     key: str
     charges: tuple[Charge, ...] = ()
+
+
+class Hold(Value, frozen=True):
+    """Who holds what a decision charges, until it is settled. `note` is told again if the owner dies."""
+
+    id: str
+    owner: str
+    note: str = ""
+
+
+class Orphan(Value, frozen=True):
+    """A hold whose owner has died. `key` is the candidate that was chosen."""
+
+    id: str
+    note: str
+    key: str
 
 
 class Skipped(Value, frozen=True):
@@ -51,12 +110,12 @@ class Used(Value, frozen=True):
 class Decision(Value, frozen=True):
     """The answer to `decide`.
 
-    Granted: `chosen` is the index of the candidate, and `bucket` the second that everything was charged to.
+    Granted: `chosen` is the index of the candidate, and `now` the store's time, by which every charge has its bucket.
     Refused: `chosen` is None; `refused` is the client's charge that had no room, or None if it was the candidates that had none.
     """
 
     chosen: int | None = None
-    bucket: int = 0
+    now: float = 0.0
     refused: Charge | None = None
     retry_after_seconds: float | None = None
     skipped: tuple[Skipped, ...] = ()
@@ -85,11 +144,23 @@ class StoreError(Exception):
 class Store(Protocol):
     """Counters and cooldowns. Every method may raise StoreError and nothing else. Safe for any number of greenlets."""
 
-    def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
-        """Atomically: if all of `charges` fit, the first candidate that does not cool and whose charges fit is chosen, and all is charged. Else nothing is."""
+    def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
+        """Atomically: if all of `charges` fit, the first candidate that does not cool and whose charges fit is chosen, and all is charged. Else nothing is.
 
-    def settle(self, corrections: Iterable[Correction]) -> None:
-        """Replaces estimates by what was used. A bucket that has left the window is let be."""
+        `own` then holds `charges`, and `leased` those of the candidate; a hold of nothing is not kept.
+        """
+
+    def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
+        """Ends holds by their ids, whose live charges are let go, and replaces estimates by what was used. A bucket that is forgotten is let be.
+
+        A hold that was reaped has been let go already: only the corrections are made.
+        """
+
+    def beat(self, owner: str) -> None:
+        """The owner lives."""
+
+    def reap(self, seconds: float) -> Sequence[Orphan]:
+        """Ends the holds whose owners have not been heard of for `seconds`, and gives each to one caller alone."""
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         """Takes `key` out for `seconds`. A cooldown never gets shorter by another."""
@@ -97,8 +168,8 @@ class Store(Protocol):
     def cooldowns(self) -> Mapping[str, Cooldown]:
         """The keys that cool now."""
 
-    def used(self, counters: Sequence[str]) -> Mapping[str, int]:
-        """What is charged on each counter in the present window."""
+    def used(self, charges: Sequence[Charge]) -> Mapping[str, int]:
+        """What is charged on the counter of each of `charges` in its present span."""
 
     def ping(self) -> None:
         """Raises StoreError if the store cannot decide."""
@@ -107,25 +178,29 @@ class Store(Protocol):
         """Lets go of connections and files."""
 
 
-def oldest_counted(now: float) -> int:
-    """The oldest bucket that still counts at `now`."""
-    return int(now) - WINDOW_SECONDS
-
-
 def seconds_until_room(buckets: Iterable[tuple[int, int]], charge: Charge, now: float) -> float | None:
-    """Seconds until `charge` would fit, if nothing else were charged; None if it never fits. `buckets` are (second, amount) within the window."""
-    if charge.amount > charge.limit:
-        return None
+    """Seconds until `charge` would fit, if nothing else were charged; None if it never fits. `buckets` are (bucket, amount) within the span."""
     ordered = sorted(buckets)
     used = sum(amount for _, amount in ordered)
+    if used + charge.amount <= charge.limit:
+        return 0.0
+    span = charge.span
+    if charge.amount > charge.limit or (span.kind == "period" and not span.ends):
+        return None
+    if span.kind == "period":
+        return max(0.001, span.ends - now)
+    if span.kind == "live":
+        return LIVE_RETRY_SECONDS
     for bucket, amount in ordered:
-        if used + charge.amount <= charge.limit:
-            break
         used -= amount
-        free_at = bucket + WINDOW_SECONDS + 1
         if used + charge.amount <= charge.limit:
-            return max(0.001, free_at - now)
+            return max(0.001, bucket + span.seconds + span.width - now)
     return 0.0
+
+
+def live_parts(charges: Iterable[Charge]) -> list[tuple[str, int]]:
+    """What must be let go when a request ends: (counter, amount)."""
+    return [(charge.counter, charge.amount) for charge in charges if charge.span.kind == "live"]
 
 
 def shortest_wait(skipped: Iterable[Skipped]) -> float | None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from coollm.core.config.schema import RuntimeStorage
 from coollm.stores.base import (
     Candidate,
@@ -13,10 +15,12 @@ from coollm.stores.base import (
     Cooldown,
     Correction,
     Decision,
+    Hold,
+    Orphan,
     Skipped,
     Store,
     Used,
-    oldest_counted,
+    live_parts,
     seconds_until_room,
     shortest_wait,
 )
@@ -29,16 +33,34 @@ def open_store(settings: RuntimeStorage, state: Path) -> Store:  # noqa: ARG001 
     return MemoryStore()
 
 
+class _Bucket(msgspec.Struct):
+    """An amount, and when it may be forgotten."""
+
+    amount: int
+    expires: int
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """A hold, when it was made, and what it lets go of."""
+
+    hold: Hold
+    key: str
+    made: float
+    live: list[tuple[str, int]]
+
+
 class MemoryStore:
     """The contract in plain dictionaries. It never yields to another greenlet, so every call is atomic."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._windows: dict[str, dict[int, int]] = {}
+        self._counters: dict[str, dict[int, _Bucket]] = {}
         self._cooling: dict[str, tuple[float, str]] = {}
+        self._holds: dict[str, _Held] = {}
+        self._owners: dict[str, float] = {}
         self._swept = 0.0
 
-    def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
+    def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         now = self._clock()
         self._sweep(now)
         for charge in charges:
@@ -49,16 +71,29 @@ class MemoryStore:
         for index, candidate in enumerate(candidates):
             reason = self._why_not(candidate, now)
             if reason is None:
-                used = tuple(self._charge(charge, int(now)) for charge in (*charges, *candidate.charges))
-                return Decision(chosen=index, bucket=int(now), skipped=tuple(skipped), used=used)
+                used = tuple(self._charge(charge, now) for charge in (*charges, *candidate.charges))
+                for hold, held in ((own, charges), (leased, candidate.charges)):
+                    if hold is not None and held:
+                        self._holds[hold.id] = _Held(hold, candidate.key, now, live_parts(held))
+                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=used)
             skipped.append(reason)
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
-    def settle(self, corrections: Iterable[Correction]) -> None:
+    def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
+        for hold in holds:
+            self._let_go(hold)
         for correction in corrections:
-            window = self._windows.get(correction.counter)
-            if window is not None and correction.bucket in window:
-                window[correction.bucket] = max(0, window[correction.bucket] + correction.difference)
+            self._add(correction.counter, correction.bucket, correction.difference)
+
+    def beat(self, owner: str) -> None:
+        self._owners[owner] = self._clock()
+
+    def reap(self, seconds: float) -> Sequence[Orphan]:
+        before = self._clock() - seconds
+        dead = [held for held in self._holds.values() if self._owners.get(held.hold.owner, held.made) < before]
+        for held in dead:
+            self._let_go(held.hold.id)
+        return [Orphan(id=held.hold.id, note=held.hold.note, key=held.key) for held in dead]
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         until = self._clock() + seconds
@@ -69,15 +104,25 @@ class MemoryStore:
         now = self._clock()
         return {key: Cooldown(seconds=until - now, cause=cause) for key, (until, cause) in self._cooling.items() if until > now}
 
-    def used(self, counters: Sequence[str]) -> Mapping[str, int]:
+    def used(self, charges: Sequence[Charge]) -> Mapping[str, int]:
         now = self._clock()
-        return {counter: sum(amount for _, amount in self._counted(counter, now)) for counter in counters}
+        return {charge.counter: sum(amount for _, amount in self._counted(charge, now)) for charge in charges}
 
     def ping(self) -> None:
         pass
 
     def close(self) -> None:
         pass
+
+    def _let_go(self, hold: str) -> None:
+        held = self._holds.pop(hold, None)
+        for counter, amount in held.live if held else ():
+            self._add(counter, 0, -amount)
+
+    def _add(self, counter: str, bucket: int, difference: int) -> None:
+        held = self._counters.get(counter, {}).get(bucket)
+        if held is not None:
+            held.amount = max(0, held.amount + difference)
 
     def _why_not(self, candidate: Candidate, now: float) -> Skipped | None:
         until, cause = self._cooling.get(candidate.key, (0.0, ""))
@@ -90,26 +135,26 @@ class MemoryStore:
         return None
 
     def _wait(self, charge: Charge, now: float) -> float | None:
-        return seconds_until_room(self._counted(charge.counter, now), charge, now)
+        return seconds_until_room(self._counted(charge, now), charge, now)
 
-    def _counted(self, counter: str, now: float) -> list[tuple[int, int]]:
-        oldest = oldest_counted(now)
-        return [(bucket, amount) for bucket, amount in self._windows.get(counter, {}).items() if bucket >= oldest]
+    def _counted(self, charge: Charge, now: float) -> list[tuple[int, int]]:
+        oldest = charge.span.oldest(now)
+        return [(bucket, held.amount) for bucket, held in self._counters.get(charge.counter, {}).items() if bucket >= oldest]
 
-    def _charge(self, charge: Charge, bucket: int) -> Used:
-        window = self._windows.setdefault(charge.counter, {})
-        window[bucket] = window.get(bucket, 0) + charge.amount
-        return Used(counter=charge.counter, used=sum(amount for _, amount in self._counted(charge.counter, bucket)), limit=charge.limit)
+    def _charge(self, charge: Charge, now: float) -> Used:
+        buckets = self._counters.setdefault(charge.counter, {})
+        held = buckets.setdefault(charge.span.bucket(now), _Bucket(0, charge.span.expires(now)))
+        held.amount += charge.amount
+        return Used(counter=charge.counter, used=sum(amount for _, amount in self._counted(charge, now)), limit=charge.limit)
 
     def _sweep(self, now: float) -> None:
         if now - self._swept < SWEEP_EVERY_SECONDS:
             return
         self._swept = now
-        oldest = oldest_counted(now)
-        for counter, window in list(self._windows.items()):
-            for bucket in [bucket for bucket in window if bucket < oldest]:
-                del window[bucket]
-            if not window:
-                del self._windows[counter]
+        for counter, buckets in list(self._counters.items()):
+            for bucket in [bucket for bucket, held in buckets.items() if held.expires < now]:
+                del buckets[bucket]
+            if not buckets:
+                del self._counters[counter]
         for key in [key for key, (until, _) in self._cooling.items() if until <= now]:
             del self._cooling[key]

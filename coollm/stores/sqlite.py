@@ -6,6 +6,7 @@ a busy file is tried again after a gevent sleep, in which other requests go on.
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 import time
@@ -23,11 +24,13 @@ from coollm.stores.base import (
     Cooldown,
     Correction,
     Decision,
+    Hold,
+    Orphan,
     Skipped,
     Store,
     StoreError,
     Used,
-    oldest_counted,
+    live_parts,
     seconds_until_room,
     shortest_wait,
 )
@@ -37,15 +40,20 @@ T = TypeVar("T")
 FILE_NAME = "runtime.sqlite"
 BUSY_SECONDS = 5.0
 SWEEP_EVERY_SECONDS = 10
+FORGET_OWNERS_SECONDS = 3600
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS charges (counter TEXT NOT NULL, bucket INTEGER NOT NULL, amount INTEGER NOT NULL, PRIMARY KEY (counter, bucket)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cooldowns (key TEXT NOT NULL PRIMARY KEY, until REAL NOT NULL, cause TEXT NOT NULL) WITHOUT ROWID;
-"""
+SCHEMA_VERSION = 2
+
+_TABLES = {
+    "charges": "counter TEXT NOT NULL, bucket INTEGER NOT NULL, amount INTEGER NOT NULL, expires INTEGER NOT NULL, PRIMARY KEY (counter, bucket)",
+    "cooldowns": "key TEXT NOT NULL PRIMARY KEY, until REAL NOT NULL, cause TEXT NOT NULL",
+    "holds": "id TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL, made REAL NOT NULL, note TEXT NOT NULL, key TEXT NOT NULL, live TEXT NOT NULL",
+    "owners": "owner TEXT NOT NULL PRIMARY KEY, seen REAL NOT NULL",
+}
 
 
 def open_store(settings: RuntimeStorage, state: Path) -> Store:  # noqa: ARG001  the signature of every store
-    """The store in `state`/runtime.sqlite; the directory is there."""
+    """The store in `state`/FILE_NAME; the directory is there."""
     return SqliteStore(state / FILE_NAME)
 
 
@@ -61,14 +69,19 @@ class SqliteStore:
             path.chmod(0o600)
         self._patiently(self._prepare)
 
-    def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
-        return self._transaction(lambda: self._decide(charges, candidates))
+    def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
+        return self._transaction(lambda: self._decide(charges, candidates, own, leased))
 
-    def settle(self, corrections: Iterable[Correction]) -> None:
+    def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
         rows = [(one.difference, one.counter, one.bucket) for one in corrections if one.difference]
-        if rows:
-            statement = "UPDATE charges SET amount = max(0, amount + ?) WHERE counter = ? AND bucket = ?"
-            self._transaction(lambda: self._connection.executemany(statement, rows))
+        if rows or holds:
+            self._transaction(lambda: self._settle(holds, rows))
+
+    def beat(self, owner: str) -> None:
+        self._transaction(lambda: self._connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (owner, self._clock())))
+
+    def reap(self, seconds: float) -> Sequence[Orphan]:
+        return self._transaction(lambda: self._reap(self._clock() - seconds))
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         statement = (
@@ -81,13 +94,13 @@ class SqliteStore:
         rows = self._patiently(lambda: self._connection.execute("SELECT key, until, cause FROM cooldowns WHERE until > ?", (now,)).fetchall())
         return {key: Cooldown(seconds=until - now, cause=cause) for key, until, cause in rows}
 
-    def used(self, counters: Sequence[str]) -> Mapping[str, int]:
+    def used(self, charges: Sequence[Charge]) -> Mapping[str, int]:
         now = self._clock()
-        return self._patiently(lambda: {counter: self._used(counter, now) for counter in counters})
+        return self._patiently(lambda: {charge.counter: self._used(charge, now) for charge in charges})
 
     def ping(self) -> None:
         # A write: a full disk still lets an empty transaction through.
-        self._transaction(lambda: self._connection.execute("INSERT OR REPLACE INTO charges VALUES ('ping', ?, 0)", (int(self._clock()),)))
+        self._transaction(lambda: self._connection.execute("INSERT OR REPLACE INTO charges VALUES ('ping', 0, 0, ?)", (int(self._clock()),)))
 
     def close(self) -> None:
         self._connection.close()
@@ -95,9 +108,44 @@ class SqliteStore:
     def _prepare(self) -> None:
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._connection.executescript(_SCHEMA)
+        self._transaction(self._make_tables)
 
-    def _decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
+    def _make_tables(self) -> None:
+        """The tables of this version. What another version has counted cannot be read and begins anew."""
+        if self._connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+            return
+        for name, columns in _TABLES.items():
+            self._connection.execute(f"DROP TABLE IF EXISTS {name}")
+            self._connection.execute(f"CREATE TABLE {name} ({columns}) WITHOUT ROWID")
+        self._connection.execute("CREATE INDEX charges_expire ON charges (expires)")
+        self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _settle(self, holds: Sequence[str], rows: list[tuple[int, str, int]]) -> None:
+        for hold in holds:
+            self._let_go(hold)
+        self._connection.executemany("UPDATE charges SET amount = max(0, amount + ?) WHERE counter = ? AND bucket = ?", rows)
+
+    def _let_go(self, hold: str) -> None:
+        """Ends a hold. One that is not there was reaped, or held nothing."""
+        row = self._connection.execute("DELETE FROM holds WHERE id = ? RETURNING live", (hold,)).fetchone()
+        if row is not None and row[0] != "[]":
+            live = [(amount, counter) for counter, amount in json.loads(row[0])]
+            self._connection.executemany("UPDATE charges SET amount = max(0, amount - ?) WHERE counter = ? AND bucket = 0", live)
+
+    def _reap(self, before: float) -> Sequence[Orphan]:
+        statement = "SELECT id, note, key FROM holds LEFT JOIN owners USING (owner) WHERE coalesce(seen, made) < ?"
+        dead = [Orphan(id=hold, note=note, key=key) for hold, note, key in self._connection.execute(statement, (before,)).fetchall()]
+        for orphan in dead:
+            self._let_go(orphan.id)
+        self._connection.execute("DELETE FROM owners WHERE seen < ?", (before - FORGET_OWNERS_SECONDS,))
+        return dead
+
+    def _hold(self, hold: Hold | None, key: str, charges: Sequence[Charge], now: float) -> None:
+        if hold is not None and charges:
+            row = (hold.id, hold.owner, now, hold.note, key, json.dumps(live_parts(charges)))
+            self._connection.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def _decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None, leased: Hold | None) -> Decision:
         now = self._clock()
         self._sweep(now)
         used: dict[str, int] = {}
@@ -112,11 +160,13 @@ class SqliteStore:
             if reason is None:
                 every = (*charges, *candidate.charges)
                 self._connection.executemany(
-                    "INSERT INTO charges VALUES (?, ?, ?) ON CONFLICT (counter, bucket) DO UPDATE SET amount = amount + excluded.amount",
-                    [(charge.counter, int(now), charge.amount) for charge in every],
+                    "INSERT INTO charges VALUES (?, ?, ?, ?) ON CONFLICT (counter, bucket) DO UPDATE SET amount = amount + excluded.amount",
+                    [(charge.counter, charge.span.bucket(now), charge.amount, charge.span.expires(now)) for charge in every],
                 )
+                self._hold(own, candidate.key, charges, now)
+                self._hold(leased, candidate.key, candidate.charges, now)
                 after = tuple(Used(counter=one.counter, used=used[one.counter] + one.amount, limit=one.limit) for one in every)
-                return Decision(chosen=index, bucket=int(now), skipped=tuple(skipped), used=after)
+                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=after)
             skipped.append(reason)
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
@@ -132,21 +182,21 @@ class SqliteStore:
 
     def _wait(self, charge: Charge, now: float, used: dict[str, int]) -> float | None:
         if charge.counter not in used:
-            used[charge.counter] = self._used(charge.counter, now)
+            used[charge.counter] = self._used(charge, now)
         if used[charge.counter] + charge.amount <= charge.limit:
             return 0.0
-        rows = self._connection.execute("SELECT bucket, amount FROM charges WHERE counter = ? AND bucket >= ?", (charge.counter, oldest_counted(now)))
+        rows = self._connection.execute("SELECT bucket, amount FROM charges WHERE counter = ? AND bucket >= ?", (charge.counter, charge.span.oldest(now)))
         return seconds_until_room(rows.fetchall(), charge, now)
 
-    def _used(self, counter: str, now: float) -> int:
+    def _used(self, charge: Charge, now: float) -> int:
         statement = "SELECT coalesce(sum(amount), 0) FROM charges WHERE counter = ? AND bucket >= ?"
-        return int(self._connection.execute(statement, (counter, oldest_counted(now))).fetchone()[0])
+        return int(self._connection.execute(statement, (charge.counter, charge.span.oldest(now))).fetchone()[0])
 
     def _sweep(self, now: float) -> None:
         if now - self._swept < SWEEP_EVERY_SECONDS:
             return
         self._swept = now
-        self._connection.execute("DELETE FROM charges WHERE bucket < ?", (oldest_counted(now),))
+        self._connection.execute("DELETE FROM charges WHERE expires < ?", (int(now),))
         self._connection.execute("DELETE FROM cooldowns WHERE until <= ?", (now,))
 
     def _transaction(self, work: Callable[[], T]) -> T:

@@ -46,6 +46,13 @@ class Metrics:
         self._first_token = self._histogram("coo_llm_time_to_first_token_seconds", "Streams, to their first content.", LATENCY_BUCKETS, "provider", "model")
         self._overhead = self._histogram("coo_llm_overhead_seconds", "What the gateway adds to the vendors' time.", OVERHEAD_BUCKETS)
         self.active_streams = Gauge("coo_llm_active_streams", "Streams now.", registry=self.registry, multiprocess_mode="livesum")
+        self._budget_used = Gauge(
+            "coo_llm_budget_used_ratio",
+            "Share of a budget that is spent or reserved, 0 to 1.",
+            ["scope", "id"],
+            registry=self.registry,
+            multiprocess_mode="mostrecent",
+        )
         self.store_up = Gauge("coo_llm_store_up", "Whether the store of limits answers.", registry=self.registry, multiprocess_mode="livemin")
         self.key_health = Gauge(
             "coo_llm_key_health",
@@ -82,6 +89,8 @@ class Metrics:
                 self._child(self._errors, attempt.provider, attempt.outcome).inc()
         if record.status == 429 and not record.attempts:
             self._child(self._rate_limits, "client").inc()
+        for kind, identity, share in record.budgets:
+            self._child(self._budget_used, kind, identity).set(share)
         if record.target is None:
             return
         provider, key = record.target.provider, record.target.key_id

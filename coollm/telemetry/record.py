@@ -43,6 +43,7 @@ class RequestRecord:
         self.error: RequestError | None = None
         self.dropped: tuple[str, ...] = ()
         self.rate_limits: tuple[RateLimit, ...] = ()
+        self.budgets: tuple[tuple[str, str, float], ...] = ()
 
     @property
     def has_ended(self) -> bool:

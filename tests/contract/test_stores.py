@@ -13,7 +13,7 @@ import pytest
 
 from coollm.core.config.schema import RuntimeStorage
 from coollm.core.registry import STORES
-from coollm.stores.base import Candidate, Charge, Correction, Store, StoreError, seconds_until_room
+from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Span, Store, StoreError, seconds_until_room
 
 
 @pytest.fixture(params=STORES.names())
@@ -56,7 +56,7 @@ def test_the_first_candidate_with_room_is_chosen(store: Store) -> None:
     assert decision.chosen == 1
     assert [(skipped.key, skipped.reason, skipped.retry_after_seconds) for skipped in decision.skipped] == [("a", "limit: a", None)]
     assert [(used.counter, used.used, used.limit) for used in decision.used] == [("b", 5, 10)]
-    assert store.used(["a", "b"]) == {"a": 0, "b": 5}
+    assert store.used([charge("a"), charge("b")]) == {"a": 0, "b": 5}
 
 
 def test_nothing_is_charged_when_the_client_has_no_room(store: Store) -> None:
@@ -65,7 +65,7 @@ def test_nothing_is_charged_when_the_client_has_no_room(store: Store) -> None:
     assert (decision.chosen, decision.refused) == (None, charge("c", 1))
     assert decision.retry_after_seconds is not None
     assert 55 < decision.retry_after_seconds <= 61
-    assert store.used(["c", "a"]) == {"c": 10, "a": 1}
+    assert store.used([charge("c"), charge("a")]) == {"c": 10, "a": 1}
 
 
 def test_nothing_is_charged_when_no_candidate_has_room(store: Store) -> None:
@@ -75,7 +75,7 @@ def test_nothing_is_charged_when_no_candidate_has_room(store: Store) -> None:
     assert decision.refused is None
     assert decision.retry_after_seconds is not None
     assert 55 < decision.retry_after_seconds <= 61
-    assert store.used(["c"]) == {"c": 0}
+    assert store.used([charge("c")]) == {"c": 0}
 
 
 def test_what_never_fits_has_no_wait(store: Store) -> None:
@@ -84,17 +84,17 @@ def test_what_never_fits_has_no_wait(store: Store) -> None:
 
 def test_settling_frees_what_was_not_used(store: Store) -> None:
     decision = store.decide([charge("tokens", 10)], [only("a")])
-    store.settle([Correction(counter="tokens", bucket=decision.bucket, difference=-7)])
-    assert store.used(["tokens"]) == {"tokens": 3}
+    store.settle((), [Correction(counter="tokens", bucket=int(decision.now), difference=-7)])
+    assert store.used([charge("tokens")]) == {"tokens": 3}
     assert store.decide([charge("tokens", 7)], [only("a")]).chosen == 0
-    store.settle([Correction(counter="tokens", bucket=decision.bucket, difference=5)])
-    assert store.used(["tokens"]) == {"tokens": 15}, "more than was reserved counts too"
+    store.settle((), [Correction(counter="tokens", bucket=int(decision.now), difference=5)])
+    assert store.used([charge("tokens")]) == {"tokens": 15}, "more than was reserved counts too"
 
 
 def test_settling_never_goes_below_zero_or_wakes_an_old_bucket(store: Store) -> None:
     decision = store.decide([charge("t", 3)], [only("a")])
-    store.settle([Correction(counter="t", bucket=decision.bucket, difference=-9), Correction(counter="t", bucket=decision.bucket - 500, difference=4)])
-    assert store.used(["t"]) == {"t": 0}
+    store.settle((), [Correction(counter="t", bucket=int(decision.now), difference=-9), Correction(counter="t", bucket=int(decision.now) - 500, difference=4)])
+    assert store.used([charge("t")]) == {"t": 0}
 
 
 def test_a_key_that_cools_is_passed_over(store: Store) -> None:
@@ -127,7 +127,7 @@ def test_state_is_shared_by_all_who_open_the_store(open_again: Any) -> None:
     first, second = open_again(), open_again()
     first.decide([charge("c", 4)], [only("a")])
     first.cool("k", 50, "timeout")
-    assert second.used(["c"]) == {"c": 4}
+    assert second.used([charge("c")]) == {"c": 4}
     assert "k" in second.cooldowns()
 
 
@@ -149,7 +149,7 @@ def test_a_limit_is_never_exceeded_by_concurrent_workers(open_again: Any, reques
     for thread in threads:
         thread.join()
     assert len(admitted) == limit
-    assert stores[0].used(["shared", "key"]) == {"shared": limit, "key": limit}
+    assert stores[0].used([charge("shared"), charge("key")]) == {"shared": limit, "key": limit}
 
 
 def hammer_in_processes(open_again: Any, limit: int) -> None:
@@ -170,12 +170,79 @@ print(sum(store.decide(*ask).chosen == 0 for _ in range(60)))
     command = [sys.executable, "-c", code, str(store._path), str(limit)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert sum(int(process.communicate()[0]) for process in processes) == limit
-    assert store.used(["shared"]) == {"shared": limit}
+    assert store.used([charge("shared")]) == {"shared": limit}
+
+
+TOTAL = Span(kind="period", starts=100)
+
+
+def test_a_live_charge_counts_until_its_hold_ends(store: Store) -> None:
+    running = Charge(counter="running", amount=1, limit=2, span=LIVE)
+    for number in range(2):
+        assert store.decide([running], [only("a")], Hold(id=f"h{number}", owner="me")).chosen == 0
+    refused = store.decide([running], [only("a")], Hold(id="h2", owner="me"))
+    assert (refused.refused, refused.retry_after_seconds) == (running, 1.0)
+    store.settle(["h0"], ())
+    store.settle(["h0"], ())
+    assert store.used([running]) == {"running": 1}, "letting go twice is letting go once"
+    assert store.decide([running], [only("a")], Hold(id="h2", owner="me")).chosen == 0
+    store.settle(["h1", "h2"], ())
+    assert store.used([running]) == {"running": 0}
+
+
+def test_a_period_is_counted_apart_from_the_next(store: Store) -> None:
+    ends = int(time.time()) + 100
+    now, after = Span(kind="period", starts=ends - 200, ends=ends), Span(kind="period", starts=ends, ends=ends + 200)
+    assert store.decide((), [only("a", Charge(counter="money", amount=7, limit=10, span=now))]).chosen == 0
+    full = store.decide((), [only("a", Charge(counter="money", amount=4, limit=10, span=now))])
+    assert full.chosen is None
+    assert full.retry_after_seconds == pytest.approx(100, abs=2)
+    store.settle((), [Correction(counter="money", bucket=ends - 200, difference=-5)])
+    assert store.used([Charge(counter="money", amount=0, limit=10, span=now)]) == {"money": 2}
+    assert store.decide((), [only("a", Charge(counter="money", amount=10, limit=10, span=after))]).chosen == 0
+
+
+def test_what_has_no_end_has_no_wait(store: Store) -> None:
+    assert store.decide((), [only("a", Charge(counter="m", amount=10**12, limit=10**12, span=TOTAL))]).chosen == 0
+    assert store.used([Charge(counter="m", amount=0, limit=1, span=TOTAL)]) == {"m": 10**12}
+    assert store.decide((), [only("a", Charge(counter="m", amount=1, limit=10**12, span=TOTAL))]).retry_after_seconds is None
+
+
+def test_a_wide_window(store: Store) -> None:
+    session = Span(seconds=3600, width=60)
+    assert store.decide((), [only("a", Charge(counter="s", amount=9, limit=10, span=session))]).chosen == 0
+    wait = store.decide((), [only("a", Charge(counter="s", amount=2, limit=10, span=session))]).retry_after_seconds
+    assert wait is not None
+    assert 3595 < wait <= 3660
+
+
+def test_what_a_dead_worker_held_is_found_once_and_let_go(open_again: Any) -> None:
+    first, second = open_again(), open_again()
+    running = Charge(counter="running", amount=1, limit=5, span=LIVE)
+    tokens = charge("tokens", 6)
+    for owner in ("dead", "living"):
+        first.beat(owner)
+    first.decide([running, tokens], [only("a", charge("key"))], Hold(id="r1", owner="dead", note="n1"), Hold(id="r1/1", owner="dead", note="n2"))
+    first.decide([running], [only("a")], Hold(id="r2", owner="living", note="n3"))
+    assert second.reap(30) == []
+    time.sleep(0.3)
+    second.beat("living")
+    assert {(orphan.id, orphan.note) for orphan in second.reap(0.2)} == {("r1", "n1"), ("r1/1", "n2")}
+    assert first.reap(0.2) == []
+    assert first.used([running, tokens]) == {"running": 1, "tokens": 6}, "estimates stand, what ran runs no more"
+    first.settle(["r1"], [Correction(counter="tokens", bucket=int(time.time()) // 1, difference=0)])
+    assert first.used([running]) == {"running": 1}, "who was thought dead does not let go again"
+
+
+def test_a_hold_of_nothing_is_not_kept(store: Store) -> None:
+    store.decide((), [only("a")], Hold(id="x", owner="gone"), Hold(id="y", owner="gone"))
+    time.sleep(0.02)
+    assert store.reap(0.01) == []
 
 
 def test_counters_do_not_mix(store: Store) -> None:
     store.decide([charge("client:a:requests")], [only("k", charge("key:p/k:requests", 2))])
-    assert store.used(["client:a:requests", "key:p/k:requests", "client:b:requests"]) == {
+    assert store.used([charge("client:a:requests"), charge("key:p/k:requests"), charge("client:b:requests")]) == {
         "client:a:requests": 1,
         "key:p/k:requests": 2,
         "client:b:requests": 0,

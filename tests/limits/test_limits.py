@@ -1,14 +1,40 @@
 from __future__ import annotations
 
+import itertools
+from datetime import datetime
+from typing import Any
+
+import msgspec
 import pytest
 
-from coollm.core.config.schema import ClientLimits
-from coollm.core.errors import LimitReached
-from coollm.core.types import ChatRequest, ImagePart, Message, Target, TextPart, Usage
+from coollm.core.config.schema import Limits, ModelLimits, Settings
+from coollm.core.errors import LimitReached, NotAllowed
+from coollm.core.types import Base64, ChatRequest, ImagePart, Message, Target, TextPart, Usage
 from coollm.limits.estimate import DEFAULT_OUTPUT_TOKENS, input_tokens
-from coollm.limits.limiter import TOKENS, Identity, Limiter, client_counter, key_counter
+from coollm.limits.keeper import Keeper, Note
+from coollm.limits.limiter import BUDGETED_OUTPUT_TOKENS, TOKENS, Lease, Limiter, budgets_used, key_counter, micro_usd
+from coollm.limits.period import period_span
+from coollm.limits.scopes import Scope, Scopes
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.stores.memory import MemoryStore
+
+
+def limiter_of(store: MemoryStore | None = None, **more: Any) -> Limiter:
+    return Limiter(store or MemoryStore(), Scopes(Settings(**more)), "me")
+
+
+def who(attempt: int = 1, team: Limits | None = None, **limits: Any) -> Lease:
+    """A first attempt of client `c`, and of team `t` if it has limits."""
+    own = Scope(kind="client", id="c", limits=Limits(**limits))
+    scopes = (own, Scope(kind="team", id="t", limits=team)) if team else (own,)
+    return Lease(request_id=f"r{next(NUMBERS)}", attempt=attempt, scopes=scopes)
+
+
+def total(store: MemoryStore, *counters: str) -> list[int]:
+    return [sum(bucket.amount for bucket in store._counters.get(counter, {}).values()) for counter in counters]
+
+
+NUMBERS = itertools.count()
 
 
 def chat(text: str = "x" * 400, **more: object) -> ChatRequest:
@@ -21,50 +47,181 @@ OTHER = Target(provider="q", type="t", key_id="k", model="m")
 
 def test_reserve_then_settle() -> None:
     store = MemoryStore()
-    limiter = Limiter(store)
-    who = Identity(id="c", limits=ClientLimits(req_per_min=5, tokens_per_min=2000))
-    grant, _ = limiter.lease(who, chat(max_output_tokens=100), [TARGET])
+    limiter = limiter_of(store)
+    grant, _ = limiter.lease(who(req_per_min=5, tokens_per_min=2000), chat(max_output_tokens=100), [TARGET])
     assert grant is not None
     assert grant.client is not None
-    assert store.used([client_counter("c", TOKENS), key_counter("p/k", TOKENS)]) == {client_counter("c", TOKENS): 204, key_counter("p/k", TOKENS): 204}
+    assert total(store, "client:c:tokens", "key:p/k:tokens") == [204, 204]
     limiter.settle([grant.key, grant.client], Usage(input_tokens=90, output_tokens=10))
-    assert store.used([client_counter("c", TOKENS), key_counter("p/k", TOKENS)]) == {client_counter("c", TOKENS): 100, key_counter("p/k", TOKENS): 100}
+    assert total(store, "client:c:tokens", "key:p/k:tokens", "client:c:requests") == [100, 100, 1]
     assert limiter.fullness(key_counter("p/k", TOKENS)) == pytest.approx(0.204, abs=0.01)
+    assert store._holds == {}
 
 
 def test_a_full_key_is_passed_over() -> None:
-    limiter = Limiter(MemoryStore())
-    who = Identity(id="c")
+    limiter = limiter_of()
     names = []
     for _ in range(4):
-        grant, _ = limiter.lease(who, chat(max_output_tokens=1), [TARGET, OTHER])
+        grant, _ = limiter.lease(who(), chat(max_output_tokens=1), [TARGET, OTHER])
         assert grant is not None
         names.append(grant.target.provider)
     assert names == ["p", "p", "q", "q"]
 
 
 def test_a_full_client_is_refused_with_a_true_wait() -> None:
-    limiter = Limiter(MemoryStore())
-    who = Identity(id="c", limits=ClientLimits(req_per_min=1))
-    limiter.lease(who, chat(), [OTHER])
+    limiter = limiter_of()
+    limiter.lease(who(req_per_min=1), chat(), [OTHER])
     with pytest.raises(LimitReached) as raised:
-        limiter.lease(who, chat(), [OTHER])
+        limiter.lease(who(req_per_min=1), chat(), [OTHER])
     assert raised.value.retry_after_seconds is not None
     assert 55 < raised.value.retry_after_seconds <= 61
 
 
 def test_what_never_fits_is_told_so() -> None:
-    limiter = Limiter(MemoryStore())
-    who = Identity(id="c", limits=ClientLimits(tokens_per_min=150))
+    limiter = limiter_of()
     with pytest.raises(LimitReached) as raised:
-        limiter.lease(who, chat(max_output_tokens=100), [OTHER])
+        limiter.lease(who(tokens_per_min=150), chat(max_output_tokens=100), [OTHER])
     assert (raised.value.code, raised.value.retry_after_seconds) == ("request_too_large", None)
-    grant, _ = limiter.lease(who, chat(), [OTHER])
+    grant, _ = limiter.lease(who(tokens_per_min=150), chat(), [OTHER])
     assert grant is not None, f"an output that is only guessed ({DEFAULT_OUTPUT_TOKENS}) does not make a request too large"
 
 
+def test_a_team_is_charged_for_all_its_clients() -> None:
+    store = MemoryStore()
+    limiter = limiter_of(store)
+    team = Limits(req_per_min=2)
+    for _ in range(2):
+        limiter.lease(who(team=team, req_per_min=10), chat(), [OTHER])
+    with pytest.raises(LimitReached, match="limit of this team is 2 requests"):
+        limiter.lease(who(team=team, req_per_min=10), chat(), [OTHER])
+    assert total(store, "client:c:requests", "team:t:requests") == [2, 2]
+
+
+def test_models_have_limits_whoever_asks() -> None:
+    limiter = limiter_of(model_limits=(ModelLimits(model="q:m*", limits=Limits(req_per_min=1)),))
+    first, _ = limiter.lease(who(), chat(), [OTHER])
+    second, decision = limiter.lease(who(), chat(), [OTHER])
+    assert first is not None
+    assert second is None
+    assert decision.skipped[0].reason == "limit: model:q:m*:requests"
+
+
+def test_what_runs_counts_until_it_ends() -> None:
+    store = MemoryStore()
+    limiter = limiter_of(store)
+    keyed = msgspec.structs.replace(OTHER, concurrent=5)
+    grants = [limiter.lease(who(concurrent=2), chat(), [keyed])[0] for _ in range(2)]
+    with pytest.raises(LimitReached) as raised:
+        limiter.lease(who(concurrent=2), chat(), [keyed])
+    assert (raised.value.code, raised.value.retry_after_seconds) == ("concurrency_limit_exceeded", 1.0)
+    for grant in grants:
+        assert grant is not None
+        limiter.settle([grant.key, grant.client], Usage())
+    assert total(store, "client:c:running", "key:q/k:running") == [0, 0]
+    assert limiter.lease(who(concurrent=2), chat(), [keyed])[0] is not None
+
+
+def test_a_session_of_the_vendors() -> None:
+    limiter = limiter_of()
+    keyed = msgspec.structs.replace(OTHER, session_tokens=300, session_seconds=3600)
+    grant, _ = limiter.lease(who(), chat(max_output_tokens=100), [keyed])
+    assert grant is not None
+    nobody, decision = limiter.lease(who(), chat(max_output_tokens=100), [keyed])
+    assert nobody is None
+    assert decision.retry_after_seconds is not None
+    assert 3500 < decision.retry_after_seconds <= 3660
+    limiter.settle([grant.key, grant.client], Usage(input_tokens=50, output_tokens=20))
+    assert limiter.lease(who(), chat(max_output_tokens=100), [keyed])[0] is not None
+
+
+PRICED = Target(provider="q", type="t", key_id="k", model="m", input_price=1.0, output_price=10.0)
+
+
+def test_money_is_reserved_at_its_most_and_settled_at_what_it_was() -> None:
+    store = MemoryStore()
+    limiter = limiter_of(store)
+    grant, decision = limiter.lease(who(budget_usd=0.01, budget_period="total"), chat(max_output_tokens=100), [PRICED])
+    assert grant is not None
+    reserved = total(store, "client:c:cost")[0]
+    assert 400 + 1000 <= reserved <= 400 + 1000 + 50, "as many tokens as bytes, and the whole answer"
+    assert budgets_used(decision) == (("client", "c", reserved / 10_000),)
+    limiter.settle([grant.key, grant.client], Usage(input_tokens=100, output_tokens=20))
+    assert total(store, "client:c:cost") == [300]
+
+
+def test_a_budget_is_never_exceeded_and_what_is_left_can_be_used() -> None:
+    limiter = limiter_of()
+    grants = []
+    while True:
+        grant, decision = limiter.lease(who(budget_usd=0.01, budget_period="total"), chat(max_output_tokens=100), [PRICED])
+        if grant is None:
+            break
+        grants.append(grant)
+    assert len(grants) == 6
+    assert decision.skipped[0].reason == "limit: client:c:cost"
+    assert decision.retry_after_seconds is None, "a total budget does not begin anew"
+    limiter.settle([grants[0].key, grants[0].client], Usage())
+    assert limiter.lease(who(budget_usd=0.01, budget_period="total"), chat(max_output_tokens=100), [PRICED])[0] is not None
+
+
+def test_an_answer_without_a_limit_is_given_one_where_money_is_counted() -> None:
+    grant, _ = limiter_of().lease(who(budget_usd=1), chat(), [PRICED])
+    assert grant is not None
+    assert grant.target.max_tokens == BUDGETED_OUTPUT_TOKENS
+    grant, _ = limiter_of().lease(who(), chat(), [PRICED])
+    assert grant is not None
+    assert grant.target.max_tokens is None
+
+
+def test_what_has_no_price_is_not_for_a_budget() -> None:
+    with pytest.raises(NotAllowed) as raised:
+        limiter_of().lease(who(budget_usd=1), chat(), [OTHER])
+    assert raised.value.code == "price_unknown"
+    grant, _ = limiter_of().lease(who(budget_usd=1), chat(), [OTHER, PRICED])
+    assert grant is not None
+    assert grant.target.input_price == 1.0
+
+
+@pytest.mark.parametrize(
+    ("period", "zone", "now", "starts", "ends"),
+    [
+        ("day", "UTC", "2026-11-23T05:00:00+00:00", "2026-11-23T00:00:00+00:00", "2026-11-24T00:00:00+00:00"),
+        ("week", "UTC", "2026-11-25T05:00:00+00:00", "2026-11-23T00:00:00+00:00", "2026-11-30T00:00:00+00:00"),
+        ("month", "UTC", "2026-12-31T23:59:59+00:00", "2026-12-01T00:00:00+00:00", "2027-01-01T00:00:00+00:00"),
+        ("day", "America/New_York", "2026-11-23T04:00:00+00:00", "2026-11-22T00:00:00-05:00", "2026-11-23T00:00:00-05:00"),
+        ("day", "Europe/Prague", "2026-10-25T12:00:00+00:00", "2026-10-25T00:00:00+02:00", "2026-10-26T00:00:00+01:00"),
+    ],
+)
+def test_periods(period: str, zone: str, now: str, starts: str, ends: str) -> None:
+    span = period_span(period, zone, datetime.fromisoformat(now).timestamp())
+    assert (span.starts, span.ends) == (datetime.fromisoformat(starts).timestamp(), datetime.fromisoformat(ends).timestamp())
+
+
+def test_a_cost_is_rounded_up_and_never_for_the_rest_of_a_float() -> None:
+    assert [micro_usd(value) for value in (0.0, 0.0000001 * 3, 0.1 + 0.2, 1.0)] == [0, 1, 300_000, 1_000_000]
+
+
+def test_a_request_whose_worker_died_is_told_once_with_its_key() -> None:
+    clock = [1000.0]
+    store = MemoryStore(lambda: clock[0])
+    told: list[Any] = []
+    dead, living = limiter_of(store), Keeper(store, "living", lambda key, model: PRICED if key == "q/k" else None, told.append)
+    store.beat("me")
+    note = Note(request_id="r1", client="c", route="chat", model="m", input_tokens=9, output_tokens=50).write()
+    scope = Scope(kind="client", id="c", limits=Limits(concurrent=3, budget_usd=5))
+    dead.lease(Lease(request_id="r1", attempt=1, scopes=(scope,), note=note), chat(max_output_tokens=10), [PRICED])
+    living.beat()
+    assert told == []
+    clock[0] += 20
+    living.beat()
+    living.beat()
+    assert [(record.request_id, record.target.key, record.ending, record.usage.estimated) for record in told] == [("r1", "q/k", "worker_died", True)]
+    assert total(store, "client:c:running") == [0]
+    assert total(store, "client:c:cost")[0] > 0
+
+
 def test_images_are_not_counted_as_text() -> None:
-    image = ChatRequest(model="m", messages=(Message(role="user", parts=(ImagePart(data="A" * 4_000_000, media_type="image/png"),)),))
+    image = ChatRequest(model="m", messages=(Message(role="user", parts=(ImagePart(data=Base64(text="A" * 4_000_000), media_type="image/png"),)),))
     assert input_tokens(image) < 2000
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from zoneinfo import available_timezones
 
 from coollm.core.config.document import Node
 from coollm.core.config.faults import Fault
@@ -59,7 +60,7 @@ def _base_urls(root: Node) -> Iterator[Fault]:
 
 
 def _duplicates(root: Node) -> Iterator[Fault]:
-    for section in ("llm_providers", "api_keys"):
+    for section in ("llm_providers", "api_keys", "teams"):
         yield from _twice([(f"{section}[{index}].id", item.get("id")) for index, item in enumerate(_list(root, section))])
     yield from _twice([(f"api_keys[{index}].key", item.get("key")) for index, item in enumerate(_list(root, "api_keys"))], secret=True)
     for index, provider in enumerate(_list(root, "llm_providers")):
@@ -99,6 +100,25 @@ def _unknown(names: Node | None, path: str, known: set[str]) -> Iterator[Fault]:
         text = name.text()
         if text is not None and text not in known:
             yield Fault(name.place, f"{path}[{index}]", f"no provider '{text}'{did_you_mean(text, known)}", f"known: {', '.join(sorted(known))}")
+
+
+def _teams(root: Node) -> Iterator[Fault]:
+    known = {text for team in _list(root, "teams") if (node := team.get("id")) and (text := node.text())}
+    for index, client in enumerate(_list(root, "api_keys")):
+        team = client.get("team")
+        name = team.text() if team else None
+        if team and name is not None and name not in known:
+            yield Fault(team.place, f"api_keys[{index}].team", f"no team '{name}'{did_you_mean(name, known)}", "name it under `teams`")
+
+
+def _time_zones(root: Node) -> Iterator[Fault]:
+    for section in ("api_keys", "teams", "model_limits"):
+        for index, holder in enumerate(_list(root, section)):
+            zone = holder.get("limits", "budget_timezone")
+            name = zone.text() if zone else None
+            if zone and name is not None and name not in available_timezones():
+                near = did_you_mean(name, available_timezones())
+                yield Fault(zone.place, f"{section}[{index}].limits.budget_timezone", f"no time zone '{name}'{near}", "a name such as UTC or Europe/Prague")
 
 
 def _aliases(root: Node) -> Iterator[Fault]:
@@ -151,6 +171,8 @@ CHECKS: tuple[Check, ...] = (
     _base_urls,
     _duplicates,
     _provider_references,
+    _teams,
+    _time_zones,
     _aliases,
     _hybrid_weights,
     _redis_address,

@@ -176,6 +176,8 @@ def _reason(error: Exception, kind: Any, metas: tuple[Meta, ...]) -> str:
     if isinstance(error, ValueError) and not isinstance(error, msgspec.ValidationError):
         return str(error)
     for meta in metas:
+        if meta.gt is not None and meta.le is not None:
+            return f"expected {expected(kind)} above {meta.gt} and up to {meta.le}"
         if meta.ge is not None:
             return f"expected {expected(kind)} of at least {meta.ge}"
         if meta.pattern is not None:

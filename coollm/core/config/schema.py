@@ -72,6 +72,9 @@ class KeyLimits(Section, frozen=True):
 
     req_per_min: Annotated[Positive | None, doc("Requests in any 60 seconds.", 500)] = None
     tokens_per_min: Annotated[Positive | None, doc("Tokens, input and output, in any 60 seconds.", 200000)] = None
+    concurrent: Annotated[Positive | None, doc("Requests at the same time.", 50)] = None
+    session_limit: Annotated[Positive | None, doc("Tokens in any time of the length `session_type`.", 5000000)] = None
+    session_type: Annotated[Duration, doc("How long a session of the vendor's is.", "5h")] = Duration(18000)
     max_tokens: Annotated[Positive | None, doc("Most output tokens of one request.", 4096)] = None
 
 
@@ -95,11 +98,18 @@ class Provider(Section, frozen=True):
         return tuple(name for name in named if not any(character in name for character in "*?["))
 
 
-class ClientLimits(Section, frozen=True):
-    """Limits of a client."""
+class Limits(Section, frozen=True):
+    """Limits of a client, a team or a model, over all workers and hosts that share a store."""
 
     req_per_min: Annotated[Positive | None, doc("Requests in any 60 seconds.", 100)] = None
     tokens_per_min: Annotated[Positive | None, doc("Tokens, input and output, in any 60 seconds.", 50000)] = None
+    concurrent: Annotated[Positive | None, doc("Requests at the same time.", 10)] = None
+    budget_usd: Annotated[
+        Price | None,
+        doc("US dollars in each period, never more. Models without a price are refused, and an answer is 4096 tokens long unless the request says.", 50),
+    ] = None
+    budget_period: Annotated[Literal["day", "week", "month", "total"], doc("When the budget begins anew; a week on Monday, `total` never.", "month")] = "month"
+    budget_timezone: Annotated[str, doc("Whose midnight a period begins at.", "Europe/Prague")] = "UTC"
 
 
 class Client(Section, frozen=True):
@@ -111,12 +121,27 @@ class Client(Section, frozen=True):
     allowed_models: Annotated[tuple[str, ...], doc("Models it may use, `*` allowed.", ["gpt-4o*"])] = ("*",)
     description: Annotated[str | None, doc("For people.", "chat on the web site")] = None
     expires_at: Annotated[datetime | None, doc("From then on the key is refused.", "2027-01-31T00:00:00Z")] = None
-    limits: Annotated[ClientLimits, doc("Limits of this client.")] = ClientLimits()
+    limits: Annotated[Limits, doc("Limits of this client.")] = Limits()
+    team: Annotated[str | None, doc("The team whose limits hold too.", "search")] = None
 
     @property
     def client_id(self) -> str:
         """`id`, or a name made from the key's hash, which stays the same when the list is reordered."""
         return self.id or f"client-{self.key.fingerprint()}"
+
+
+class Team(Section, frozen=True):
+    """Clients that share limits, each beside its own."""
+
+    id: Annotated[Identifier, doc("Name in `api_keys[].team`.", "search")]
+    limits: Annotated[Limits, doc("Limits of all its clients together.")] = Limits()
+
+
+class ModelLimits(Section, frozen=True):
+    """Limits of models, whoever asks."""
+
+    model: Annotated[str, doc("`provider:model` or a model's name, `*` allowed; all that it names count together.", "openai:gpt-4o*")]
+    limits: Annotated[Limits, doc("Their limits.")] = Limits()
 
 
 class HybridWeights(Section, frozen=True):
@@ -186,6 +211,11 @@ class RuntimeStorage(Section, frozen=True):
     addr: Annotated[str | None, doc("HOST:PORT or unix:/PATH of Redis.", "redis:6379")] = None
     password: Annotated[Secret | None, doc("Redis password.", "${REDIS_PASSWORD}")] = None
     tls: Annotated[bool, doc("Speak TLS to Redis.")] = False
+    on_failure: Annotated[
+        Literal["deny", "local", "allow"],
+        doc("While the store fails or is slow: admit nothing, let each worker keep its share of the limits (and no budget), or admit everything."),
+    ] = "deny"
+    local_share: Annotated[Annotated[float, Meta(gt=0, le=1)], doc("With `local`: the part of each limit that this gateway may use by itself.", 0.5)] = 1.0
 
 
 class Storage(Section, frozen=True):
@@ -241,6 +271,8 @@ class Settings(Section, frozen=True):
     server: Annotated[Server, doc("Where the gateway listens.")] = Server()
     llm_providers: Annotated[tuple[Provider, ...], doc("Vendor accounts; without any, those whose keys are in the environment (OPENAI_API_KEY, …).")] = ()
     api_keys: Annotated[tuple[Client, ...], doc("Applications that may use the gateway.")] = ()
+    teams: Annotated[tuple[Team, ...], doc("Clients that share limits.")] = ()
+    model_limits: Annotated[tuple[ModelLimits, ...], doc("Limits of models, whoever asks.")] = ()
     model_aliases: Annotated[
         dict[str, Annotated[tuple[str, ...], doc("One or more `provider:model`.", one_or_many=True)]],
         doc("Names of your own for models; of several targets any may serve.", {"fast": "openai:gpt-4o-mini"}),

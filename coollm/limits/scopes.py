@@ -1,0 +1,45 @@
+"""Whose limits hold for a request: the client's, its team's, and those of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from coollm.core.config.schema import Client, Limits, ModelLimits, Settings
+from coollm.core.types import Target, Value
+
+
+class Scope(Value, frozen=True):
+    """Limits and who they belong to: `kind` is client, team or model."""
+
+    kind: str
+    id: str
+    limits: Limits
+
+    def counter(self, what: str) -> str:
+        """The counter of its `requests`, `tokens`, `running` or `cost`."""
+        return f"{self.kind}:{self.id}:{what}"
+
+
+LOCAL = Scope(kind="client", id="local", limits=Limits())
+"""The administrator of this host, who has no limits."""
+
+
+class Scopes:
+    """The limits of a configuration. Made once for each generation; nothing in it changes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._teams = {team.id: Scope(kind="team", id=team.id, limits=team.limits) for team in settings.teams}
+        self._models: Sequence[ModelLimits] = settings.model_limits
+
+    def of_client(self, client: Client | None) -> tuple[Scope, ...]:
+        """The client's own limits, and its team's."""
+        if client is None:
+            return (LOCAL,)
+        own = Scope(kind="client", id=client.client_id, limits=client.limits)
+        return (own, self._teams[client.team]) if client.team in self._teams else (own,)
+
+    def of_target(self, target: Target) -> tuple[Scope, ...]:
+        """The limits of the target's model."""
+        names = (target.model, f"{target.provider}:{target.model}")
+        return tuple(Scope(kind="model", id=one.model, limits=one.limits) for one in self._models if any(fnmatchcase(name, one.model) for name in names))

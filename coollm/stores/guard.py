@@ -1,0 +1,185 @@
+"""What happens while the store fails: a breaker on its errors and its latency, and the rule of `storage.runtime.on_failure`.
+
+A store that answers slowly is worse than one that is dead, for every request waits for it: three bad answers in a row open the breaker, and from then on the
+store is only asked whether it answers again, once a second, until it does so in time. No restart is needed.
+
+| rule  | while the store fails                                                                                                                    |
+|-------|------------------------------------------------------------------------------------------------------------------------------------------|
+| deny  | nothing is admitted                                                                                                                      |
+| local | each worker keeps its share of every limit by itself; what a budget would have to allow is not admitted, for a budget is one sum for all |
+| allow | everything is admitted, and nothing is counted                                                                                           |
+
+What requests used that were admitted before is owed to the store, and paid when it answers again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
+
+import gevent
+import msgspec
+
+from coollm.stores.base import Candidate, Charge, Cooldown, Correction, Decision, Hold, Orphan, Store, StoreError
+from coollm.stores.memory import MemoryStore
+
+T = TypeVar("T")
+
+OnFailure = Literal["deny", "local", "allow"]
+
+BAD_ANSWERS = 3
+SLOW_SECONDS = 0.25
+PROBE_SECONDS = 1.0
+
+# So many settlements are remembered while the store fails; of those beyond, the estimates stand.
+MOST_OWED = 20_000
+
+_log = logging.getLogger("coollm.stores")
+
+
+class GuardedStore:
+    """A Store that goes on without the one it wraps, as the rule says. `share` is the part of each limit that this worker may use by itself."""
+
+    def __init__(self, store: Store, on_failure: OnFailure, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._rule = on_failure
+        self._share = share
+        self._clock = clock
+        self._bad = 0
+        self._local: MemoryStore | None = None
+        self._held_locally: set[str] = set()
+        self._owed: deque[tuple[Sequence[str], list[Correction]]] = deque(maxlen=MOST_OWED)
+        self.is_failing = False
+        self.reason = ""
+
+    def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
+        if not self.is_failing:
+            try:
+                return self._ask(lambda: self._store.decide(charges, candidates, own, leased))
+            except StoreError as error:
+                # Its answer may have been lost, and not its work: what it may hold for us is to be let go.
+                self._owed.append(([hold.id for hold in (own, leased) if hold is not None], []))
+                if self._rule == "deny":
+                    raise
+                return self._decide_without(charges, candidates, own, leased, str(error))
+        return self._decide_without(charges, candidates, own, leased, self.reason)
+
+    def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
+        made = list(corrections)
+        if self._local is not None and any(hold in self._held_locally for hold in holds):
+            self._held_locally.difference_update(holds)
+            self._local.settle(holds, made)
+            return
+        if not self.is_failing:
+            try:
+                self._ask(lambda: self._store.settle(holds, made))
+            except StoreError:
+                self._owed.append((holds, made))
+                raise
+            return
+        self._owed.append((holds, made))
+
+    def beat(self, owner: str) -> None:
+        self._only(lambda: self._store.beat(owner))
+        self._pay()
+
+    def reap(self, seconds: float) -> Sequence[Orphan]:
+        return self._only(lambda: self._store.reap(seconds))
+
+    def cool(self, key: str, seconds: float, cause: str) -> None:
+        if self.is_failing:
+            self._fallback().cool(key, seconds, cause)
+        else:
+            self._ask(lambda: self._store.cool(key, seconds, cause))
+
+    def cooldowns(self) -> Mapping[str, Cooldown]:
+        return self._fallback().cooldowns() if self.is_failing else self._ask(self._store.cooldowns)
+
+    def used(self, charges: Sequence[Charge]) -> Mapping[str, int]:
+        return self._fallback().used(charges) if self.is_failing else self._ask(lambda: self._store.used(charges))
+
+    def ping(self) -> None:
+        self._only(self._store.ping)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _decide_without(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None, leased: Hold | None, reason: str) -> Decision:
+        if self._rule == "deny":
+            raise StoreError(reason)
+        if self._rule == "allow":
+            return self._fallback().decide((), [Candidate(key=candidate.key) for candidate in candidates])
+        shared = [candidate for candidate in candidates if not any(charge.span.kind == "period" for charge in candidate.charges)]
+        if candidates and not shared:
+            raise StoreError(f"{reason}; a budget is not spent without it")
+        local = [self._share_of(candidate) for candidate in shared]
+        decision = self._fallback().decide([self._share_of_charge(charge) for charge in charges], local, own, leased)
+        if decision.chosen is None:
+            return decision
+        self._held_locally.update(hold.id for hold in (own, leased) if hold is not None)
+        # The caller counts the candidates that it gave.
+        return msgspec.structs.replace(decision, chosen=candidates.index(shared[decision.chosen]))
+
+    def _share_of(self, candidate: Candidate) -> Candidate:
+        return Candidate(key=candidate.key, charges=tuple(self._share_of_charge(charge) for charge in candidate.charges))
+
+    def _share_of_charge(self, charge: Charge) -> Charge:
+        return msgspec.structs.replace(charge, limit=max(1, int(charge.limit * self._share)))
+
+    def _fallback(self) -> MemoryStore:
+        if self._local is None:
+            self._local = MemoryStore()
+        return self._local
+
+    def _only(self, work: Callable[[], T]) -> T:
+        """What has no stand-in. Raises StoreError at once while the store fails."""
+        if self.is_failing:
+            raise StoreError(self.reason)
+        return self._ask(work)
+
+    def _ask(self, work: Callable[[], T]) -> T:
+        """Asks the store, and judges how it answered."""
+        started = self._clock()
+        try:
+            answer = work()
+        except StoreError as error:
+            self._judge(str(error))
+            raise
+        took = self._clock() - started
+        self._judge(f"it answers in {took * 1000:.0f} ms" if took > SLOW_SECONDS else "")
+        return answer
+
+    def _judge(self, fault: str) -> None:
+        self._bad = self._bad + 1 if fault else 0
+        if self._bad >= BAD_ANSWERS and not self.is_failing:
+            self.is_failing, self.reason = True, fault
+            _log.error("the store fails", extra={"reason": fault, "on_failure": self._rule})
+            gevent.spawn(self._wait_for_recovery)
+
+    def _wait_for_recovery(self) -> None:
+        while self.is_failing:
+            gevent.sleep(PROBE_SECONDS)
+            self.probe()
+
+    def _pay(self) -> None:
+        """Settles what could not be settled while the store failed. Raises StoreError; what is not paid is owed still."""
+        while self._owed:
+            self._store.settle(*self._owed[0])
+            self._owed.popleft()
+
+    def probe(self) -> None:
+        """Asks the store whether it answers, in time: then it is used again, and gets what it is owed."""
+        started = self._clock()
+        try:
+            self._store.ping()
+            if self._clock() - started > SLOW_SECONDS:
+                return
+            self._pay()
+        except StoreError as error:
+            self.reason = str(error)
+            return
+        self.is_failing, self._bad, self.reason = False, 0, ""
+        _log.warning("the store answers again")
