@@ -32,6 +32,7 @@ COMMANDS = (
     Row("models", "models:models", "List the models that the running gateway serves."),
     Row("providers", "providers:app", "List the providers and their keys; test every key with a live request."),
     Row("route", "route:app", "Explain which key serves a request, and why."),
+    Row("usage", "usage:app", "Report, export and verify what requests used and cost."),
     Row("config", "config:app", "Validate, show and explain the configuration."),
     Row("status", "status:status", "Show the gateways that run on this host."),
     Row("health", "health:health", "Say in one word how the gateway is, and why."),

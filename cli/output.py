@@ -121,3 +121,12 @@ def _one_line(text: str) -> str:
 
 def _coloured(text: str, colour: str) -> str:
     return f"\033[{colour}m{text}\033[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else text
+
+
+def ask(question: str) -> bool:
+    """Whether the user says yes. Without a terminal nobody is asked, and the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

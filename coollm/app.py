@@ -58,6 +58,7 @@ def add_route(app: Flask, services: Services, route: Route) -> None:
         g.client = authorize(services, request, route.access)
         if "record" in g:
             g.record.client = g.client.client_id if g.client else LOCAL_CLIENT
+            g.record.team = g.client.team or "" if g.client else ""
         return route.handler(services, **arguments)
 
     for index, path in enumerate(route.paths()):

@@ -252,10 +252,11 @@ class Gateway:
         usage = settled_usage(Ending.ANSWERED, call.request, content.usage, _characters(content))
         self.router.succeeded(grant.target, time.monotonic() - started)
         run.succeeded(grant.target, started)
-        self.settle((grant.key, run.client_reservation), usage)
         call.record.target = grant.target
         call.record.end(Ending.ANSWERED, usage)
+        # First the usage log: who is killed between the two is settled at the estimate, and not counted twice.
         self._tell(call.record)
+        self.settle((grant.key, run.client_reservation), usage)
         return Answer(content=content, usage=usage, target=grant.target, body=body)
 
     def settle(self, reservations: Sequence[Reservation | None], usage: Usage) -> None:
@@ -279,10 +280,11 @@ class Gateway:
         if run is not None and run.client_reservation is not None:
             ending = Ending.CLIENT_GONE if isinstance(error, ClientGone) else Ending.VENDOR_FAILED
             usage = settled_usage(ending, call.request, None, 0)
-            self.settle((run.client_reservation,), usage)
             call.record.target = run.last_target
         call.record.end(ending, usage, error)
         self._tell(call.record)
+        if run is not None:
+            self.settle((run.client_reservation,), usage)
 
     def _fitting(self, targets: Sequence[Target], call: Call) -> list[Target]:
         """The targets whose keys allow as many output tokens as the request asks for."""

@@ -80,9 +80,9 @@ class PassedThrough:
         if ending is Ending.CLIENT_GONE and self._error is None:
             self._error = ClientGone("the client closed its connection")
         usage = settled_usage(ending, self._call.request, find_usage(self._last) or find_usage(self._first), 0)
-        self._gateway.settle((self._grant.key, self._client), usage)
         self._call.record.end(ending, usage, self._error)
         self._gateway.tell(self._call.record)
+        self._gateway.settle((self._grant.key, self._client), usage)
 
 
 def find_usage(data: bytes) -> Usage | None:

@@ -18,6 +18,10 @@ from coollm.core.registry import CREDENTIALS, PROVIDERS, STORES
 from coollm.core.secrets import Redactor
 from coollm.credentials import FixedKey
 from coollm.gateway import Account, Gateway
+from coollm.ledger.book import Ledger, open_ledger
+from coollm.ledger.entry import entry_of
+from coollm.ledger.shipper import Shipper
+from coollm.ledger.usage_log import UsageLog
 from coollm.limits.keeper import Keeper
 from coollm.limits.limiter import Limiter
 from coollm.limits.scopes import Scopes
@@ -32,6 +36,7 @@ from coollm.telemetry.request_log import log_request
 from coollm.upstream import Upstream
 
 SIMULATOR_URL = "simulator://"
+SHIPPER_LOCK = "shipper.lock"
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -43,6 +48,9 @@ class Services(msgspec.Struct, frozen=True):
     keeper: Keeper
     upstream: Upstream
     store: GuardedStore
+    usage_log: UsageLog
+    ledger: Ledger
+    shipper: Shipper
     metrics: Metrics
     redact: Redactor
     tell: Callable[[RequestRecord], None]
@@ -58,12 +66,13 @@ class Services(msgspec.Struct, frozen=True):
         """Lets go of connections and files."""
         self.upstream.close()
         self.store.close()
+        self.ledger.close()
 
 
-def build_services(settings: Settings, state: Path, simulator_url: Callable[[], str] | None = None) -> Services:
+def build_services(settings: Settings, state: Path, usage_log_path: Path, simulator_url: Callable[[], str] | None = None) -> Services:
     """Wires a gateway. `simulator_url` starts the built-in simulated vendor, if a provider asks for it, and gives its address.
 
-    Raises OperationFailed if the store cannot be opened.
+    Raises OperationFailed if the store or the ledger cannot be opened.
     """
     accounts = {provider.id: _account(provider, simulator_url) for provider in settings.llm_providers}
     redact = Redactor(settings.secrets())
@@ -80,7 +89,11 @@ def build_services(settings: Settings, state: Path, simulator_url: Callable[[], 
     router = Router(settings.policy, Board(), limiter, store)
     upstream = Upstream(settings.policy.timeouts)
 
+    usage_log = UsageLog(usage_log_path)
+    ledger = open_ledger(settings, state)
+
     def tell(record: RequestRecord) -> None:
+        usage_log.write(entry_of(record))
         log_request(record)
         metrics.observe(record)
 
@@ -91,6 +104,9 @@ def build_services(settings: Settings, state: Path, simulator_url: Callable[[], 
         keeper=Keeper(store, owner, catalog.target, tell),
         upstream=upstream,
         store=store,
+        usage_log=usage_log,
+        ledger=ledger,
+        shipper=Shipper(usage_log_path, ledger, state / SHIPPER_LOCK, platform.node()),
         metrics=metrics,
         redact=redact,
         tell=tell,

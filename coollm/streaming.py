@@ -82,11 +82,11 @@ class StreamAnswer:
         self._gateway.router.board.end(self._grant.target.key)
         ending = self._ending()
         usage = settled_usage(ending, self._call.request, self._usage, self._characters)
-        self._gateway.settle((self._grant.key, self._client), usage)
         if ending is Ending.CLIENT_GONE and self._error is None:
             self._error = ClientGone("the client closed its connection")
         self._call.record.end(ending, usage, self._error)
         self._gateway.tell(self._call.record)
+        self._gateway.settle((self._grant.key, self._client), usage)
 
     def _ending(self) -> Ending:
         if self._is_ended:

@@ -14,13 +14,15 @@ from coollm.core.config.load import load_or_raise
 from coollm.core.config.schema import Settings
 from coollm.core.errors import CoollmError
 from coollm.core.logs import log_file, open_log
-from coollm.core.paths import find_config, make_private, state_directory
+from coollm.core.paths import find_config, log_directory, make_private, state_directory
 from coollm.core.secrets import Redactor
 from coollm.services import build_services
 from coollm.simulator.embedded import embedded_simulator
 
 # gunicorn's own number for an application that does not load: the server stops, and does not try again for ever.
 APP_LOAD_ERROR = 4
+
+USAGE_LOG = "usage.log"
 
 
 def application() -> Flask:
@@ -44,6 +46,8 @@ def _application() -> Flask:
     settings = _as_started(load_or_raise(config))
     state = make_private(state_directory(config))
     open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
-    services = build_services(settings, state, embedded_simulator)
-    gevent.spawn(services.keeper.run)
+    usage_log = make_private(log_directory(config, state)) / USAGE_LOG
+    services = build_services(settings, state, usage_log, embedded_simulator)
+    for work in (services.keeper.run, services.usage_log.run, services.shipper.run):
+        gevent.spawn(work)
     return create_app(services)

@@ -269,3 +269,46 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     with redis_server(tmp_path_factory.mktemp("redis"), port):
         yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").exists() else []
+    if not found:
+        pytest.skip("postgresql is not installed: apt-get install postgresql")
+    home, port = tmp_path_factory.mktemp("postgresql"), free_port()
+    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+    if as_user:
+        shutil.chown(home, "postgres", "postgres")
+        for parent in home.parents:
+            if parent.stat().st_uid == os.getuid() and parent != Path("/") and not parent.stat().st_mode & 1:
+                parent.chmod(parent.stat().st_mode | 0o011)
+    data = home / "data"
+    subprocess.run([*as_user, found[-1] / "initdb", "-D", data, "-U", "ledger", "-A", "trust", "--no-sync"], check=True, capture_output=True, timeout=100)
+    command = [*as_user, str(found[-1] / "postgres"), "-D", str(data), "-p", str(port), "-k", str(home), "-c", "listen_addresses=127.0.0.1", "-F"]
+    with running(command, home.parent / "postgresql.txt", clean_environment()):
+        words = home.parent / "postgresql.txt"
+        wait_for(lambda: "ready to accept connections" in words.read_text(), what="PostgreSQL")
+        yield f"postgresql+psycopg://ledger@127.0.0.1:{port}/postgres"
+
+
+@pytest.fixture(scope="session")
+def mysql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MariaDB."""
+    server = shutil.which("mariadbd") or shutil.which("mysqld") or ("/usr/sbin/mariadbd" if Path("/usr/sbin/mariadbd").exists() else None)
+    install = shutil.which("mariadb-install-db") or shutil.which("mysql_install_db")
+    if server is None or install is None:
+        pytest.skip("mariadb-server is not installed: apt-get install mariadb-server")
+    home, port = tmp_path_factory.mktemp("mariadb"), free_port()
+    user = "root" if os.getuid() == 0 else os.environ.get("USER", "nobody")
+    data = home / "data"
+    options = [f"--datadir={data}", f"--user={user}"]
+    subprocess.run([install, "--no-defaults", *options, "--auth-root-authentication-method=normal"], check=True, capture_output=True, timeout=100)
+    command = [server, "--no-defaults", *options, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={home}/s", f"--pid-file={home}/pid"]
+    with running(command, home / "words.txt", clean_environment()):
+        wait_for(lambda: "ready for connections" in (home / "words.txt").read_text(), what="MariaDB")
+        client = shutil.which("mariadb") or "mysql"
+        make = "CREATE DATABASE ledger; CREATE USER 'ledger'@'127.0.0.1' IDENTIFIED BY 'a-password'; GRANT ALL ON ledger.* TO 'ledger'@'127.0.0.1';"
+        subprocess.run([client, f"--socket={home}/s", "-uroot", "-e", make], check=True, timeout=30)
+        yield f"mysql+pymysql://ledger:a-password@127.0.0.1:{port}/ledger"

@@ -70,6 +70,16 @@ class GatewayClient:
             raise OperationFailed(error_text(reply))
         return reply.body
 
+    def lines(self, path: str) -> Iterator[bytes]:
+        """The lines of a successful GET, as they come. Raises OperationFailed with what the gateway says, and Unreachable."""
+        with self._response("GET", path, None, REQUEST_TIMEOUT_SECONDS) as response:
+            if response.status != 200:
+                raise OperationFailed(error_text(_reply(response)))
+            try:
+                yield from response
+            except (OSError, http.client.HTTPException) as error:
+                raise Unreachable(f"{self.where}: the answer broke off: {error}") from error
+
     def stream(self, path: str, body: Any) -> tuple[Reply | None, dict[str, str], Iterator[Any]]:
         """POST of a request for a stream: the reply if it is none, the headers, and the data of the events. Raises Unreachable."""
         manager = self._response("POST", path, body, REQUEST_TIMEOUT_SECONDS)

@@ -26,7 +26,7 @@ _WITHOUT_STORE = {
 
 def assess(services: Services) -> Json:
     """Every check, and the worst of them as the status. Names and numbers only: this route is public."""
-    checks = [_store(services), _keys(services)]
+    checks = [_store(services), _keys(services), _ledger(services)]
     worst = DOWN if any(check["status"] == DOWN for check in checks) else DEGRADED if any(check["status"] == DEGRADED for check in checks) else OK
     return {
         "status": worst,
@@ -47,6 +47,13 @@ def _store(services: Services) -> Json:
         return {"name": "store", "status": DOWN if rule == "deny" else DEGRADED, "detail": f"{kind} does not answer: {_WITHOUT_STORE[rule]}"}
     services.metrics.store_up.set(1)
     return {"name": "store", "status": OK, "detail": f"{kind} answers"}
+
+
+def _ledger(services: Services) -> Json:
+    """The worker that ships says how it goes; the others know nothing against it."""
+    if services.shipper.is_behind:
+        return {"name": "ledger", "status": DEGRADED, "detail": "the ledger does not answer: the usage log keeps what it has not got"}
+    return {"name": "ledger", "status": OK, "detail": "the usage log is shipped"}
 
 
 def _keys(services: Services) -> Json:

@@ -65,6 +65,8 @@ BODIES: dict[str, Json] = {
     "batches": {},
     "batch": {},
     "admin_providers_test": _object("", {"provider": _TEXT, "model": _TEXT}),
+    "admin_usage_rebuild": {},
+    "admin_usage_prune": _object("before", {"before": {**_TEXT, "examples": ["2026-01-01T00:00:00Z"]}}),
     "admin_route_explain": {**_CHAT, "required": ["model"]},
 }
 """Route → schema of its JSON body, for every route that takes one; an empty one where the body goes to a vendor unread."""

@@ -110,6 +110,7 @@ ENDPOINTS = Registry(
         "metrics": "coollm.api.metrics:ROUTES",
         "openapi": "coollm.api.openapi:ROUTES",
         "admin": "coollm.api.admin:ROUTES",
+        "usage": "coollm.api.usage:ROUTES",
     },
 )
 

@@ -7,6 +7,7 @@ import hmac
 import json
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 MASK = "********"
 
@@ -74,6 +75,9 @@ class Redactor:
 
 def _parts(value: str) -> set[str]:
     """A secret, and what it is made of: the private key in a service account's file, the halves of `ACCESS_KEY_ID:SECRET`."""
+    if "://" in value:
+        password = urlsplit(value).password
+        return {value, *([password] if password else [])}
     if not value.startswith("{"):
         return {value, *value.split(":")}
     try:

@@ -9,15 +9,20 @@ monkey.patch_all()  # before anything else imports ssl, socket or threading
 
 import os  # noqa: E402
 import ssl  # noqa: E402
+import sys  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+
 from coollm.core.config.load import load_or_raise  # noqa: E402
 from coollm.core.config.values import Address  # noqa: E402
+from coollm.core.errors import OperationFailed  # noqa: E402
 from coollm.core.instances import ADMIN_SOCKET, instance_directory  # noqa: E402
 from coollm.core.logs import log_file  # noqa: E402
 from coollm.core.paths import find_config, make_private, run_directory, state_directory  # noqa: E402
+from coollm.ledger.book import open_ledger  # noqa: E402
 from coollm.server.run_files import METRICS_DIRECTORY, clean_metrics, forget_metrics, write_instance  # noqa: E402
 
 _config_file = find_config()
@@ -70,8 +75,22 @@ def ssl_context(config: Any, default_factory: Callable[[], ssl.SSLContext]) -> s
 def on_starting(server: Any) -> None:
     """Before the first worker: figures of an earlier run are not this one's."""
     clean_metrics(_run / METRICS_DIRECTORY)
+    _prepare_ledger()
     log = log_file(_settings, _config_file, state_directory(_config_file))
     write_instance(_run, server.pid, str(_config_file.absolute()), str(log.absolute()) if log else "")
+
+
+def _prepare_ledger() -> None:
+    """A ledger that another version wrote keeps the gateway from starting; one that does not answer does not: the usage log keeps what it has not got."""
+    try:
+        ledger = open_ledger(_settings, make_private(state_directory(_config_file)))
+        ledger.prepare()
+        ledger.close()
+    except SQLAlchemyError as error:
+        sys.stderr.write(f"warning: the ledger does not answer ({type(error).__name__}): the usage log keeps what it has not got\n")
+    except OperationFailed as error:
+        sys.stderr.write(f"error: {error.message}\nhint: {error.hint}\n")
+        sys.exit(error.exit_code)
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001

@@ -28,6 +28,7 @@ class RequestRecord:
     def __init__(self, request_id: str, client: str, route: str) -> None:
         self.request_id = request_id
         self.client = client
+        self.team = ""
         self.route = route
         self.started = time.monotonic()
         self.requested_model = ""

@@ -218,10 +218,20 @@ class RuntimeStorage(Section, frozen=True):
     local_share: Annotated[Annotated[float, Meta(gt=0, le=1)], doc("With `local`: the part of each limit that this gateway may use by itself.", 0.5)] = 1.0
 
 
+class LedgerStorage(Section, frozen=True):
+    """Where it is kept what requests used and cost."""
+
+    url: Annotated[
+        Secret | None,
+        doc("SQLAlchemy URL: sqlite:///PATH, postgresql+psycopg://…, mysql+pymysql://…; a file in the state directory if not given.", "${LEDGER_URL}"),
+    ] = None
+
+
 class Storage(Section, frozen=True):
     """Where state is kept."""
 
     runtime: Annotated[RuntimeStorage, doc("Counters and key state.")] = RuntimeStorage()
+    ledger: Annotated[LedgerStorage, doc("What requests used and cost.")] = LedgerStorage()
 
 
 class Prometheus(Section, frozen=True):
@@ -285,6 +295,6 @@ class Settings(Section, frozen=True):
 
     def secrets(self) -> tuple[Secret, ...]:
         """Every secret of this configuration, for the redactor."""
-        optional = (self.server.admin_api_key, self.server.webui.admin_password, self.storage.runtime.password)
+        optional = (self.server.admin_api_key, self.server.webui.admin_password, self.storage.runtime.password, self.storage.ledger.url)
         keys = [key for provider in self.llm_providers for key in provider.api_keys]
         return (*(secret for secret in optional if secret), *keys, *(client.key for client in self.api_keys))

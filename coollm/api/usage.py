@@ -1,0 +1,99 @@
+"""What requests used and cost, from the ledger: for the administrator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TypeVar, cast, get_args
+
+import orjson
+from flask import Response, request
+from sqlalchemy.exc import SQLAlchemyError
+
+from coollm.api.body import parse_body, read_body
+from coollm.api.fields import required_text
+from coollm.api.routes import Access, Route
+from coollm.core.config.values import parse_instant
+from coollm.core.errors import GatewayFault, InvalidRequest, OperationFailed
+from coollm.core.registry import did_you_mean
+from coollm.core.types import Json
+from coollm.ledger.book import By
+from coollm.ledger.threads import in_thread
+from coollm.services import Services
+
+T = TypeVar("T")
+FOREVER_MS = 2**53
+
+
+def stats(services: Services) -> Response:
+    """Sums by client, provider, model or day: `group_by`, and `start` and `end` as dates and times. What ended within the last second may be missing."""
+    by = request.args.get("group_by", "client")
+    if by not in get_args(By):
+        raise InvalidRequest(f"'group_by' must be one of {', '.join(get_args(By))}, not '{by[:60]}'{did_you_mean(by, get_args(By))}", param="group_by")
+    start, end = _instant("start", 0), _instant("end", FOREVER_MS)
+    return _json(_in_thread(lambda: services.ledger.report(cast("By", by), start, end)))
+
+
+def export(services: Services) -> Response:
+    """Every request of a time, one JSON line each."""
+    start, end = _instant("start", 0), _instant("end", FOREVER_MS)
+    rows = services.ledger.export(start, end)
+
+    def lines() -> Iterator[bytes]:
+        while (row := _in_thread(lambda: next(rows, None))) is not None:
+            yield orjson.dumps(row) + b"\n"
+
+    return Response(lines(), mimetype="application/x-ndjson")
+
+
+def verify(services: Services) -> Response:
+    """Whether usage log, ledger and sums are the same."""
+    return _json(_in_thread(services.shipper.verify))
+
+
+def rebuild(services: Services) -> Response:
+    """Makes the ledger anew from the usage logs that are there."""
+    return _json({"requests": _in_thread(services.shipper.rebuild)})
+
+
+def prune(services: Services) -> Response:
+    """Deletes requests that ended before {"before"}; their sums stay."""
+    asked = parse_body(read_body(services, request))
+    before = _milliseconds(required_text(asked, "before"), "before")
+    return _json({"deleted": _in_thread(lambda: services.ledger.prune(before))})
+
+
+def _instant(name: str, default: int) -> int:
+    value = request.args.get(name)
+    return default if value is None else _milliseconds(value, name)
+
+
+def _milliseconds(text: str, name: str) -> int:
+    try:
+        found: datetime = parse_instant(text)
+    except ValueError as error:
+        raise InvalidRequest(f"'{name}': {error}", param=name) from None
+    return int(found.timestamp() * 1000)
+
+
+def _in_thread(work: Callable[[], T]) -> T:
+    """SQL blocks: the worker's other requests go on meanwhile."""
+    try:
+        return in_thread(work)
+    except SQLAlchemyError as error:
+        raise GatewayFault(f"the ledger does not answer ({type(error).__name__})", status=503, code="ledger_unavailable") from error
+    except OperationFailed as error:
+        raise GatewayFault(error.message, status=503, code="ledger_unavailable") from error
+
+
+def _json(value: Json) -> Response:
+    return Response(orjson.dumps(value), mimetype="application/json")
+
+
+ROUTES = (
+    Route("/admin/v1/stats", ("GET",), Access.ADMIN, stats, "admin_stats"),
+    Route("/admin/v1/usage/export", ("GET",), Access.ADMIN, export, "admin_usage_export"),
+    Route("/admin/v1/usage/verify", ("GET",), Access.ADMIN, verify, "admin_usage_verify"),
+    Route("/admin/v1/usage/rebuild", ("POST",), Access.ADMIN, rebuild, "admin_usage_rebuild"),
+    Route("/admin/v1/usage/prune", ("POST",), Access.ADMIN, prune, "admin_usage_prune"),
+)

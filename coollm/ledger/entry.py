@@ -1,0 +1,76 @@
+"""One request in the usage log and in the ledger."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import orjson
+
+from coollm.core.types import Usage
+from coollm.telemetry.record import RequestRecord
+
+NANO_USD = 1_000_000_000
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request used. `at_ms` is when it ended, in milliseconds of the epoch; money is in billionths of a dollar, None where no price is known."""
+
+    request_id: str
+    at_ms: int
+    client: str
+    team: str
+    provider: str
+    model: str
+    key_id: str
+    route: str
+    status: int
+    ending: str
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cost_nano_usd: int | None
+    estimated: bool
+
+    @property
+    def hour(self) -> int:
+        """The hour of the epoch in which the request ended."""
+        return self.at_ms // 3_600_000
+
+    def write(self) -> bytes:
+        """As a line."""
+        return orjson.dumps(msgspec.structs.asdict(self)) + b"\n"
+
+
+def entry_of(record: RequestRecord) -> Entry:
+    """The entry of a request that has ended."""
+    target, usage, cost = record.target, record.usage, record.cost_usd
+    return Entry(
+        request_id=record.request_id,
+        at_ms=int(time.time() * 1000),
+        client=record.client,
+        team=record.team,
+        provider=target.provider if target else "",
+        model=target.model if target else "",
+        key_id=target.key_id if target else "",
+        route=record.route,
+        status=record.status,
+        ending=record.ending.value if record.ending else "refused",
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost_nano_usd=0 if usage == Usage() else None if cost is None else round(cost * NANO_USD),
+        estimated=usage.estimated,
+    )
+
+
+def read_line(line: bytes) -> Entry | None:
+    """The entry of a line; None for one that was cut by a crash of the host."""
+    try:
+        return msgspec.json.decode(line, type=Entry)
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,87 @@
+"""The usage log: one JSON line for each request, appended before anything else is told, so that a killed worker loses nothing.
+
+A line is one `write` to a file that is open for appending, which the kernel does not mix with another's. The disk has it within a second (fsync in a thread).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import gevent
+
+from coollm.ledger.entry import Entry, read_line
+from coollm.ledger.threads import in_thread
+
+FSYNC_SECONDS = 1.0
+READ_BYTES = 1024 * 1024
+
+_log = logging.getLogger("coollm.ledger")
+
+
+class UsageLog:
+    """Appends to `path`. Who rotates it moves it away; the next line begins a new file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = self._open()
+        self._identity = os.fstat(self._descriptor).st_ino
+        self._is_dirty = False
+
+    def write(self, entry: Entry) -> None:
+        """Appends one line. A disk that is full is logged, and fails no request that was served."""
+        try:
+            self._follow_rotation()
+            os.write(self._descriptor, entry.write())
+            self._is_dirty = True
+        except OSError as error:
+            _log.error("the usage log cannot be written", extra={"request_id": entry.request_id, "reason": error.strerror})
+
+    def run(self) -> None:
+        """Until the worker ends: what was written reaches the disk."""
+        while True:
+            gevent.sleep(FSYNC_SECONDS)
+            if self._is_dirty:
+                self._is_dirty = False
+                self._sync()
+
+    def _sync(self) -> None:
+        descriptor = self._descriptor
+        try:
+            in_thread(lambda: os.fsync(descriptor))
+        except OSError as error:
+            _log.error("the usage log is not on the disk", extra={"reason": error.strerror})
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def _follow_rotation(self) -> None:
+        try:
+            if os.stat(self.path).st_ino == self._identity:
+                return
+        except FileNotFoundError:
+            pass
+        os.close(self._descriptor)
+        self._descriptor = self._open()
+        self._identity = os.fstat(self._descriptor).st_ino
+
+
+def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[Entry | None, int]]:
+    """The entries from `offset` on, each with the offset after it; None for a line that makes no sense. A line that has no end yet is not read."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        rest = b""
+        while data := file.read(READ_BYTES):
+            lines = (rest + data).split(b"\n")
+            rest = lines.pop()
+            for line in lines:
+                offset += len(line) + 1
+                yield read_line(line), offset
+
+
+def all_logs(path: Path) -> list[Path]:
+    """The log and what was rotated away from it (`usage.log.1`, `usage.log-20260101`), the oldest first. Those that are compressed are not read."""
+    rotated = [file for file in path.parent.glob(f"{path.name}?*") if file.suffix not in (".gz", ".zst", ".xz", ".bz2")]
+    return [*sorted(rotated, key=lambda file: file.stat().st_mtime), *([path] if path.exists() else [])]
