@@ -33,6 +33,7 @@ COMMANDS = (
     Row("providers", "providers:app", "List the providers and their keys; test every key with a live request."),
     Row("route", "route:app", "Explain which key serves a request, and why."),
     Row("usage", "usage:app", "Report, export and verify what requests used and cost."),
+    Row("budget", "budget:app", "List budgets, and verify what was spent."),
     Row("config", "config:app", "Validate, show and explain the configuration."),
     Row("status", "status:status", "Show the gateways that run on this host."),
     Row("health", "health:health", "Say in one word how the gateway is, and why."),

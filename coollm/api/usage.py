@@ -31,7 +31,7 @@ def stats(services: Services) -> Response:
     if by not in get_args(By):
         raise InvalidRequest(f"'group_by' must be one of {', '.join(get_args(By))}, not '{by[:60]}'{did_you_mean(by, get_args(By))}", param="group_by")
     start, end = _instant("start", 0), _instant("end", FOREVER_MS)
-    return _json(_in_thread(lambda: services.ledger.report(cast("By", by), start, end)))
+    return _json(in_thread_or_unavailable(lambda: services.ledger.report(cast("By", by), start, end)))
 
 
 def export(services: Services) -> Response:
@@ -40,7 +40,7 @@ def export(services: Services) -> Response:
     rows = services.ledger.export(start, end)
 
     def lines() -> Iterator[bytes]:
-        while (row := _in_thread(lambda: next(rows, None))) is not None:
+        while (row := in_thread_or_unavailable(lambda: next(rows, None))) is not None:
             yield orjson.dumps(row) + b"\n"
 
     return Response(lines(), mimetype="application/x-ndjson")
@@ -48,19 +48,19 @@ def export(services: Services) -> Response:
 
 def verify(services: Services) -> Response:
     """Whether usage log, ledger and sums are the same."""
-    return _json(_in_thread(services.shipper.verify))
+    return _json(in_thread_or_unavailable(services.shipper.verify))
 
 
 def rebuild(services: Services) -> Response:
     """Makes the ledger anew from the usage logs that are there."""
-    return _json({"requests": _in_thread(services.shipper.rebuild)})
+    return _json({"requests": in_thread_or_unavailable(services.shipper.rebuild)})
 
 
 def prune(services: Services) -> Response:
     """Deletes requests that ended before {"before"}; their sums stay."""
     asked = parse_body(read_body(services, request))
     before = _milliseconds(required_text(asked, "before"), "before")
-    return _json({"deleted": _in_thread(lambda: services.ledger.prune(before))})
+    return _json({"deleted": in_thread_or_unavailable(lambda: services.ledger.prune(before))})
 
 
 def _instant(name: str, default: int) -> int:
@@ -76,8 +76,8 @@ def _milliseconds(text: str, name: str) -> int:
     return int(found.timestamp() * 1000)
 
 
-def _in_thread(work: Callable[[], T]) -> T:
-    """SQL blocks: the worker's other requests go on meanwhile."""
+def in_thread_or_unavailable(work: Callable[[], T]) -> T:
+    """What SQL in a thread gives. Raises GatewayFault if the ledger does not answer."""
     try:
         return in_thread(work)
     except SQLAlchemyError as error:

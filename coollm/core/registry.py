@@ -111,6 +111,7 @@ ENDPOINTS = Registry(
         "openapi": "coollm.api.openapi:ROUTES",
         "admin": "coollm.api.admin:ROUTES",
         "usage": "coollm.api.usage:ROUTES",
+        "budgets": "coollm.api.budgets:ROUTES",
     },
 )
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.config.schema import Settings
 from coollm.core.errors import OperationFailed
+from coollm.core.money import NANO_USD
 from coollm.core.types import Json
-from coollm.ledger.entry import NANO_USD, Entry
+from coollm.ledger.entry import Entry
 from coollm.ledger.tables import SUMS, VERSION, hours, metadata, shipped, usage, version
 
 By = Literal["client", "provider", "model", "day"]
@@ -128,6 +130,16 @@ class Ledger:
         total = {name: sum(sums[name] for sums in rows.values()) for name in SUMS}
         ordered = sorted(rows.items(), key=lambda item: item[0] if by == "day" else (-item[1]["cost_nano_usd"], -item[1]["requests"], item[0]))
         return {"by": by, "rows": [{by: name, **_told(sums)} for name, sums in ordered], "total": _told(total)}
+
+    def spent(self, kind: str, identity: str, start_ms: int, end_ms: int) -> int:
+        """Billionths of a dollar that a client, a team, or the models of a pattern have cost in a time."""
+        total = func.coalesce(func.sum(usage.c.cost_nano_usd), 0)
+        within = and_(usage.c.at_ms >= start_ms, usage.c.at_ms < end_ms)
+        with self._connect() as connection:
+            if kind != "model":
+                return int(connection.execute(select(total).where(within, usage.c[kind] == identity)).scalar() or 0)
+            rows = connection.execute(select(usage.c.provider, usage.c.model, total).where(within).group_by(usage.c.provider, usage.c.model))
+            return sum(int(cost) for provider, model, cost in rows if fnmatchcase(model, identity) or fnmatchcase(f"{provider}:{model}", identity))
 
     def sums(self, since_ms: int) -> tuple[dict[str, int], dict[str, int]]:
         """Requests, tokens and money from a full hour on: added up over the requests themselves, and over the hours. The two must be the same."""

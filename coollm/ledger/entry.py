@@ -7,10 +7,9 @@ import time
 import msgspec
 import orjson
 
+from coollm.core.money import nano_usd
 from coollm.core.types import Usage
 from coollm.telemetry.record import RequestRecord
-
-NANO_USD = 1_000_000_000
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +62,7 @@ def entry_of(record: RequestRecord) -> Entry:
         cache_write_tokens=usage.cache_write_tokens,
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.reasoning_tokens,
-        cost_nano_usd=0 if usage == Usage() else None if cost is None else round(cost * NANO_USD),
+        cost_nano_usd=0 if usage == Usage() else None if cost is None else nano_usd(cost),
         estimated=usage.estimated,
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gevent
@@ -23,24 +25,21 @@ _log = logging.getLogger("coollm.ledger")
 
 
 class Shipper:
-    """Holds the lock while it lives; when its worker dies, another takes over."""
+    """One in each worker; a lock on a file lets one of them work at a time, and is free when its worker dies. All but `run` blocks."""
 
     def __init__(self, log: Path, ledger: Ledger, lock: Path, host: str) -> None:
         self._log_path = log
         self._ledger = ledger
         self._lock_path = lock
         self._host = host
-        self._lock: int | None = None
         self.is_behind = False
 
     def run(self) -> None:
         """Until the worker ends. A ledger that does not answer is tried again; the log keeps what it has not got."""
         while True:
             gevent.sleep(SHIP_SECONDS)
-            if not self._has_lock():
-                continue
             try:
-                in_thread(self.ship)
+                in_thread(self._ship_if_free)
             except (SQLAlchemyError, OSError, OperationFailed) as error:
                 if not self.is_behind:
                     reason = str(error) if isinstance(error, OperationFailed) else type(error).__name__
@@ -51,46 +50,70 @@ class Shipper:
 
     def ship(self) -> int:
         """Ships what is new in all logs. Returns how many requests that were. Raises SQLAlchemyError and OSError."""
+        with self._alone():
+            return self._ship_all()
+
+    def verify(self) -> Json:
+        """Whether every line of the usage logs is in the ledger, and the sums by the hour are those of the requests: {"ok", "faults", …}."""
+        with self._alone():
+            self._ship_all()
+            return self._verify()
+
+    def rebuild(self) -> int:
+        """Makes the ledger anew from the usage logs that are there. Returns how many requests it has."""
+        with self._alone():
+            self._ledger.clear()
+            return self._ship_all()
+
+    def _ship_if_free(self) -> None:
+        try:
+            with self._alone(may_wait=False):
+                self._ship_all()
+        except BlockingIOError:
+            return
+
+    @contextmanager
+    def _alone(self, *, may_wait: bool = True) -> Iterator[None]:
+        """Nobody else of this host ships meanwhile. Raises BlockingIOError if somebody does, and it may not wait."""
+        # A descriptor of its own each time: a lock belongs to it, and would else not keep out another thread of this process.
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if may_wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _ship_all(self) -> int:
         return sum(self._ship_file(file) for file in all_logs(self._log_path))
 
     def _ship_file(self, file: Path) -> int:
-        inode = file.stat().st_ino
-        name = f"{self._host}:{inode}"  # a log keeps its inode when it is rotated away under another name
+        found = file.stat()
+        name = f"{self._host}:{found.st_ino}"  # a log keeps its inode when it is rotated away under another name
         known, position = self._ledger.position(name)
-        if known != inode or position > file.stat().st_size:
+        if known != found.st_ino or position > found.st_size:
             position = 0
-        new, batch = 0, list[Entry]()
-        if file.stat().st_size == position:
+        if position == found.st_size:
             return 0
+        new, batch = 0, list[Entry]()
         for entry, end in read_entries(file, position):
             position = end
             if entry is not None:
                 batch.append(entry)
             if len(batch) >= BATCH:
-                new += self._ledger.ship(batch, name, inode, position)
+                new += self._ledger.ship(batch, name, found.st_ino, position)
                 batch = []
-        return new + self._ledger.ship(batch, name, inode, position)
+        return new + self._ledger.ship(batch, name, found.st_ino, position)
 
-    def _has_lock(self) -> bool:
-        if self._lock is None:
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(descriptor)
-                return False
-            self._lock = descriptor
-        return True
-
-    def verify(self) -> Json:
-        """Whether every line of the usage logs is in the ledger, and the sums by the hour are those of the requests: {"ok", "faults", …}."""
-        self.ship()
+    def _verify(self) -> Json:
         lines = nonsense = 0
         missing: list[str] = []
         pruned = self._ledger.pruned_before()
         for file in all_logs(self._log_path):
             batch: list[str] = []
-            for entry, _ in read_entries(file):
+            shipped = self._ledger.position(f"{self._host}:{file.stat().st_ino}")[1]
+            for entry, end in read_entries(file):
+                if end > shipped:
+                    break  # written since
                 if entry is None:
                     nonsense += 1
                 elif entry.at_ms >= pruned:  # what was pruned is not missing
@@ -104,8 +127,3 @@ class Shipper:
         single, added = self._ledger.sums(-(-pruned // 3_600_000) * 3_600_000)
         faults += [f"{name}: {single[name]} over the requests, {added[name]} over the hours" for name in single if single[name] != added[name]]
         return {"ok": not faults, "faults": faults, "lines": lines, "unreadable_lines": nonsense, "requests": single, "hours": added}
-
-    def rebuild(self) -> int:
-        """Makes the ledger anew from the usage logs that are there. Returns how many requests it has."""
-        self._ledger.clear()
-        return self.ship()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from coollm.core.errors import LimitReached, NotAllowed
+from coollm.core.money import NANO_USD, nano_usd
 from coollm.core.types import ModelRequest, PassThroughRequest, RateLimit, Target, Usage, Value
 from coollm.limits.estimate import input_tokens, most_input_tokens, output_tokens
 from coollm.limits.period import period_span
@@ -21,8 +21,6 @@ SESSION_TOKENS = "session_tokens"
 RUNNING = "running"
 COST = "cost"
 CLIENT_PREFIX = "client:"
-
-MICRO_USD = 1_000_000
 
 # What an answer costs at most must be known before it is asked for: a request that gives no limit of output is given one.
 BUDGETED_OUTPUT_TOKENS = 4096
@@ -141,16 +139,11 @@ def _corrections(reservation: Reservation, usage: Usage) -> list[Correction]:
         if what in (TOKENS, SESSION_TOKENS):
             used = usage.total_tokens
         elif what == COST:
-            used = micro_usd(reservation.target.cost_usd(usage) or 0.0)
+            used = nano_usd(reservation.target.cost_usd(usage) or 0.0)
         else:
             continue
         corrections.append(Correction(counter=charge.counter, bucket=charge.span.bucket(reservation.now), difference=used - charge.amount))
     return corrections
-
-
-def micro_usd(usd: float) -> int:
-    """Millionths of a dollar, rounded up: what is owed is never counted as less. A rest of the floating point's own making is no cost."""
-    return math.ceil(usd * MICRO_USD - 1e-6)
 
 
 def key_counter(key: str, what: str) -> str:
@@ -209,15 +202,22 @@ def key_charges(target: Target, tokens: int, request: ModelRequest) -> tuple[Cha
     return tuple(charges)
 
 
-def _budget_charges(scope: Scope, target: Target, request: ModelRequest) -> list[Charge]:
-    """What a request may cost at most: no text has more tokens than bytes, and no answer more than the vendor is told."""
+def budget_charge(scope: Scope, amount: int, now: float) -> Charge | None:
+    """A charge of `amount` billionths of a dollar on the budget of a scope, in the period of now; None if it has no budget."""
     limits = scope.limits
     if limits.budget_usd is None:
+        return None
+    span = period_span(limits.budget_period, limits.budget_timezone, now)
+    return Charge(counter=scope.counter(COST), amount=amount, limit=round(limits.budget_usd * NANO_USD), span=span)
+
+
+def _budget_charges(scope: Scope, target: Target, request: ModelRequest) -> list[Charge]:
+    """What a request may cost at most: no text has more tokens than bytes, and no answer more than the vendor is told."""
+    if scope.limits.budget_usd is None:
         return []
     dearest = Usage(input_tokens=most_input_tokens(request), output_tokens=output_tokens(request, target.max_tokens))
-    span = period_span(limits.budget_period, limits.budget_timezone, time.time())
-    amount = micro_usd(target.cost_usd(dearest) or 0.0)
-    return [Charge(counter=scope.counter(COST), amount=amount, limit=round(limits.budget_usd * MICRO_USD), span=span)]
+    charge = budget_charge(scope, nano_usd(target.cost_usd(dearest) or 0.0), time.time())
+    return [charge] if charge else []
 
 
 def _token_amount(tokens: int, request: ModelRequest, key_limit: int | None, limit: int) -> int:

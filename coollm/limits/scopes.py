@@ -31,6 +31,8 @@ class Scopes:
     def __init__(self, settings: Settings) -> None:
         self._teams = {team.id: Scope(kind="team", id=team.id, limits=team.limits) for team in settings.teams}
         self._models: Sequence[ModelLimits] = settings.model_limits
+        clients = [Scope(kind="client", id=client.client_id, limits=client.limits) for client in settings.api_keys]
+        self._all = (*clients, *self._teams.values(), *(Scope(kind="model", id=one.model, limits=one.limits) for one in self._models))
 
     def of_client(self, client: Client | None) -> tuple[Scope, ...]:
         """The client's own limits, and its team's."""
@@ -38,6 +40,10 @@ class Scopes:
             return (LOCAL,)
         own = Scope(kind="client", id=client.client_id, limits=client.limits)
         return (own, self._teams[client.team]) if client.team in self._teams else (own,)
+
+    def budgeted(self) -> tuple[Scope, ...]:
+        """Everybody and everything that has a budget."""
+        return tuple(scope for scope in self._all if scope.limits.budget_usd is not None)
 
     def of_target(self, target: Target) -> tuple[Scope, ...]:
         """The limits of the target's model."""

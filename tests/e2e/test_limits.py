@@ -80,6 +80,12 @@ def test_200_streams_against_a_budget_that_fits_50(gateway: GatewayHandle) -> No
     assert more[-1] == "refused"
     spent = sum(line["cost_usd"] or 0 for line in gateway.requests_logged())
     assert 0.11 - 0.0022 < spent <= 0.11
+    verified = gateway.coollm("budget", "verify", "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    row = json.loads(verified.stdout)["budgets"][0]
+    assert (row["scope"], row["limit_usd"]) == ("client", 0.11)
+    assert row["used_usd"] == row["ledger_usd"] == pytest.approx(spent)
+    assert "client" in gateway.coollm("budget", "list").stdout
 
 
 def test_requests_at_the_same_time(gateway: GatewayHandle) -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from coollm.core.config.schema import Limits, ModelLimits, Settings
 from coollm.core.errors import LimitReached, NotAllowed
+from coollm.core.money import nano_usd
 from coollm.core.types import Base64, ChatRequest, ImagePart, Message, Target, TextPart, Usage
 from coollm.limits.estimate import DEFAULT_OUTPUT_TOKENS, input_tokens
 from coollm.limits.keeper import Keeper, Note
-from coollm.limits.limiter import BUDGETED_OUTPUT_TOKENS, TOKENS, Lease, Limiter, budgets_used, key_counter, micro_usd
+from coollm.limits.limiter import BUDGETED_OUTPUT_TOKENS, TOKENS, Lease, Limiter, budgets_used, key_counter
 from coollm.limits.period import period_span
 from coollm.limits.scopes import Scope, Scopes
 from coollm.limits.settlement import Ending, settled_usage
@@ -143,10 +144,10 @@ def test_money_is_reserved_at_its_most_and_settled_at_what_it_was() -> None:
     grant, decision = limiter.lease(who(budget_usd=0.01, budget_period="total"), chat(max_output_tokens=100), [PRICED])
     assert grant is not None
     reserved = total(store, "client:c:cost")[0]
-    assert 400 + 1000 <= reserved <= 400 + 1000 + 50, "as many tokens as bytes, and the whole answer"
-    assert budgets_used(decision) == (("client", "c", reserved / 10_000),)
+    assert 1_400_000 <= reserved <= 1_450_000, "as many tokens as bytes, and the whole answer"
+    assert budgets_used(decision) == (("client", "c", reserved / 10_000_000),)
     limiter.settle([grant.key, grant.client], Usage(input_tokens=100, output_tokens=20))
-    assert total(store, "client:c:cost") == [300]
+    assert total(store, "client:c:cost") == [300_000]
 
 
 def test_a_budget_is_never_exceeded_and_what_is_left_can_be_used() -> None:
@@ -197,8 +198,8 @@ def test_periods(period: str, zone: str, now: str, starts: str, ends: str) -> No
     assert (span.starts, span.ends) == (datetime.fromisoformat(starts).timestamp(), datetime.fromisoformat(ends).timestamp())
 
 
-def test_a_cost_is_rounded_up_and_never_for_the_rest_of_a_float() -> None:
-    assert [micro_usd(value) for value in (0.0, 0.0000001 * 3, 0.1 + 0.2, 1.0)] == [0, 1, 300_000, 1_000_000]
+def test_money_is_whole_billionths() -> None:
+    assert [nano_usd(value) for value in (0.0, 0.1 + 0.2, 1.0, 0.075 / 1e6)] == [0, 300_000_000, 1_000_000_000, 75]
 
 
 def test_a_request_whose_worker_died_is_told_once_with_its_key() -> None:

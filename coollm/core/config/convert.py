@@ -178,6 +178,8 @@ def _reason(error: Exception, kind: Any, metas: tuple[Meta, ...]) -> str:
     for meta in metas:
         if meta.gt is not None and meta.le is not None:
             return f"expected {expected(kind)} above {meta.gt} and up to {meta.le}"
+        if meta.ge is not None and meta.le is not None:
+            return f"expected {expected(kind)} from {meta.ge} to {meta.le:,}"
         if meta.ge is not None:
             return f"expected {expected(kind)} of at least {meta.ge}"
         if meta.pattern is not None:

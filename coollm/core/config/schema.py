@@ -105,7 +105,7 @@ class Limits(Section, frozen=True):
     tokens_per_min: Annotated[Positive | None, doc("Tokens, input and output, in any 60 seconds.", 50000)] = None
     concurrent: Annotated[Positive | None, doc("Requests at the same time.", 10)] = None
     budget_usd: Annotated[
-        Price | None,
+        Annotated[float, Meta(ge=0, le=9_000_000)] | None,
         doc("US dollars in each period, never more. Models without a price are refused, and an answer is 4096 tokens long unless the request says.", 50),
     ] = None
     budget_period: Annotated[Literal["day", "week", "month", "total"], doc("When the budget begins anew; a week on Monday, `total` never.", "month")] = "month"
