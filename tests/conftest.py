@@ -252,12 +252,12 @@ def gateway(simulator: SimulatorHandle, tmp_path_factory: pytest.TempPathFactory
 
 
 @contextlib.contextmanager
-def redis_server(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def redis_server(home: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """A real Redis, without persistence."""
     server = shutil.which("redis-server")
     if server is None:
         pytest.skip("redis-server is not installed: apt-get install redis-server")
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(home), "--unixsocket", str(home / "redis.sock")]
+    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(home), "--unixsocket", str(home / "redis.sock"), *options]
     with running(command, home / "words.txt", clean_environment()) as process:
         wait_for(lambda: "Ready to accept connections" in (home / "words.txt").read_text(), what="Redis")
         yield process

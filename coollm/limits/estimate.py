@@ -19,7 +19,10 @@ from coollm.core.types import (
     Usage,
 )
 
-BYTES_PER_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
+
+# What is reserved is on the safe side: code, JSON and texts that are not English have more tokens than four characters each.
+RESERVED_CHARACTERS_PER_TOKEN = 3
 TOKENS_PER_FILE = 800
 TOKENS_PER_MESSAGE = 4
 
@@ -33,17 +36,17 @@ DEFAULT_OUTPUT_TOKENS = 500
 File = ImagePart | AudioPart | DocumentPart
 
 
-def text_tokens(characters: int) -> int:
+def text_tokens(characters: int, per_token: int = CHARACTERS_PER_TOKEN) -> int:
     """Tokens of a text, rounded up."""
-    return (characters + BYTES_PER_TOKEN - 1) // BYTES_PER_TOKEN
+    return (characters + per_token - 1) // per_token
 
 
-def input_tokens(request: ModelRequest) -> int:
+def input_tokens(request: ModelRequest, per_token: int = CHARACTERS_PER_TOKEN) -> int:
     """Input tokens: text by its length, images, sounds and files by a flat count. Inline data is not text and is not counted as such."""
     if isinstance(request, EmbeddingRequest):
-        return sum(text_tokens(len(one)) if isinstance(one, str) else len(one) for one in request.inputs)
+        return sum(text_tokens(len(one), per_token) if isinstance(one, str) else len(one) for one in request.inputs)
     if isinstance(request, RerankRequest):
-        return sum(text_tokens(len(request.query) + len(one)) for one in request.documents)
+        return sum(text_tokens(len(request.query) + len(one), per_token) for one in request.documents)
     if not isinstance(request, ChatRequest):
         return 0
     characters = files = 0
@@ -52,7 +55,7 @@ def input_tokens(request: ModelRequest) -> int:
             characters += len(piece)
         else:
             files += 1
-    return request.prompt_tokens + text_tokens(characters) + files * TOKENS_PER_FILE + len(request.messages) * TOKENS_PER_MESSAGE
+    return request.prompt_tokens + text_tokens(characters, per_token) + files * TOKENS_PER_FILE + len(request.messages) * TOKENS_PER_MESSAGE
 
 
 def most_input_tokens(request: ModelRequest) -> int:

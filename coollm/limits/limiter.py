@@ -10,7 +10,7 @@ import msgspec
 from coollm.core.errors import LimitReached, NotAllowed
 from coollm.core.money import NANO_USD, nano_usd
 from coollm.core.types import ModelRequest, PassThroughRequest, RateLimit, Target, Usage, Value
-from coollm.limits.estimate import input_tokens, most_input_tokens, output_tokens
+from coollm.limits.estimate import RESERVED_CHARACTERS_PER_TOKEN, input_tokens, most_input_tokens, output_tokens
 from coollm.limits.period import period_span
 from coollm.limits.scopes import LOCAL, Scope, Scopes
 from coollm.stores.base import LIVE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Span, Store
@@ -70,7 +70,7 @@ class Limiter:
 
         Raises LimitReached if it is the client who has no room, NotAllowed if its budget cannot hold for any target, and StoreError.
         """
-        tokens = input_tokens(request)
+        tokens = input_tokens(request, RESERVED_CHARACTERS_PER_TOKEN)
         own = [charge for scope in lease.scopes for charge in rate_charges(scope, tokens, request)] if lease.is_first else []
         bounded = self._bounded(lease.scopes, request, targets)
         candidates = [Candidate(key=target.key, charges=self._charges(lease.scopes, target, tokens, request)) for target in bounded]
@@ -102,7 +102,7 @@ class Limiter:
 
     def charges(self, scopes: Sequence[Scope], request: ModelRequest, target: Target) -> tuple[Charge, ...]:
         """All that a request to a target would be charged."""
-        tokens = input_tokens(request)
+        tokens = input_tokens(request, RESERVED_CHARACTERS_PER_TOKEN)
         own = [charge for scope in scopes for charge in rate_charges(scope, tokens, request)]
         return (*own, *self._charges(scopes, target, tokens, request))
 

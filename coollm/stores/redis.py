@@ -1,4 +1,6 @@
-"""Counters in Redis (6 and newer), shared by all hosts. A decision is one Lua script: atomic, one round trip, on the server's own clock.
+"""Counters in Redis (6 and newer), alone, behind Sentinel or in a cluster, shared by all hosts.
+
+A decision is one Lua script: atomic, one round trip, on the server's own clock.
 
 Every key has the hash tag `{coollm}`, so that the keys of one decision are in one slot.
 Sources: https://redis.io/docs/latest/develop/programmability/eval-intro/ and the `redis` package.
@@ -254,26 +256,42 @@ _KINDS = {"window": 0, "period": 1, "live": 2}
 
 
 def open_store(settings: RuntimeStorage, state: Path) -> Store:  # noqa: ARG001  the signature of every store
-    """The store at `storage.runtime.addr`. Raises OperationFailed if the `redis` package is not installed."""
+    """The store at `storage.runtime.addr`. Raises OperationFailed if the `redis` package is not installed, and StoreError if a cluster does not answer."""
     try:
         import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
     except ImportError as error:
         raise OperationFailed("storage.runtime.type is redis, but the redis package is not installed", "pip install 'coollm[redis]'") from error
-    password = settings.password.reveal() if settings.password else None
+    try:
+        return RedisStore(_client(settings))
+    except redis.RedisError as error:
+        raise StoreError(f"Redis: {error}") from error
+
+
+def _client(settings: RuntimeStorage) -> Any:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.cluster import ClusterNode
+    from redis.retry import Retry
+    from redis.sentinel import Sentinel
+
     common: dict[str, Any] = {
-        "password": password,
+        "username": settings.username,
+        "password": settings.password.reveal() if settings.password else None,
         "socket_timeout": TIMEOUT_SECONDS,
         "socket_connect_timeout": TIMEOUT_SECONDS,
         # Once more, for a pooled connection that the server has closed; the package's own many retries would hold requests for seconds.
         "retry": Retry(NoBackoff(), 1),
     }
-    address = settings.addr or ""
-    if address.startswith("unix:"):
-        return RedisStore(redis.Redis(unix_socket_path=address.removeprefix("unix:"), **common))
-    host, port = Address.parse(address)
-    return RedisStore(redis.Redis(host=host, port=port, ssl=settings.tls, **common))
+    if (settings.addr or "").startswith("unix:"):
+        return redis.Redis(unix_socket_path=(settings.addr or "").removeprefix("unix:"), **common)
+    addresses = [Address.parse(one) for one in (settings.addr or "").split(",")]
+    if settings.mode == "cluster":
+        return redis.RedisCluster(startup_nodes=[ClusterNode(one.host, one.port) for one in addresses], ssl=settings.tls, **common)
+    if settings.mode == "sentinel":
+        told = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+        sentinels = Sentinel([(one.host, one.port) for one in addresses], sentinel_kwargs=told)
+        return sentinels.master_for(settings.master_name, ssl=settings.tls, **common)
+    return redis.Redis(host=addresses[0].host, port=addresses[0].port, ssl=settings.tls, **common)
 
 
 class RedisStore:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,23 +16,54 @@ import pytest
 from coollm.core.config.schema import RuntimeStorage
 from coollm.core.registry import STORES
 from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Span, Store, StoreError, seconds_until_room
+from tests.conftest import clean_environment, free_port, redis_server, running, wait_for
 
 
-@pytest.fixture(params=STORES.names())
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real cluster of three masters, each with its replica."""
+    home = tmp_path_factory.mktemp("cluster")
+    ports = [free_port() for _ in range(6)]
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            (home / str(port)).mkdir()
+            bus = free_port()
+            stack.enter_context(redis_server(home / str(port), port, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", str(bus)))
+        nodes = [f"127.0.0.1:{port}" for port in ports]
+        command = ["redis-cli", "--cluster", "create", *nodes, "--cluster-replicas", "1", "--cluster-yes"]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        info = ["redis-cli", "-p", str(ports[0]), "cluster", "info"]
+        wait_for(lambda: "cluster_state:ok" in subprocess.run(info, capture_output=True, text=True).stdout, 20, "the cluster")
+        yield ",".join(nodes[:2])
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[str]:
+    """A real sentinel that watches a real Redis."""
+    home, port = tmp_path_factory.mktemp("sentinel"), free_port()
+    (home / "sentinel.conf").write_text(f"port {port}\nbind 127.0.0.1\ndir {home}\nsentinel monitor counters {redis_url.replace(':', ' ')} 1\n")
+    with running(["redis-server", str(home / "sentinel.conf"), "--sentinel"], home / "words.txt", clean_environment()):
+        wait_for(lambda: "+monitor master counters" in (home / "words.txt").read_text(), what="the sentinel")
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture(params=[*STORES.names(), "redis cluster", "redis sentinel"])
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """Opens the store under test; again for another worker's view of it."""
-    settings = RuntimeStorage(type=request.param)
-    if request.param == "redis":
-        settings = RuntimeStorage(type="redis", addr=request.getfixturevalue("redis_url"))
+    kind, _, mode = request.param.partition(" ")
+    settings = RuntimeStorage(type=kind)
+    if kind == "redis":
+        address = request.getfixturevalue(f"redis_{mode or 'url'}")
+        settings = RuntimeStorage(type="redis", addr=address, mode=mode or "single", master_name="counters")
     opened: list[Store] = []
 
     def opener() -> Store:
         if request.param == "memory" and opened:
             return opened[0]
-        opened.append(STORES[request.param](settings, tmp_path))
+        opened.append(STORES[kind](settings, tmp_path))
         return opened[-1]
 
-    if request.param == "redis":
+    if kind == "redis":
         opener()._client.flushall()  # type: ignore[attr-defined]
     yield opener
     for store in opened:
@@ -154,7 +187,6 @@ def test_a_limit_is_never_exceeded_by_concurrent_workers(open_again: Any, reques
 
 def hammer_in_processes(open_again: Any, limit: int) -> None:
     """A SQLite connection belongs to one thread, as in a worker, so its workers are processes."""
-    import subprocess
     import sys
 
     store = open_again()

@@ -52,10 +52,10 @@ def test_reserve_then_settle() -> None:
     grant, _ = limiter.lease(who(req_per_min=5, tokens_per_min=2000), chat(max_output_tokens=100), [TARGET])
     assert grant is not None
     assert grant.client is not None
-    assert total(store, "client:c:tokens", "key:p/k:tokens") == [204, 204]
+    assert total(store, "client:c:tokens", "key:p/k:tokens") == [238, 238]
     limiter.settle([grant.key, grant.client], Usage(input_tokens=90, output_tokens=10))
     assert total(store, "client:c:tokens", "key:p/k:tokens", "client:c:requests") == [100, 100, 1]
-    assert limiter.fullness(key_counter("p/k", TOKENS)) == pytest.approx(0.204, abs=0.01)
+    assert limiter.fullness(key_counter("p/k", TOKENS)) == pytest.approx(0.238, abs=0.01)
     assert store._holds == {}
 
 
@@ -124,7 +124,7 @@ def test_what_runs_counts_until_it_ends() -> None:
 
 def test_a_session_of_the_vendors() -> None:
     limiter = limiter_of()
-    keyed = msgspec.structs.replace(OTHER, session_tokens=300, session_seconds=3600)
+    keyed = msgspec.structs.replace(OTHER, session_tokens=320, session_seconds=3600)
     grant, _ = limiter.lease(who(), chat(max_output_tokens=100), [keyed])
     assert grant is not None
     nobody, decision = limiter.lease(who(), chat(max_output_tokens=100), [keyed])

@@ -150,8 +150,12 @@ def _redis_address(root: Node) -> Iterator[Fault]:
         yield Fault(kind.place, "storage.runtime.addr", "the type redis needs an address", 'add addr: "HOST:6379" or addr: "unix:/PATH"')
     address = runtime.get("addr") if runtime else None
     text = address.text() if address else None
-    if address and text is not None and not re.fullmatch(r"unix:/.+|(\[[^\]]+\]|[^\s:]+):\d{1,5}", text):
-        yield Fault(address.place, "storage.runtime.addr", f"expected HOST:PORT or unix:/PATH, got '{text}'")
+    mode = runtime.get("mode") if runtime else None
+    several = mode is not None and mode.value in ("sentinel", "cluster")
+    one = r"(\[[^\]]+\]|[^\s:,]+):\d{1,5}"
+    if address and text is not None and not re.fullmatch(rf"{one}(\s*,\s*{one})*" if several else rf"unix:/.+|{one}", text):
+        wanted = "HOST:PORT, or several with commas between" if several else "HOST:PORT or unix:/PATH"
+        yield Fault(address.place, "storage.runtime.addr", f"expected {wanted}, got '{text}'")
 
 
 def _search_filter(root: Node) -> Iterator[Fault]:

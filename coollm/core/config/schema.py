@@ -208,7 +208,10 @@ class RuntimeStorage(Section, frozen=True):
         Literal["memory", "sqlite", "redis"],
         doc("`sqlite` is shared by all workers of a host, `redis` by all hosts, `memory` by nobody: each worker counts alone.", "sqlite"),
     ] = "sqlite"
-    addr: Annotated[str | None, doc("HOST:PORT or unix:/PATH of Redis.", "redis:6379")] = None
+    addr: Annotated[str | None, doc("HOST:PORT or unix:/PATH of Redis; of a cluster or of sentinels several, with commas between.", "redis:6379")] = None
+    mode: Annotated[Literal["single", "sentinel", "cluster"], doc("One Redis, one that sentinels name, or Redis Cluster.")] = "single"
+    master_name: Annotated[str, doc("With `sentinel`: the name of the master.")] = "mymaster"
+    username: Annotated[str | None, doc("Redis user (ACL); the default user if not given.", "coollm")] = None
     password: Annotated[Secret | None, doc("Redis password.", "${REDIS_PASSWORD}")] = None
     tls: Annotated[bool, doc("Speak TLS to Redis.")] = False
     on_failure: Annotated[
