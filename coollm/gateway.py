@@ -12,9 +12,9 @@ import msgspec
 from coollm.cancellation import Cancellation
 from coollm.core.config.schema import Client, Policy
 from coollm.core.errors import ClientGone, InvalidRequest, LimitReached, RequestError, StoreUnavailable, VendorFailed
-from coollm.core.types import Completion, Content, ModelRequest, PassThroughRequest, StreamEvent, Target, Usage
+from coollm.core.types import ChatRequest, Completion, Content, ModelRequest, PassThroughRequest, StreamEvent, Target, Usage
 from coollm.credentials import Credential
-from coollm.limits.estimate import input_tokens, output_tokens
+from coollm.limits.estimate import input_tokens, most_input_tokens, output_tokens
 from coollm.limits.keeper import Note
 from coollm.limits.limiter import COST, Grant, Lease, Limiter, Reservation, budgets_used, client_room
 from coollm.limits.scopes import Scope
@@ -123,7 +123,8 @@ class Gateway:
         try:
             targets = self._targets(call)
             order = [ranked.target for ranked in self.router.rank(self._fitting(targets, call))]
-            run = _Run(call, self._policy, order, self._limiter.scopes.of_client(call.client))
+            scopes = self._limiter.scopes
+            run = _Run(call, self._policy, order, scopes.of_client(call.client), _note(call, has_budgets=bool(scopes.budgeted())))
             return self._with_failover(run)
         except StoreError as error:
             _log.error("the store does not answer", extra={"request_id": record.request_id, "reason": str(error)})
@@ -301,8 +302,8 @@ class Gateway:
         return fitting
 
 
-def _note(call: Call) -> Note:
-    """What the log is told of the request if this worker dies."""
+def _note(call: Call, *, has_budgets: bool) -> Note:
+    """What is told of the request if this worker dies."""
     record, request = call.record, call.request
     return Note(
         request_id=record.request_id,
@@ -311,6 +312,10 @@ def _note(call: Call) -> Note:
         model=request.model,
         input_tokens=input_tokens(request),
         output_tokens=output_tokens(request),
+        most_input_tokens=most_input_tokens(request) if has_budgets else 0,
+        max_output_tokens=request.max_output_tokens,
+        choices=request.choices if isinstance(request, ChatRequest) else 0,
+        admitted=time.time(),
     )
 
 
@@ -324,10 +329,10 @@ def _characters(content: Content) -> int:
 class _Run:
     """Where a request stands on its way through the targets."""
 
-    def __init__(self, call: Call, policy: Policy, order: Sequence[Target], scopes: tuple[Scope, ...]) -> None:
+    def __init__(self, call: Call, policy: Policy, order: Sequence[Target], scopes: tuple[Scope, ...], note: Note) -> None:
         self.call = call
         self._scopes = scopes
-        self._note = _note(call).write()
+        self._note = note.write()
         self.client_reservation: Reservation | None = None
         self.last_failure: tuple[Verdict, str] | None = None
         self.last_target: Target | None = None

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.config.schema import Client, Provider, Settings
 from coollm.core.errors import OperationFailed
@@ -21,6 +22,7 @@ from coollm.gateway import Account, Gateway
 from coollm.ledger.book import Ledger, open_ledger
 from coollm.ledger.entry import entry_of
 from coollm.ledger.shipper import Shipper
+from coollm.ledger.threads import in_thread
 from coollm.ledger.usage_log import UsageLog
 from coollm.limits.keeper import Keeper
 from coollm.limits.limiter import Limiter
@@ -92,6 +94,16 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
     usage_log = UsageLog(usage_log_path)
     ledger = open_ledger(settings, state)
 
+    shipper = Shipper(usage_log_path, ledger, state / SHIPPER_LOCK, platform.node())
+
+    def cost_in_ledger(request_id: str) -> int | None:
+        """What a request has cost, once all that is written is shipped; None also where the ledger does not answer."""
+        try:
+            in_thread(shipper.ship)
+            return in_thread(lambda: ledger.cost_of(request_id))
+        except (SQLAlchemyError, OperationFailed):
+            return None
+
     def tell(record: RequestRecord) -> None:
         usage_log.write(entry_of(record))
         log_request(record)
@@ -101,12 +113,12 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         settings=settings,
         gateway=Gateway(settings.policy, accounts, catalog, router, limiter, upstream, redact, tell),
         limiter=limiter,
-        keeper=Keeper(store, owner, catalog.target, tell),
+        keeper=Keeper(store, owner, limiter, catalog.target, cost_in_ledger, tell),
         upstream=upstream,
         store=store,
         usage_log=usage_log,
         ledger=ledger,
-        shipper=Shipper(usage_log_path, ledger, state / SHIPPER_LOCK, platform.node()),
+        shipper=shipper,
         metrics=metrics,
         redact=redact,
         tell=tell,

@@ -157,6 +157,12 @@ class Ledger:
         with self._connect() as connection:
             return set(connection.execute(select(usage.c.request_id).where(usage.c.request_id.in_(list(request_ids)))).scalars())
 
+    def cost_of(self, request_id: str) -> int | None:
+        """Billionths of a dollar that a request has cost, 0 where no price is known; None if it is not there."""
+        with self._connect() as connection:
+            row = connection.execute(select(usage.c.cost_nano_usd).where(usage.c.request_id == request_id)).first()
+        return None if row is None else int(row[0] or 0)
+
     def pruned_before(self) -> int:
         """Requests that ended before this time, in milliseconds of the epoch, may be there in their sums alone."""
         return self.position(_PRUNED)[1]

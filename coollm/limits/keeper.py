@@ -9,7 +9,9 @@ import gevent
 import msgspec
 import orjson
 
+from coollm.core.money import nano_usd
 from coollm.core.types import Target, Usage
+from coollm.limits.limiter import BUDGETED_OUTPUT_TOKENS, Limiter
 from coollm.limits.settlement import Ending
 from coollm.stores.base import Orphan, Store, StoreError
 from coollm.telemetry.record import RequestRecord
@@ -29,6 +31,10 @@ class Note(msgspec.Struct, frozen=True):
     model: str
     input_tokens: int
     output_tokens: int
+    most_input_tokens: int = 0
+    max_output_tokens: int | None = None
+    choices: int = 1
+    admitted: float = 0.0
 
     def write(self) -> str:
         """As text."""
@@ -36,12 +42,26 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class Keeper:
-    """Runs in each worker, beside its requests."""
+    """Runs in each worker, beside its requests.
 
-    def __init__(self, store: Store, owner: str, find: Callable[[str, str], Target | None], tell: Callable[[RequestRecord], None]) -> None:
+    `find` gives the target of a vendor key and a model's name; `cost_in_ledger` what a request has cost, in billionths of a dollar, if its line was written
+    before its worker died, else None.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        owner: str,
+        limiter: Limiter,
+        find: Callable[[str, str], Target | None],
+        cost_in_ledger: Callable[[str], int | None],
+        tell: Callable[[RequestRecord], None],
+    ) -> None:
         self._store = store
         self._owner = owner
+        self._limiter = limiter
         self._find = find
+        self._cost_in_ledger = cost_in_ledger
         self._tell = tell
 
     def run(self) -> None:
@@ -65,10 +85,19 @@ class Keeper:
                 self._settle(orphan)
 
     def _settle(self, orphan: Orphan) -> None:
-        """The store has let the hold go, and its estimates stand: here the request gets its line."""
+        """The store has let the hold go, and its rates stand at their estimates: here the request gets its line, and its budgets what the line says."""
         note = msgspec.json.decode(orphan.note, type=Note)
-        record = RequestRecord(note.request_id, note.client, note.route)
-        record.requested_model = note.model
-        record.target = self._find(orphan.key, note.model)
-        record.end(Ending.WORKER_DIED, Usage(input_tokens=note.input_tokens, output_tokens=note.output_tokens, estimated=True))
-        self._tell(record)
+        target = self._find(orphan.key, note.model)
+        cost = self._cost_in_ledger(note.request_id)
+        if cost is None:
+            record = RequestRecord(note.request_id, note.client, note.route)
+            record.requested_model = note.model
+            record.target = target
+            record.end(Ending.WORKER_DIED, Usage(input_tokens=note.input_tokens, output_tokens=note.output_tokens, estimated=True))
+            self._tell(record)
+            cost = nano_usd(record.cost_usd or 0.0)
+        is_attempt = "/" in orphan.id  # it is an attempt that the budgets were charged for
+        if is_attempt and target is not None:
+            most = (note.max_output_tokens or target.max_tokens or BUDGETED_OUTPUT_TOKENS) * note.choices
+            dearest = Usage(input_tokens=note.most_input_tokens, output_tokens=most)
+            self._store.settle((), self._limiter.budget_corrections(note.client, target, dearest, cost, note.admitted))

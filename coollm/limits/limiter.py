@@ -106,6 +106,12 @@ class Limiter:
         own = [charge for scope in scopes for charge in rate_charges(scope, tokens, request)]
         return (*own, *self._charges(scopes, target, tokens, request))
 
+    def budget_corrections(self, client: str, target: Target, dearest: Usage, cost: int, admitted: float) -> list[Correction]:
+        """What makes the budgets that were charged `dearest` for a request at its admission, in seconds of the epoch, charged its `cost` instead."""
+        amount = nano_usd(target.cost_usd(dearest) or 0.0)
+        charges = [budget_charge(scope, amount, admitted) for scope in (*self.scopes.of_client_id(client), *self.scopes.of_target(target))]
+        return [Correction(counter=one.counter, bucket=one.span.starts, difference=cost - amount) for one in charges if one is not None]
+
     def _bounded(self, scopes: Sequence[Scope], request: ModelRequest, targets: Sequence[Target]) -> list[Target]:
         """The targets whose cost is bounded, where a budget asks for it: with a price, and a limit of output that the vendor is told."""
         budgeted = any(scope.limits.budget_usd is not None for scope in scopes)

@@ -31,6 +31,7 @@ class Scopes:
     def __init__(self, settings: Settings) -> None:
         self._teams = {team.id: Scope(kind="team", id=team.id, limits=team.limits) for team in settings.teams}
         self._models: Sequence[ModelLimits] = settings.model_limits
+        self._clients = {client.client_id: client for client in settings.api_keys}
         clients = [Scope(kind="client", id=client.client_id, limits=client.limits) for client in settings.api_keys]
         self._all = (*clients, *self._teams.values(), *(Scope(kind="model", id=one.model, limits=one.limits) for one in self._models))
 
@@ -40,6 +41,11 @@ class Scopes:
             return (LOCAL,)
         own = Scope(kind="client", id=client.client_id, limits=client.limits)
         return (own, self._teams[client.team]) if client.team in self._teams else (own,)
+
+    def of_client_id(self, client_id: str) -> tuple[Scope, ...]:
+        """The same by the client's id; nothing for one that is not configured any more."""
+        client = self._clients.get(client_id)
+        return self.of_client(client) if client is not None else ()
 
     def budgeted(self) -> tuple[Scope, ...]:
         """Everybody and everything that has a budget."""

@@ -75,9 +75,10 @@ class Catalog:
         return tuple(_targets(permitted[0], permitted[0].model or operation)[:1])
 
     def target(self, key: str, model: str) -> Target | None:
-        """The target of a vendor key by its name, `provider/key id`; None if it is not configured any more."""
-        for provider in self._providers:
-            for target in _targets(provider, model):
+        """The target of a vendor key, by its name `provider/key id` and that of the model as a client writes it; None if it is not configured any more."""
+        stand_ins = [(provider, provider.model or model) for provider in self._providers]
+        for provider, name in (*self._pairs(model), *stand_ins):
+            for target in _targets(provider, name):
                 if target.key == key:
                     return target
         return None

@@ -32,7 +32,7 @@ def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 CLIENTS = [
     {"id": "spender", "key": "spender-key-0001", "limits": {"budget_usd": 0.11, "budget_period": "total"}},
-    {"id": "few", "key": "few-at-once-key-0001", "limits": {"concurrent": 3}},
+    {"id": "few", "key": "few-at-once-key-0001", "limits": {"concurrent": 3, "budget_usd": 100, "budget_period": "total"}},
     {"id": "one", "key": "team-key-0001", "team": "search"},
     {"id": "two", "key": "team-key-0002", "team": "search"},
 ]
@@ -137,9 +137,17 @@ def test_what_a_killed_worker_ran_is_settled_by_another(gateway: GatewayHandle, 
         killed = time.monotonic()
         wait_for(lambda: not full(), 35, "the requests of the dead workers to run no more")
         assert time.monotonic() - killed < 30
-    told = wait_for(lambda: [line for line in gateway.requests_logged() if line["ending"] == "worker_died"], 10, "the lines of the dead requests")
+
+    def dead() -> list[dict[str, Any]]:
+        return [line for line in gateway.requests_logged() if line["ending"] == "worker_died"]
+
+    wait_for(lambda: len(dead()) >= 3, 10, "the lines of the dead requests")
+    told = dead()
     assert len(told) == 3
     assert all(line["estimated"] and line["input_tokens"] > 0 for line in told)
+    for proof in ("usage", "budget"):
+        verified = gateway.coollm(proof, "verify")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def test_no_window_of_a_minute_holds_more_than_the_limit(simulator: SimulatorHandle, storage: dict[str, Any], tmp_path: Path) -> None:

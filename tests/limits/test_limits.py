@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import itertools
+import time
 from datetime import datetime
 from typing import Any
 
 import msgspec
 import pytest
 
-from coollm.core.config.schema import Limits, ModelLimits, Settings
+from coollm.core.config.schema import Client, Limits, ModelLimits, Settings
 from coollm.core.errors import LimitReached, NotAllowed
 from coollm.core.money import nano_usd
+from coollm.core.secrets import Secret
 from coollm.core.types import Base64, ChatRequest, ImagePart, Message, Target, TextPart, Usage
-from coollm.limits.estimate import DEFAULT_OUTPUT_TOKENS, input_tokens
+from coollm.limits.estimate import DEFAULT_OUTPUT_TOKENS, input_tokens, most_input_tokens
 from coollm.limits.keeper import Keeper, Note
 from coollm.limits.limiter import BUDGETED_OUTPUT_TOKENS, TOKENS, Lease, Limiter, budgets_used, key_counter
 from coollm.limits.period import period_span
@@ -202,23 +204,27 @@ def test_money_is_whole_billionths() -> None:
     assert [nano_usd(value) for value in (0.0, 0.1 + 0.2, 1.0, 0.075 / 1e6)] == [0, 300_000_000, 1_000_000_000, 75]
 
 
-def test_a_request_whose_worker_died_is_told_once_with_its_key() -> None:
+@pytest.mark.parametrize("in_ledger", [None, 77])
+def test_a_request_whose_worker_died_is_told_once_and_its_budget_is_what_is_told(in_ledger: int | None) -> None:
     clock = [1000.0]
     store = MemoryStore(lambda: clock[0])
     told: list[Any] = []
-    dead, living = limiter_of(store), Keeper(store, "living", lambda key, model: PRICED if key == "q/k" else None, told.append)
+    client = Client(key=Secret("a-key-0001"), id="c", limits=Limits(concurrent=3, budget_usd=5))
+    limiter = limiter_of(store, api_keys=(client,))
+    living = Keeper(store, "living", limiter, lambda key, model: PRICED if key == "q/k" else None, lambda request_id: in_ledger, told.append)
     store.beat("me")
-    note = Note(request_id="r1", client="c", route="chat", model="m", input_tokens=9, output_tokens=50).write()
-    scope = Scope(kind="client", id="c", limits=Limits(concurrent=3, budget_usd=5))
-    dead.lease(Lease(request_id="r1", attempt=1, scopes=(scope,), note=note), chat(max_output_tokens=10), [PRICED])
+    asked = chat(max_output_tokens=10)
+    note = Note("r1", "c", "chat", "m", input_tokens(asked), 10, most_input_tokens(asked), 10, 1, time.time())
+    limiter.lease(Lease(request_id="r1", attempt=1, scopes=limiter.scopes.of_client(client), note=note.write()), asked, [PRICED])
     living.beat()
     assert told == []
     clock[0] += 20
     living.beat()
     living.beat()
-    assert [(record.request_id, record.target.key, record.ending, record.usage.estimated) for record in told] == [("r1", "q/k", "worker_died", True)]
-    assert total(store, "client:c:running") == [0]
-    assert total(store, "client:c:cost")[0] > 0
+    expected = nano_usd(PRICED.cost_usd(Usage(input_tokens=input_tokens(asked), output_tokens=10)) or 0) if in_ledger is None else in_ledger
+    assert total(store, "client:c:running", "client:c:cost") == [0, expected]
+    lines = [(record.request_id, record.target.key, record.ending, record.usage.estimated) for record in told]
+    assert lines == ([("r1", "q/k", "worker_died", True)] if in_ledger is None else []), "a line that was written is not written again"
 
 
 def test_images_are_not_counted_as_text() -> None:
