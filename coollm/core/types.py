@@ -214,18 +214,11 @@ class CountRequest(ModelRequest, frozen=True, kw_only=True):
 class UploadedBody(Protocol):
     """A client's body that is not held in memory, with a place for the vendor's name of the model. It can be read more than once."""
 
-    @property
-    def has_model(self) -> bool:
-        """Whether it has a place for the name."""
-
     def size_with(self, model: str) -> int:
         """Bytes with this name of the model in its place."""
 
     def pieces_with(self, model: str) -> Iterator[bytes]:
         """The body, piece by piece."""
-
-    def close(self) -> None:
-        """Lets go of what holds it."""
 
 
 class PassThroughRequest(ModelRequest, frozen=True, kw_only=True):

@@ -55,10 +55,6 @@ class EventStream:
         self._searched = max(0, len(self._buffer) - 3)
         return None
 
-    def rest(self) -> bytes:
-        """What came after the last whole event."""
-        return bytes(self._buffer)
-
 
 def parse_event(raw: bytes) -> SseEvent:
     """Name and data of one event's bytes."""

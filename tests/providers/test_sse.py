@@ -13,7 +13,7 @@ EVENTS = [("a", '{"t": "žluťoučký 🐎"}'.encode()), ("message", b""), ("mes
 def decode(pieces: list[bytes]) -> list[tuple[str, bytes]]:
     stream = EventStream()
     found = [event for piece in pieces for event in stream.feed(piece)]
-    assert b"".join(event.raw for event in found) + stream.rest() == b"".join(pieces), "every byte is kept"
+    assert b"".join(event.raw for event in found) + bytes(stream._buffer) == b"".join(pieces), "every byte is kept"
     return [(event.name, event.data) for event in found]
 
 
