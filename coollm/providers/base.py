@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from coollm.core.types import ChatRequest, Content, Json, ModelRequest, StreamEvent, Target, ToolCall, Value
+from coollm.core.types import ChatRequest, Content, Json, Message, ModelRequest, Part, StreamEvent, Target, ToolCall, Value
 from coollm.providers.payload import Body
 from coollm.providers.sse import EventStream, SseEvent
 from coollm.providers.verdict import Cause, VendorError, Verdict
@@ -209,6 +209,26 @@ def lose_inexpressible(request: ChatRequest, losses: Losses, vendor: str, says: 
         value = getattr(request, option)
         if option not in says and value not in (None, (), 1 if option == "choices" else None):
             losses.lose(name, vendor)
+
+
+def turns(messages: tuple[Message, ...], assistant: str, content: str, write: Callable[[Part], list[Json]], vendor: str) -> list[Json]:
+    """Turns of user and `assistant`, as several vendors want them: neighbours of one role are one turn, and tool results are the user's.
+
+    `content` is the name of a turn's list, to which `write` gives what a part becomes. Raises VendorError where nobody has said anything.
+    """
+    made: list[Json] = []
+    for message in messages:
+        if message.role == "system":
+            continue
+        role = assistant if message.role == "assistant" else "user"
+        written = [piece for part in message.parts for piece in write(part)]
+        if made and made[-1]["role"] == role:
+            made[-1][content].extend(written)
+        elif written:
+            made.append({"role": role, content: written})
+    if not made:
+        raise unsupported("messages", vendor, "it needs at least one message of a user")
+    return made
 
 
 def arguments_object(call: ToolCall, vendor: str) -> orjson.Fragment:

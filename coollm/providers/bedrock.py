@@ -29,7 +29,6 @@ from coollm.core.types import (
     FinishReason,
     ImagePart,
     Json,
-    Message,
     ModelRequest,
     Part,
     ReasoningDelta,
@@ -58,6 +57,7 @@ from coollm.providers.base import (
     lose_inexpressible,
     no_such_kind,
     parse_object,
+    turns,
     unsupported,
 )
 from coollm.providers.payload import joined, write_json
@@ -162,7 +162,7 @@ def _body(request: ChatRequest, target: Target, losses: Losses) -> Json:
         "topP": request.top_p,
         "stopSequences": list(request.stop) or None,
     }
-    body: Json = {"messages": _messages(request.messages)}
+    body: Json = {"messages": turns(request.messages, "assistant", "content", _blocks, "Bedrock")}
     system = [block for message in request.messages if message.role == "system" for part in message.parts for block in _blocks(part)]
     if system:
         body["system"] = system
@@ -224,23 +224,6 @@ def _tool(tool: Tool) -> list[Json]:
 
 def _cache_point(marked: Any) -> list[Json]:
     return [{"cachePoint": {"type": "default"}}] if marked.cache_control else []
-
-
-def _messages(messages: tuple[Message, ...]) -> list[Json]:
-    """Turns of user and assistant: neighbours of one role are one turn, and tool results are the user's."""
-    turns: list[Json] = []
-    for message in messages:
-        if message.role == "system":
-            continue
-        role = "assistant" if message.role == "assistant" else "user"
-        blocks = [block for part in message.parts for block in _blocks(part)]
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"].extend(blocks)
-        elif blocks:
-            turns.append({"role": role, "content": blocks})
-    if not turns:
-        raise unsupported("messages", "Bedrock", "it needs at least one message of a user")
-    return turns
 
 
 def _blocks(part: Part) -> list[Json]:

@@ -22,7 +22,6 @@ from coollm.core.types import (
     FinishReason,
     ImagePart,
     Json,
-    Message,
     ModelRequest,
     Part,
     ReasoningDelta,
@@ -54,6 +53,7 @@ from coollm.providers.base import (
     no_stream,
     no_such_kind,
     parse_object,
+    turns,
     unsupported,
 )
 from coollm.providers.payload import write_json
@@ -137,7 +137,7 @@ def message_body(request: ChatRequest, target: Target, losses: Losses) -> Json:
     body: Json = {
         "model": target.model,
         "max_tokens": request.max_output_tokens or target.max_tokens or DEFAULT_MAX_TOKENS,
-        "messages": _messages(request.messages),
+        "messages": turns(request.messages, "assistant", "content", _blocks_of, "Claude"),
     }
     system = [part for message in request.messages if message.role == "system" for part in message.parts if isinstance(part, TextPart)]
     if any(part.cache_control for part in system):
@@ -281,28 +281,15 @@ def _tool(tool: Tool) -> Json:
     return written | _cache(tool)
 
 
-def _messages(messages: tuple[Message, ...]) -> list[Json]:
-    """Turns of user and assistant, as the API wants them: neighbours of one role are one turn, and tool results are the user's."""
-    turns: list[Json] = []
-    for message in messages:
-        if message.role == "system":
-            continue
-        role = "assistant" if message.role == "assistant" else "user"
-        blocks = [_content_block(part) for part in message.parts if _is_sayable(part)]
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"].extend(blocks)
-        elif blocks:
-            turns.append({"role": role, "content": blocks})
-    if not turns:
-        raise unsupported("messages", "Claude", "it needs at least one message of a user")
-    return turns
-
-
 def _is_sayable(part: Part) -> bool:
     """Claude takes neither empty texts nor thoughts that it has not signed."""
     if isinstance(part, ReasoningPart):
         return bool(part.signature) and part.origin == DIALECT.wire
     return not (isinstance(part, TextPart) and not part.text)
+
+
+def _blocks_of(part: Part) -> list[Json]:
+    return [_content_block(part)] if _is_sayable(part) else []
 
 
 def _cache(part: Any) -> Json:

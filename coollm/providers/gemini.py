@@ -27,7 +27,6 @@ from coollm.core.types import (
     FinishReason,
     ImagePart,
     Json,
-    Message,
     ModelRequest,
     Part,
     ReasoningDelta,
@@ -58,6 +57,7 @@ from coollm.providers.base import (
     no_stream,
     no_such_kind,
     parse_object,
+    turns,
     unsupported,
 )
 from coollm.providers.payload import write_json
@@ -154,7 +154,7 @@ def content_body(request: ChatRequest, target: Target, losses: Losses) -> Json:
     lose_inexpressible(request, losses, "Gemini", _SAYS)
     if request.parallel_tool_calls is False and request.tools:
         losses.lose("parallel_tool_calls", "Gemini")
-    body: Json = {"contents": _contents(request.messages)}
+    body: Json = {"contents": turns(request.messages, "model", "parts", _parts, "Gemini")}
     system = [{"text": part.text} for message in request.messages if message.role == "system" for part in message.parts if isinstance(part, TextPart)]
     if system:
         body["systemInstruction"] = {"parts": system}
@@ -283,22 +283,6 @@ def _calling_config(request: ChatRequest) -> Json:
     choice = request.tool_choice
     mode = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}[choice.mode if choice else "auto"]
     return {"mode": mode, **({"allowedFunctionNames": [choice.name]} if choice and choice.name else {})}
-
-
-def _contents(messages: tuple[Message, ...]) -> list[Json]:
-    turns: list[Json] = []
-    for message in messages:
-        if message.role == "system":
-            continue
-        role = "model" if message.role == "assistant" else "user"
-        parts = [written for part in message.parts for written in _parts(part)]
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["parts"].extend(parts)
-        elif parts:
-            turns.append({"role": role, "parts": parts})
-    if not turns:
-        raise unsupported("messages", "Gemini", "it needs at least one message of a user")
-    return turns
 
 
 def _parts(part: Part) -> list[Json]:
