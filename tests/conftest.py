@@ -231,8 +231,10 @@ def every_dialect(simulator_url: str) -> list[dict[str, Any]]:
             provider["models"] += ["image-sim*", "tts-sim*", "whisper-sim*", "omni-moderation-*", "rerank-sim*", "davinci-sim*", "embed-sim*"]
         if provider["id"] in ("cohere", "gemini"):
             provider["models"] += ["embed-sim*", "rerank-sim*"]
-        if provider["id"] == "voyage":
-            provider["models"] += ["rerank-sim*"]
+        if provider["id"] in ("voyage", "bedrock", "vertex"):
+            provider["models"] += ["rerank-sim*", "amazon.titan-embed-text-sim*", "amazon.nova-embed-sim*", "cohere.embed-sim*", "text-embedding-sim*"]
+        if provider["id"] == "vertex":
+            provider["models"] += ["gemini-embedding-001*", "gemini-embedding-sim*"]
     return providers
 
 

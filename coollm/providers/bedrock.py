@@ -1,7 +1,7 @@
-"""Amazon Bedrock's Converse API, for every model that it hosts.
+"""Amazon Bedrock's Converse API, for every model that it hosts; embeddings and rerank are beside it, in files of their own.
 
 Sources: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html, _ConverseStream.html, the service model of `botocore`
-(bedrock-runtime), whose signer and decoder of event streams are used.
+(bedrock-runtime), whose decoder of event streams is used.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from botocore.eventstream import EventStreamBuffer, ParserError
 
 from coollm.core.types import (
@@ -25,14 +22,18 @@ from coollm.core.types import (
     Choice,
     Completion,
     DocumentPart,
+    EmbeddingRequest,
     FinishDelta,
     FinishReason,
     ImagePart,
     Json,
     ModelRequest,
+    OutputSchema,
     Part,
     ReasoningDelta,
     ReasoningPart,
+    RerankRequest,
+    ServiceTier,
     StreamEnd,
     StreamEvent,
     Target,
@@ -60,12 +61,14 @@ from coollm.providers.base import (
     turns,
     unsupported,
 )
-from coollm.providers.payload import joined, write_json
+from coollm.providers.bedrock_embeddings import embedding_calls
+from coollm.providers.bedrock_rerank import rerank_call
+from coollm.providers.bedrock_signing import signed_post
 from coollm.providers.rate_limits import wait_seconds
 from coollm.providers.sse import SseEvent
 from coollm.providers.verdict import Cause, VendorError, Verdict, cause_of_status
 
-_SAYS = frozenset({"temperature", "top_p", "top_k", "stop", "tools", "tool_choice", "reasoning_effort"})
+_SAYS = frozenset({"temperature", "top_p", "top_k", "stop", "tools", "tool_choice", "output_schema", "reasoning_effort"})
 
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -97,15 +100,15 @@ _CAUSES: dict[str, Cause] = {
 # Claude thinks in a budget here, and its least is 1024.
 _THINKING_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576}
 
-_REGION = re.compile(r"bedrock-runtime(?:-fips)?\.([a-z0-9-]+)\.")
-DEFAULT_REGION = "us-east-1"
+# Both ways. What the batch tier or a reservation serves is no tier of OpenAI's.
+_TIERS: dict[str, ServiceTier] = {"default": "default", "flex": "flex", "priority": "priority"}
 
 # The signature of a thought is Anthropic's own: Claude reads it wherever it is hosted.
 _REASONING_ORIGIN = "claude"
 
 
 class BedrockDialect(Value, frozen=True):
-    """Bedrock's dialect. A key is `ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN]`, which signs, or a Bedrock API key, which is sent."""
+    """Bedrock's dialect."""
 
     wire: str = "bedrock"
     has_chat: bool = True
@@ -115,13 +118,16 @@ class BedrockDialect(Value, frozen=True):
     families: tuple[str, ...] = ()
 
     def encode(self, request: ModelRequest, target: Target, base_url: str, key: str, losses: Losses) -> VendorRequest:
-        """A `POST /model/ID/converse` or `converse-stream`, signed."""
+        """A `POST /model/ID/converse`, `converse-stream` or `invoke`, or a `POST /rerank`, signed."""
+        if isinstance(request, EmbeddingRequest):
+            return embedding_calls(request, target, base_url, key)
+        if isinstance(request, RerankRequest):
+            return rerank_call(request, target, base_url, key, losses)
         if not isinstance(request, ChatRequest):
             raise no_such_kind(request, "Bedrock")
         method = "converse-stream" if request.stream else "converse"
         url = f"{base_url}/model/{quote(target.model, safe='')}/{method}"
-        body = joined(write_json(_body(request, target, losses)))
-        return VendorRequest(method="POST", url=url, headers=tuple(_signed(url, body, key).items()), body=body, answer=CONVERSE)
+        return signed_post(url, _body(request, target, losses), key, CONVERSE)
 
     def verdict(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
         """The judgement on an exception, whose name is in `x-amzn-errortype` or in the body."""
@@ -137,18 +143,6 @@ class BedrockDialect(Value, frozen=True):
 
 
 DIALECT = BedrockDialect()
-
-
-def _signed(url: str, body: bytes, key: str) -> dict[str, str]:
-    headers = {"content-type": "application/json"}
-    access, colon, rest = key.partition(":")
-    if not colon:
-        return {**headers, "authorization": f"Bearer {key}"}
-    secret, _, token = rest.partition(":")
-    region = _REGION.search(url)
-    request = AWSRequest(method="POST", url=url, data=body, headers=headers)
-    SigV4Auth(Credentials(access, secret, token or None), "bedrock", region[1] if region else DEFAULT_REGION).add_auth(request)
-    return {name: str(value) for name, value in request.headers.items() if name.lower() not in ("host", "content-length")}
 
 
 def _body(request: ChatRequest, target: Target, losses: Losses) -> Json:
@@ -171,10 +165,23 @@ def _body(request: ChatRequest, target: Target, losses: Losses) -> Json:
         body["inferenceConfig"] = config
     if request.tools and not (_forbids_tools(request) and not _has_calls(request)):
         body["toolConfig"] = _tool_config(request)
+    if request.output_schema is not None:
+        _add_schema(request.output_schema, body, losses)
+    if request.service_tier in _TIERS:
+        body["serviceTier"] = {"type": request.service_tier}
     extra = _claudes_own(request, losses) if _is_claude(target) else {}
     if extra:
         body["additionalModelRequestFields"] = extra
     return body
+
+
+def _add_schema(wanted: OutputSchema, body: Json, losses: Losses) -> None:
+    """The schema travels as a text."""
+    if wanted.schema is None:
+        losses.lose("response_format.type", "Bedrock", "give a json_schema instead of json_object")
+        return
+    schema = {"schema": orjson.dumps(wanted.schema).decode(), "name": wanted.name}
+    body["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}}
 
 
 def _is_claude(target: Target) -> bool:
@@ -219,6 +226,8 @@ def _tool(tool: Tool) -> list[Json]:
     spec: Json = {"name": tool.name, "inputSchema": {"json": tool.parameters or {"type": "object", "properties": {}}}}
     if tool.description:
         spec["description"] = tool.description
+    if tool.strict:
+        spec["strict"] = True
     return [{"toolSpec": spec}, *_cache_point(tool)]
 
 
@@ -303,7 +312,13 @@ def _decode(request: ModelRequest, body: bytes) -> Completion:
     for block in message.get("content") or ():
         parts += _read_block(block)
     choice = Choice(parts=tuple(parts), finish_reason=_FINISH.get(str(answer["stopReason"]), "stop"))
-    return Completion(id=uuid.uuid4().hex, model=request.model, choices=(choice,), usage=decode_usage(answer.get("usage")))
+    return Completion(
+        id=uuid.uuid4().hex,
+        model=request.model,
+        choices=(choice,),
+        usage=decode_usage(answer.get("usage")),
+        service_tier=_TIERS.get(str((answer.get("serviceTier") or {}).get("type"))),
+    )
 
 
 def _read_block(block: Any) -> list[TextPart | ToolCall | ReasoningPart]:

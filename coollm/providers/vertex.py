@@ -15,6 +15,7 @@ from coollm.providers import claude, gemini
 from coollm.providers.base import Losses, VendorRequest, error_body, no_such_kind
 from coollm.providers.payload import write_json
 from coollm.providers.verdict import Verdict
+from coollm.providers.vertex_embeddings import embedding_calls
 
 # What a credential begins with that is an access token, and no API key.
 ACCESS_MARK = "access token "
@@ -30,14 +31,14 @@ class VertexDialect(Value, frozen=True):
     counts_tokens: bool = False
     operations: frozenset[str] = frozenset()
     base_url: str | None = None
-    families: tuple[str, ...] = ("gemini-*", "claude-*")
+    families: tuple[str, ...] = ("gemini-*", "claude-*", "text-embedding-*", "text-multilingual-embedding-*")
 
     def encode(self, request: ModelRequest, target: Target, base_url: str, key: str, losses: Losses) -> VendorRequest:
-        """A `generateContent` of Google's or a `rawPredict` of Anthropic's models, streamed or not. The key travels in a header, never in the address."""
+        """A `generateContent`, `predict` or `embedContent` of Google's models, or a `rawPredict` of Anthropic's. The key is never in the address."""
         credentials = ("authorization", f"Bearer {key.removeprefix(ACCESS_MARK)}") if key.startswith(ACCESS_MARK) else ("x-goog-api-key", key)
         model = quote(target.model, safe="@")
-        if isinstance(request, EmbeddingRequest):
-            raise no_such_kind(request, "Vertex")
+        if isinstance(request, EmbeddingRequest) and not target.model.startswith("claude-"):
+            return embedding_calls(f"{base_url}/publishers/google/models/{model}", target.model, credentials, request)
         if not target.model.startswith("claude-"):
             return gemini.content_request(f"{base_url}/publishers/google/models/{model}", (credentials,), request, target, losses)
         if not isinstance(request, ChatRequest):

@@ -1,4 +1,4 @@
-"""Bedrock's Converse on the wire, with its binary event stream and its signatures.
+"""Bedrock on the wire: Converse with its binary event stream, InvokeModel of embedding models, Rerank, and its signatures.
 
 Sources: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html, https://smithy.io/2.0/aws/amazon-eventstream.html,
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html.
@@ -18,7 +18,8 @@ from urllib.parse import quote, unquote
 import orjson
 
 from coollm.core.types import Json
-from coollm.simulator.answer import Asked, Heard, Said
+from coollm.simulator.answer import Asked, Heard, Reply, Said, vector
+from coollm.simulator.cohere import ranking
 
 STREAM_TYPE = "application/vnd.amazon.eventstream"
 BROKEN = b"\x00\x00\x00\x20broken frame of an event stream."
@@ -43,8 +44,7 @@ def key(headers: dict[str, str]) -> str:
 
 def read(heard: Heard) -> Asked:
     """A Converse request. Raises ValueError for what the API refuses, and PermissionError for a wrong signature."""
-    if heard.headers.get("authorization", "").startswith("AWS4-"):
-        _verify(heard)
+    _verify(heard)
     body = heard.body
     messages = body.get("messages")
     if not messages or messages[0]["role"] != "user":
@@ -62,10 +62,64 @@ def read(heard: Heard) -> Asked:
         may_call=not any("toolResult" in block for block in messages[-1]["content"]),
         forced_tool=(choice.get("tool") or {}).get("name"),
         max_tokens=(body.get("inferenceConfig") or {}).get("maxTokens"),
+        schema=_schema(body.get("outputConfig") or {}),
+    )
+
+
+def _schema(output: Json) -> Json | None:
+    form = output.get("textFormat")
+    if form is None:
+        return None
+    if form["type"] != "json_schema":
+        raise ValueError("outputConfig.textFormat.type must be json_schema")
+    return dict(orjson.loads(form["structure"]["jsonSchema"]["schema"]))
+
+
+def read_invoke(heard: Heard) -> Asked:
+    """An InvokeModel of an embedding model. Raises ValueError for what the API refuses, and PermissionError for a wrong signature."""
+    _verify(heard)
+    body, model = heard.body, unquote(heard.groups[0])
+    if "cohere.embed" in model:
+        texts = body["texts"]
+        if not 0 < len(texts) <= 96 or "input_type" not in body:
+            raise ValueError("#/texts: expected 1 to 96 texts, and an input_type")
+        vectors = [vector(text, body.get("output_dimension") or 8) for text in texts]
+        made: Json = {"id": "simulated", "response_type": "embeddings_by_type", "embeddings": {"float": vectors}, "texts": texts}
+        return _reply(heard, model, " ".join(texts), made)
+    if "nova" in model:
+        asked = body["singleEmbeddingParams"]
+        text = asked["text"]["value"]
+        found = {"embeddingType": "TEXT", "embedding": vector(text, asked.get("embeddingDimension") or 8)}
+        return _reply(heard, model, text, {"embeddings": [found]})
+    text = body["inputText"]
+    return _reply(heard, model, text, {"embedding": vector(text, body.get("dimensions") or 8), "inputTextTokenCount": max(1, len(text) // 4)})
+
+
+def read_rerank(heard: Heard) -> Asked:
+    """A Rerank request. Raises ValueError for what the API refuses, and PermissionError for a wrong signature."""
+    _verify(heard)
+    body = heard.body
+    asked = body["rerankingConfiguration"]["bedrockRerankingConfiguration"]
+    query = body["queries"][0]["textQuery"]["text"]
+    documents = [source["inlineDocumentSource"]["textDocument"]["text"] for source in body["sources"]]
+    rows = [{"index": index, "relevanceScore": score} for index, score in ranking(query, documents, asked.get("numberOfResults"))]
+    return _reply(heard, asked["modelConfiguration"]["modelArn"].rpartition("/")[2], query, {"results": rows})
+
+
+def _reply(heard: Heard, model: str, text: str, made: Json) -> Asked:
+    return Asked(
+        model=model,
+        key=heard.key,
+        stream=False,
+        body=heard.body,
+        text=text,
+        reply=lambda how, _: Reply(body=made),  # noqa: ARG005
     )
 
 
 def _verify(heard: Heard) -> None:
+    if not heard.headers.get("authorization", "").startswith("AWS4-"):
+        return
     fields = dict(part.strip().split("=", 1) for part in heard.headers["authorization"].removeprefix("AWS4-HMAC-SHA256 ").split(","))
     access, date, region, service, terminator = fields["Credential"].split("/")
     path = "/".join(quote(segment, safe="-_.~") for segment in heard.path.split("/"))

@@ -36,6 +36,8 @@ def read(heard: Heard) -> Asked:
     method = heard.groups[1]
     if method == "batchEmbedContents":
         return _read_embeddings(heard)
+    if method in ("predict", "embedContent"):
+        return _read_vertex_embeddings(heard, method)
     if method == "countTokens":
         return _read_count(heard)
     return _read_content(heard, stream=method == "streamGenerateContent")
@@ -76,6 +78,29 @@ def _read_count(heard: Heard) -> Asked:
         body=heard.body,
         text=text,
         reply=lambda how, _: Reply(body={"totalTokens": max(1, len(text) // 4)}),  # noqa: ARG005
+    )
+
+
+def _read_vertex_embeddings(heard: Heard, method: str) -> Asked:
+    body = heard.body
+    if method == "predict":
+        texts = [str(one["content"]) for one in body["instances"]]
+        if heard.groups[0].startswith("gemini") and len(texts) > 1:
+            raise ValueError("this model takes one instance in a request")
+        size = (body.get("parameters") or {}).get("outputDimensionality") or 8
+        told = [{"values": vector(text, size), "statistics": {"truncated": False, "token_count": max(1, len(text) // 4)}} for text in texts]
+        made: Json = {"predictions": [{"embeddings": one} for one in told]}
+    else:
+        texts = ["".join(part.get("text", "") for part in body["content"]["parts"])]
+        size = (body.get("embedContentConfig") or {}).get("outputDimensionality") or 8
+        made = {"embedding": {"values": vector(texts[0], size)}, "usageMetadata": {"promptTokenCount": max(1, len(texts[0]) // 4)}}
+    return Asked(
+        model=heard.groups[0],
+        key=heard.key,
+        stream=False,
+        body=body,
+        text=" ".join(texts),
+        reply=lambda how, _: Reply(body=made),  # noqa: ARG005
     )
 
 

@@ -71,6 +71,8 @@ ROUTES = (
     _route("GET", r"/v1/predictions/([^/]+)(?:/(stream))?", replicate, replicate.read_prediction),
     _route("POST", r"/v1/predictions/([^/]+)/(cancel)", replicate, replicate.read_prediction),
     _route("POST", r"/model/([^/]+)/(converse|converse-stream)", bedrock, bedrock.read),
+    _route("POST", r"/model/([^/]+)/invoke", bedrock, bedrock.read_invoke),
+    _route("POST", r"/rerank", bedrock, bedrock.read_rerank),
     _route("POST", r"/v1/audio/speech", media, media.read_speech),
     _route("POST", r"/v1/audio/(?:transcriptions|translations)", media, media.read_form),
     _route("POST", r"/v1/images/generations", media, media.read_images),

@@ -40,13 +40,13 @@ MODELS = {
 }
 
 NO_CHAT = "has no chat"
-NO_EMBEDDINGS = "has no embeddings here"
+NO_EMBEDDINGS = "the API has no embeddings"
 REPLICATE = "its models take a prompt: text and one image"
 
 IMPOSSIBLE: dict[tuple[str, str], str] = {
     **{("claude", feature): "the API has no such parameter" for feature in ("n > 1", "seed", "logprobs")},
     **{("vertex-claude", feature): "the API has no such parameter" for feature in ("n > 1", "seed", "logprobs")},
-    **{("bedrock", feature): "the API has no such parameter" for feature in ("n > 1", "seed", "logprobs", "JSON schema")},
+    **{("bedrock", feature): "the API has no such parameter" for feature in ("n > 1", "seed", "logprobs")},
     **{("cohere", feature): "the API has no such parameter" for feature in ("n > 1",)},
     ("cohere", "logprobs"): "its logprobs are of token ids, not of texts",
     ("cohere", "document"): "it reads texts and images",
@@ -56,8 +56,10 @@ IMPOSSIBLE: dict[tuple[str, str], str] = {
     **{("gemini", feature): "URLs are not fetched by the API" for feature in ("image by URL",)},
     **{("vertex", feature): "URLs are not fetched by the API" for feature in ("image by URL",)},
     **{("bedrock", feature): "URLs are not fetched by the API" for feature in ("image by URL",)},
-    **{(vendor, "embeddings"): NO_EMBEDDINGS for vendor in ("claude", "replicate", "bedrock", "vertex", "vertex-claude")},
-    **{(vendor, "rerank"): "has no rerank" for vendor in ("openai", "claude", "gemini", "replicate", "bedrock", "vertex", "vertex-claude")},
+    **{(vendor, "embeddings"): NO_EMBEDDINGS for vendor in ("claude", "vertex-claude")},
+    ("replicate", "embeddings"): "each of its embedding models has inputs of its own",
+    **{(vendor, "rerank"): "the API has no rerank" for vendor in ("openai", "claude", "gemini", "replicate", "vertex-claude")},
+    ("vertex", "rerank"): "it ranks in another service, Discovery Engine",
 }
 
 Ask = Callable[[GatewayHandle, str], None]
@@ -223,12 +225,13 @@ def embeddings(gateway: GatewayHandle, model: str) -> None:
 def embedding_model(model: str) -> str:
     """The vendor's model of vectors, by the name of its model of words."""
     vendor = next(name for name, known in MODELS.items() if known == model)
-    return {"voyage": "voyage-sim"}.get(vendor, f"{vendor}:{'embed-sim' if vendor in ('openai', 'gemini', 'cohere', 'custom') else model}")
+    named = {"bedrock": "amazon.titan-embed-text-sim", "vertex": "text-embedding-sim", "voyage": "voyage-sim"}
+    return f"{vendor}:{'embed-sim' if vendor in ('openai', 'gemini', 'cohere', 'custom') else named.get(vendor, model)}"
 
 
 def rerank(gateway: GatewayHandle, model: str) -> None:
     vendor = next(name for name, known in MODELS.items() if known == model)
-    named = f"{vendor}:{'rerank-sim' if vendor in ('openai', 'gemini', 'cohere', 'custom', 'voyage') else model}"
+    named = f"{vendor}:{'rerank-sim' if vendor in ('openai', 'gemini', 'cohere', 'custom', 'voyage', 'bedrock') else model}"
     body = {"model": named, "query": "red fox", "documents": ["a blue cat", "the red fox"], "top_n": 1}
     found: Any = sdk(gateway).post("/rerank", body=body, cast_to=object)
     assert [row["index"] for row in found["results"]] == [1]

@@ -281,3 +281,41 @@ def _target(link: Path) -> str:
         return str(link.readlink())
     except FileNotFoundError:
         return ""
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "bedrock:amazon.titan-embed-text-sim",
+        "bedrock:amazon.nova-embed-sim",
+        "bedrock:cohere.embed-sim",
+        "vertex:text-embedding-sim",
+        "vertex:gemini-embedding-001",
+        "vertex:gemini-embedding-sim",
+    ],
+)
+def test_vectors_of_vendors_that_take_few_texts_in_a_call(client: openai.OpenAI, model: str) -> None:
+    texts = [f"text {number} of some length" for number in range(99)]
+    found = client.embeddings.create(model=model, input=texts, dimensions=4)
+    assert [row.index for row in found.data] == list(range(99))
+    assert [len(row.embedding) for row in found.data] == [4] * 99
+    alone = client.embeddings.create(model=model, input=texts[97], dimensions=4)
+    assert found.data[97].embedding == alone.data[0].embedding, "the vectors stand in the order of the texts"
+    assert found.usage.prompt_tokens > 90 * alone.usage.prompt_tokens > 0
+    with pytest.raises(openai.BadRequestError, match="not the numbers of tokens"):
+        client.embeddings.create(model=model, input=[1, 2, 3])
+
+
+def test_an_embedding_model_of_bedrock_that_nobody_knows(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"amazon\.titan-embed-text"):
+        client.embeddings.create(model="bedrock:rerank-sim", input="a")
+
+
+def test_a_tier_and_a_strict_tool_reach_bedrock(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "function": {"name": "trip", "parameters": {"type": "object", "properties": {}}, "strict": True}}
+    told = [*SAY, {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "trip", "arguments": "{}"}}]}]
+    told.append({"role": "tool", "tool_call_id": "c1", "content": "ok"})
+    answer = client.chat.completions.create(model="anthropic.claude-sim-v1~echo=1", messages=told, tools=[tool], service_tier="flex")
+    heard = json.loads(str(answer.choices[0].message.content))
+    assert heard["serviceTier"] == {"type": "flex"}
+    assert heard["toolConfig"]["tools"][0]["toolSpec"]["strict"] is True

@@ -37,9 +37,9 @@ def bedrock(simulator: SimulatorHandle) -> Any:
     return bedrock_client(simulator, "secret-of-AKIASIM")
 
 
-def bedrock_client(simulator: SimulatorHandle, secret: str) -> Any:
+def bedrock_client(simulator: SimulatorHandle, secret: str, service: str = "bedrock-runtime") -> Any:
     return boto3.client(
-        "bedrock-runtime",
+        service,
         region_name="us-east-1",
         endpoint_url=simulator.url,
         aws_access_key_id="AKIASIM",
@@ -132,6 +132,10 @@ def test_gemini_on_vertex(simulator: SimulatorHandle) -> None:
     credentials = google.oauth2.credentials.Credentials("ya29.x")  # type: ignore[no-untyped-call]
     client = genai.Client(vertexai=True, project="p", location="global", credentials=credentials, http_options=options)
     assert client.models.generate_content(model="gemini-sim~tokens=3", contents="hello").usage_metadata.candidates_token_count == 3
+    found = client.models.embed_content(model="text-embedding-sim", contents=["one", "two"]).embeddings
+    assert [len(one.values) for one in found] == [8, 8]
+    found = client.models.embed_content(model="gemini-embedding-sim", contents="one", config=genai_types.EmbedContentConfig(output_dimensionality=5)).embeddings
+    assert [len(one.values) for one in found] == [5]
 
 
 def test_cohere(cohere_client: cohere.ClientV2) -> None:
@@ -192,3 +196,21 @@ def test_bedrock(bedrock: Any, simulator: SimulatorHandle) -> None:
         list(bedrock.converse_stream(modelId="claude-sim~error_after=2", messages=said)["stream"])
     with pytest.raises(botocore.exceptions.ClientError, match="signature"):
         bedrock_client(simulator, "wrong").converse(modelId="claude-sim", messages=said)
+
+
+def test_bedrocks_schemas_vectors_and_ranking(bedrock: Any, simulator: SimulatorHandle) -> None:
+    structure = {"jsonSchema": {"name": "trip", "schema": json.dumps(SCHEMA)}}
+    said: Any = [{"role": "user", "content": [{"text": "hello"}]}]
+    output = {"textFormat": {"type": "json_schema", "structure": structure}}
+    told = bedrock.converse(modelId="claude-sim", messages=said, outputConfig=output)["output"]["message"]["content"][0]["text"]
+    assert json.loads(told) == {"city": "simulated", "days": 1}
+    titan = json.loads(bedrock.invoke_model(modelId="amazon.titan-embed-text-sim", body=json.dumps({"inputText": "a", "dimensions": 4}))["body"].read())
+    assert len(titan["embedding"]) == 4
+    agents = bedrock_client(simulator, "secret-of-AKIASIM", "bedrock-agent-runtime")
+    model = {"modelConfiguration": {"modelArn": "arn:aws:bedrock:us-east-1::foundation-model/rerank-sim"}, "numberOfResults": 1}
+    ranked = agents.rerank(
+        queries=[{"type": "TEXT", "textQuery": {"text": "red fox"}}],
+        sources=[{"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": text}}} for text in ("a blue cat", "the red fox")],
+        rerankingConfiguration={"type": "BEDROCK_RERANKING_MODEL", "bedrockRerankingConfiguration": model},
+    )
+    assert [row["index"] for row in ranked["results"]] == [1]
