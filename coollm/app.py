@@ -20,6 +20,7 @@ from coollm.api.routes import Route
 from coollm.core.errors import GatewayFault, InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
 from coollm.core.registry import ENDPOINTS
 from coollm.core.types import Usage
+from coollm.providers.rate_limits import write as write_limits
 from coollm.services import Services
 from coollm.stores.base import StoreError
 from coollm.telemetry.record import RequestRecord
@@ -87,6 +88,8 @@ def _refuse(services: Services, error: RequestError) -> Response:
     if error.retry_after_seconds is not None:
         response.headers["retry-after"] = str(max(1, round(error.retry_after_seconds + 0.49)))
         response.headers["retry-after-ms"] = str(max(1, round(error.retry_after_seconds * 1000)))
+    if record is not None:
+        response.headers.update(write_limits(_face().wire, record.rate_limits))
     if error.status == 401:
         response.headers["www-authenticate"] = "Bearer"
     return response

@@ -17,7 +17,8 @@ from coollm.providers.openai_responses import decode_usage as decode_split_usage
 from coollm.providers.verdict import VendorError
 
 if TYPE_CHECKING:
-    from coollm.gateway import Call, Gateway
+    from coollm.call import Call
+    from coollm.gateway import Gateway
     from coollm.vendor_call import VendorCall
 
 KEPT_BYTES = 8192
@@ -36,7 +37,7 @@ class PassedThrough:
         self.headers = {name: exchange.headers[name] for name in FORWARDED_HEADERS if name in exchange.headers}
         self._gateway = gateway
         self._call = call
-        self._grant = grant
+        self.grant = grant
         self._client = client
         self._vendor = vendor
         self._pieces = exchange.pieces()
@@ -60,8 +61,8 @@ class PassedThrough:
             raise StopIteration from None
         except VendorError as error:
             # The head is out: an answer that is not whole can only be cut off, which the client sees by its missing end.
-            self._gateway.router.failed(self._grant.target, error.verdict)
-            self._error = StreamCut(f"{self._grant.target.provider} broke off the answer ({error.verdict.cause})")
+            self._gateway.router.failed(self.grant.target, error.verdict)
+            self._error = StreamCut(f"{self.grant.target.provider} broke off the answer ({error.verdict.cause})")
             raise ConnectionResetError(errno.ECONNRESET, str(self._error)) from error
         self._call.record.first_token()
         if len(self._first) < KEPT_BYTES:
@@ -75,14 +76,14 @@ class PassedThrough:
             return
         self._is_closed = True
         self._vendor.close(is_wanted=self._is_ended)
-        self._gateway.router.board.end(self._grant.target.key)
+        self._gateway.router.board.end(self.grant.target.key)
         ending = Ending.ANSWERED if self._is_ended else Ending.CUT if isinstance(self._error, StreamCut) else Ending.CLIENT_GONE
         if ending is Ending.CLIENT_GONE and self._error is None:
             self._error = ClientGone("the client closed its connection")
         usage = settled_usage(ending, self._call.request, find_usage(self._last) or find_usage(self._first), 0)
         self._call.record.end(ending, usage, self._error)
         self._gateway.tell(self._call.record)
-        self._gateway.settle((self._grant.key, self._client), usage)
+        self._gateway.settle((self.grant.key, self._client), usage)
 
 
 def find_usage(data: bytes) -> Usage | None:

@@ -13,20 +13,27 @@ from pathlib import Path
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
+from coollm.budgets import Budgets
+from coollm.cache.answers import AnswerCache
+from coollm.call import Account
 from coollm.core.config.schema import Client, Provider, Settings
 from coollm.core.errors import OperationFailed
-from coollm.core.registry import CREDENTIALS, PROVIDERS, STORES
+from coollm.core.registry import CACHES, CREDENTIALS, PROVIDERS, STORES
 from coollm.core.secrets import Redactor
 from coollm.credentials import FixedKey
-from coollm.gateway import Account, Gateway
+from coollm.gateway import Gateway
 from coollm.ledger.book import Ledger, open_ledger
 from coollm.ledger.entry import entry_of
+from coollm.ledger.override_book import OverrideBook
 from coollm.ledger.shipper import Shipper
 from coollm.ledger.threads import in_thread
 from coollm.ledger.usage_log import UsageLog
 from coollm.limits.keeper import Keeper
 from coollm.limits.limiter import Limiter
+from coollm.limits.output_sizes import OutputSizes
 from coollm.limits.scopes import Scopes
+from coollm.limits.watcher import LimitWatcher
+from coollm.news import Exchange
 from coollm.routing.catalog import Catalog, key_ids
 from coollm.routing.router import Router
 from coollm.routing.stats import Board
@@ -39,6 +46,8 @@ from coollm.upstream import Upstream
 
 SIMULATOR_URL = "simulator://"
 SHIPPER_LOCK = "shipper.lock"
+STORE_IDENTITY = "store.identity"
+MEBIBYTE = 1024 * 1024
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -47,6 +56,10 @@ class Services(msgspec.Struct, frozen=True):
     settings: Settings
     gateway: Gateway
     limiter: Limiter
+    overrides: OverrideBook
+    watcher: LimitWatcher
+    budgets: Budgets
+    cache: AnswerCache | None
     keeper: Keeper
     upstream: Upstream
     store: GuardedStore
@@ -68,6 +81,8 @@ class Services(msgspec.Struct, frozen=True):
         """Lets go of connections and files."""
         self.upstream.close()
         self.store.close()
+        if self.cache is not None:
+            self.cache.close()
         self.ledger.close()
 
 
@@ -79,21 +94,22 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
     accounts = {provider.id: _account(provider, simulator_url) for provider in settings.llm_providers}
     redact = Redactor(settings.secrets())
     metrics = Metrics(settings)
+    owner = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
     try:
         runtime = settings.storage.runtime
         opened: Store = STORES[runtime.type](runtime, state)
+        cache = _cache(settings, state, owner)
     except StoreError as error:
         raise OperationFailed(f"the store cannot be opened: {error}", "give COOLLM_STATE_DIR or --state-dir a directory that can be written") from error
-    store = GuardedStore(opened, runtime.on_failure, runtime.local_share / settings.server.workers)
-    owner = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
-    limiter = Limiter(store, Scopes(settings), owner)
-    catalog = Catalog(settings)
-    router = Router(settings.policy, Board(), limiter, store)
-    upstream = Upstream(settings.policy.timeouts)
-
+    store = GuardedStore(opened, runtime.on_failure, runtime.local_share / settings.server.workers, remembered=state / STORE_IDENTITY)
     usage_log = UsageLog(usage_log_path)
     ledger = open_ledger(settings, state)
-
+    overrides = OverrideBook(ledger, state)
+    limiter = Limiter(store, Scopes(settings, overrides.remembered()), owner)
+    catalog = Catalog(settings)
+    router = Router(settings.policy, Board(), limiter, store)
+    sizes = OutputSizes()
+    upstream = Upstream(settings.policy.timeouts)
     shipper = Shipper(usage_log_path, ledger, state / SHIPPER_LOCK, platform.node())
 
     def cost_in_ledger(request_id: str) -> int | None:
@@ -109,11 +125,17 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         log_request(record)
         metrics.observe(record)
 
+    budgets = Budgets(limiter, ledger, shipper, owner)
+    store.recount = budgets.recount
     return Services(
         settings=settings,
-        gateway=Gateway(settings.policy, accounts, catalog, router, limiter, upstream, redact, tell),
+        gateway=Gateway(settings.policy, accounts, catalog, router, limiter, sizes, cache, upstream, redact, tell),
         limiter=limiter,
-        keeper=Keeper(store, owner, limiter, catalog.target, cost_in_ledger, tell),
+        overrides=overrides,
+        watcher=LimitWatcher(overrides, limiter, settings),
+        budgets=budgets,
+        cache=cache,
+        keeper=Keeper(store, owner, Exchange(router.board, sizes), catalog.target, cost_in_ledger, tell),
         upstream=upstream,
         store=store,
         usage_log=usage_log,
@@ -126,6 +148,13 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         accounts=accounts,
         started=time.time(),
     )
+
+
+def _cache(settings: Settings, state: Path, owner: str) -> AnswerCache | None:
+    wanted, runtime = settings.policy.cache, settings.storage.runtime
+    if not wanted.enabled:
+        return None
+    return AnswerCache(wanted, CACHES[runtime.type](runtime, state, wanted.max_size_mb * MEBIBYTE), owner)
 
 
 def has_expired(client: Client) -> bool:

@@ -6,31 +6,35 @@ import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
+from coollm.cache.collector import Collector
 from coollm.core.errors import ClientGone, RequestError, StreamCut
 from coollm.core.types import CONTENT, ReasoningDelta, RefusalDelta, StreamEnd, StreamEvent, TextDelta, ToolCallDelta, Usage, UsageUpdate
-from coollm.limits.limiter import Grant, Reservation
+from coollm.limits.limiter import Grant
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.providers.sse import EventTooLarge, SseEvent
 from coollm.providers.verdict import Cause, VendorError, Verdict
 
 if TYPE_CHECKING:
-    from coollm.gateway import Call, Gateway
+    from coollm.gateway import Gateway
+    from coollm.run import Run
     from coollm.vendor_call import VendorCall
 
 
 class StreamAnswer:
     """An iterator over the bytes for the client. `close` settles, however the stream ended; it may be called at any time, and more than once."""
 
-    def __init__(self, gateway: Gateway, call: Call, grant: Grant, client: Reservation | None, vendor: VendorCall, started: float) -> None:
+    def __init__(self, gateway: Gateway, run: Run, grant: Grant, vendor: VendorCall, started: float) -> None:
+        call = run.call
         self._gateway = gateway
+        self._run = run
         self._call = call
-        self._grant = grant
-        self._client = client
+        self.grant = grant
         self._vendor = vendor
         self._started = started
         self._decoder = vendor.form.stream_decoder()
         self._renderer = None if vendor.form.wire == call.face.wire else call.face.renderer(call.request, grant.target, call.record.request_id)
         self._forward = call.face.forwarder(grant.target) if self._renderer is None else None
+        self._collector = Collector(grant.target.model) if run.flight is not None else None
         self._frames = self._read()
         self._held = b""
         self._usage: Usage | None = None
@@ -49,9 +53,8 @@ class StreamAnswer:
             if self._has_content:
                 break
         self._held = b"".join(held)
-        self._call.record.target = self._grant.target
         self._call.record.first_token()
-        self._gateway.router.succeeded(self._grant.target, time.monotonic() - self._started)
+        self._gateway.router.succeeded(self.grant.target, time.monotonic() - self._started)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -70,6 +73,14 @@ class StreamAnswer:
         except VendorError as error:
             return self._broke(error.verdict)
 
+    def abandon(self) -> None:
+        """Lets go of the vendor, where another was faster: nothing is told or settled here."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._frames.close()
+            self._vendor.close(is_wanted=False)
+            self._gateway.router.board.end(self.grant.target.key)
+
     def close(self) -> None:
         """Settles what was used, lets go of the vendor and tells of the request."""
         if self._is_closed:
@@ -79,14 +90,16 @@ class StreamAnswer:
         if self._is_ended:
             self._vendor.exchange.drain()
         self._vendor.close(is_wanted=self._is_ended)
-        self._gateway.router.board.end(self._grant.target.key)
+        self._gateway.router.board.end(self.grant.target.key)
         ending = self._ending()
         usage = settled_usage(ending, self._call.request, self._usage, self._characters)
         if ending is Ending.CLIENT_GONE and self._error is None:
             self._error = ClientGone("the client closed its connection")
-        self._call.record.end(ending, usage, self._error)
-        self._gateway.tell(self._call.record)
-        self._gateway.settle((self._grant.key, self._client), usage)
+        self._gateway.finish(self._run, self.grant, ending, usage, self._error)
+        made = None
+        if self._collector is not None and ending is Ending.ANSWERED:
+            made = self._collector.completion(self._call.record.request_id, usage)
+        self._gateway.keep(self._run, made, usage, None)
 
     def _ending(self) -> Ending:
         if self._is_ended:
@@ -140,6 +153,8 @@ class StreamAnswer:
     def _count(self, event: StreamEvent) -> None:
         if isinstance(event, CONTENT):
             self._has_content = True
+            if self._collector is not None:
+                self._collector.take(event)
         if isinstance(event, UsageUpdate):
             self._usage = event.usage
         elif isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
@@ -149,7 +164,7 @@ class StreamAnswer:
 
     def _broke(self, verdict: Verdict) -> bytes:
         """The vendor failed after content: the client is told so in its own dialect, and no finish is faked."""
-        target = self._grant.target
+        target = self.grant.target
         self._gateway.router.failed(target, verdict)
         self._error = StreamCut(f"{target.provider} broke off the stream ({verdict.cause}); what came is incomplete, the request can be sent again")
         return self._call.face.error_frame(self._error)

@@ -48,6 +48,7 @@ def _application() -> Flask:
     open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
     usage_log = make_private(log_directory(config, state)) / USAGE_LOG
     services = build_services(settings, state, usage_log, embedded_simulator)
-    for work in (services.keeper.run, services.usage_log.run, services.shipper.run):
+    for work in (services.keeper.run, services.usage_log.run, services.shipper.run, services.watcher.run):
         gevent.spawn(work)
+    gevent.spawn(services.budgets.recount_at_start, services.store)
     return create_app(services)

@@ -1,60 +1,80 @@
-"""`coollm budget`: what is spent of each budget."""
+"""`coollm budget`: what is spent of each budget, and what may be."""
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import typer
 from coollm_cli import options
-from coollm_cli.ops.gateway_client import GatewayClient, find_gateway
+from coollm_cli.ops.gateway_client import find_gateway
+from coollm_cli.ops.limits import change, read
 from coollm_cli.output import Result, Table
 
-app = typer.Typer(help="List budgets, and verify what was spent.", no_args_is_help=True, add_completion=False)
+from coollm.core.errors import UsageError
 
-COLUMNS = ("budget of", "id", "period", "until", "limit_usd", "used_usd", "left_usd", "ledger_usd")
+app = typer.Typer(help="List, set and verify budgets.", no_args_is_help=True, add_completion=False)
 
-# The ledger follows its log within a second or two, and what runs has its most reserved.
-PATIENCE_SECONDS = 6.0
+COLUMNS = ("budget of", "id", "period", "until", "limit_usd", "used_usd", "reserved_usd", "left_usd", "ledger_usd")
+FIELDS = ("budget_usd", "budget_period", "budget_timezone")
+
+Of = Annotated[Literal["client", "team", "model"], typer.Argument(metavar="client|team|model", help="Whose budget.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The client or team by its id, or models as provider:model or a pattern.")]
 
 
 @app.command("list")
 def list_budgets(config: options.Config = None, json: options.Json = False) -> Result:
-    """List the budgets of clients, teams and models: what is used of each, reservations included, and what the ledger has.
+    """List the budgets of clients, teams, models and second requests: what is used of each, what of that is reserved by what runs, and what the ledger has.
 
     Example: coollm budget list
     """
     found = find_gateway(config).ask("/admin/v1/budgets")
     rows = [_cells(row) for row in found["budgets"]]
-    return Result(found, [Table(COLUMNS, rows, "no client, team or model has a budget")], as_json=json)
+    return Result(found, [Table(COLUMNS, rows, "nobody and nothing has a budget")], as_json=json)
+
+
+@app.command("set")
+def set_budget(
+    of: Of,
+    identity: Id,
+    usd: Annotated[str | None, typer.Option("--usd", metavar="AMOUNT", help="US dollars in each period; none lifts the budget.")] = None,
+    period: Annotated[Literal["day", "week", "month", "total"] | None, typer.Option("--period", help="When it begins anew.")] = None,
+    timezone: Annotated[str | None, typer.Option("--timezone", metavar="ZONE", help="Whose midnight a period begins at.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Begin anew now: what was spent until now counts no more.")] = False,
+    as_configured: Annotated[bool, typer.Option("--as-configured", help="Back to what the configuration says.")] = False,
+    config: options.Config = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> Result:
+    """Set a budget in every worker within a second, without a restart. It holds until it is set again, over restarts too.
+
+    Example: coollm budget set client web --usd 50 --period month --yes
+    """
+    given = {"budget_usd": read(usd, "usd", float), "budget_period": period, "budget_timezone": timezone}
+    wanted = {name: value for name, value in given.items() if value is not None or (name == "budget_usd" and usd is not None)}
+    if (as_configured and wanted) or not (as_configured or wanted or reset):
+        raise UsageError("say what to set (--usd, --period, --timezone), --reset, or --as-configured alone", "coollm budget set --help")
+    asked: dict[str, Any] = {"set": wanted, "configured": list(FIELDS) if as_configured else [], "reset_budget": reset}
+    return change(find_gateway(config), of, identity, asked, yes=yes, dry_run=dry_run, as_json=json)
 
 
 @app.command()
 def verify(config: options.Config = None, json: options.Json = False, quiet: options.Quiet = False) -> Result:
-    """Prove that the counters of all budgets are what the ledger has, to a billionth of a dollar. Exit 4 if not.
-
-    Requests that run have what they may cost at most reserved: on a gateway that is never idle the counters are above the ledger by that.
+    """Prove that the counters of all budgets are what the ledger has, with what runs, to a billionth of a dollar. Exit 4 if not.
 
     Example: coollm budget verify --quiet
     """
-    client = find_gateway(config)
-    found = _settled(client)
-    wrong = [row for row in found["budgets"] if row["difference_nano_usd"] != 0]
+    found = find_gateway(config).ask("/admin/v1/budgets/verify")
     text = [f"{len(found['budgets'])} budgets: the counters are what the ledger has"]
+    wrong = [row for row in found["budgets"] if row["difference_nano_usd"] != 0]
     if wrong:
-        text = [f"{row['scope']} '{row['id']}': the counter has {row['used_usd']:.9f}, the ledger {row['ledger_usd']:.9f} US dollars" for row in wrong]
-    return Result({**found, "ok": not wrong}, [] if quiet and not wrong else text, as_json=json, exit_code=4 if wrong else 0)
-
-
-def _settled(client: GatewayClient) -> Any:
-    """The budgets once counters and ledger agree, or as they are after some seconds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        found = client.ask("/admin/v1/budgets")
-        if all(row["difference_nano_usd"] == 0 for row in found["budgets"]) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.5)
+        text = [
+            f"{row['scope']} '{row['id']}': the counter has {row['used_usd']:.9f}, of which {row['reserved_usd']:.9f} are reserved, "
+            f"the ledger {row['ledger_usd']:.9f} US dollars"
+            for row in wrong
+        ]
+    return Result(found, [] if quiet and not wrong else text, as_json=json, exit_code=4 if wrong else 0)
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:

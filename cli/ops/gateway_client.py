@@ -70,6 +70,14 @@ class GatewayClient:
             raise OperationFailed(error_text(reply))
         return reply.body
 
+    def put(self, path: str, body: Any) -> Any:
+        """The body of a successful PUT. Raises OperationFailed with what the gateway says, and Unreachable."""
+        with self._response("PUT", path, body, REQUEST_TIMEOUT_SECONDS) as response:
+            reply = _reply(response)
+        if reply.status != 200:
+            raise OperationFailed(error_text(reply))
+        return reply.body
+
     def lines(self, path: str) -> Iterator[bytes]:
         """The lines of a successful GET, as they come. Raises OperationFailed with what the gateway says, and Unreachable."""
         with self._response("GET", path, None, REQUEST_TIMEOUT_SECONDS) as response:

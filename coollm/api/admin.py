@@ -22,8 +22,10 @@ from coollm.core.config.schema import Client
 from coollm.core.errors import ClientGone, InvalidRequest
 from coollm.core.registry import PROVIDERS
 from coollm.core.types import ChatRequest, EmbeddingRequest, Json, Message, ModelRequest, Target, TextPart
+from coollm.limits.estimate import estimate_of
 from coollm.providers.verdict import VendorError
-from coollm.routing.catalog import key_ids
+from coollm.routing.catalog import key_ids, price_of
+from coollm.routing.sticky import stickiness
 from coollm.services import Services
 
 PROBE_TEXT = "Reply with the single word: ok"
@@ -60,7 +62,7 @@ def providers(services: Services) -> Response:
         keys = []
         for key_id in key_ids(provider):
             cooldown = cooling.get(f"{provider.id}/{key_id}")
-            stats = services.gateway.router.board.of(f"{provider.id}/{key_id}")
+            stats = services.gateway.router.board.all_of(f"{provider.id}/{key_id}")
             keys.append(
                 {
                     "id": key_id,
@@ -69,7 +71,7 @@ def providers(services: Services) -> Response:
                     "usable_in_seconds": round(cooldown.seconds, 1) if cooldown else 0,
                     "in_flight": stats.in_flight,
                     "error_rate": round(stats.error_rate, 3),
-                    "latency_ms": None if stats.latency_seconds is None else round(stats.latency_seconds * 1000),
+                    "latency_ms": round(stats.latency_seconds * 1000) if stats.latency_seconds else None,
                 }
             )
         found.append(
@@ -82,6 +84,28 @@ def providers(services: Services) -> Response:
             }
         )
     return _json({"providers": found})
+
+
+def prices(services: Services) -> Response:
+    """What each listed model costs, in US dollars per million tokens, and where that is known from; nulls where it is not."""
+    rows = []
+    for provider in services.settings.llm_providers:
+        for model in provider.listed_models():
+            price = price_of(provider, model)
+            rates = price.standard.rates if price else None
+            rows.append(
+                {
+                    "model": f"{provider.id}:{model}",
+                    "input": rates.input if rates else None,
+                    "cached_input": rates.cached_input if rates else None,
+                    "cache_write": rates.cache_write if rates else None,
+                    "output": rates.output if rates else None,
+                    "reasoning": rates.reasoning if rates else None,
+                    "tiers": sorted(price.services) if price else [],
+                    "source": price.source if price else None,
+                }
+            )
+    return _json({"prices": rows})
 
 
 def probe_providers(services: Services) -> Response:
@@ -128,14 +152,15 @@ def _probe(services: Services, provider: str, kind: str, key_id: str, model: str
 def explain_route(services: Services) -> Response:
     """The order of the candidates for a request, as this worker sees it now: {"model"} or a whole chat request; "client" asks on behalf of a client."""
     body = parse_body(read_body(services, request))
-    on_behalf = body.pop("client", None)
+    on_behalf, session = body.pop("client", None), body.pop("session", None)
     body.setdefault("messages", [{"role": "user", "content": "?"}])
     chat = parse_request(body)
     client = _client(services, on_behalf)
     targets = services.gateway.catalog.resolve(chat.model, client)
     cooling = services.store.cooldowns()
     candidates = []
-    for place, ranked in enumerate(services.gateway.router.rank(targets), 1):
+    belongs_to = stickiness(services.settings.policy.sticky, chat, session)
+    for place, ranked in enumerate(services.gateway.router.rank(targets, belongs_to), 1):
         target = ranked.target
         candidates.append(
             {
@@ -167,7 +192,8 @@ def _why_excluded(services: Services, chat: ChatRequest, client: Client | None, 
         return f"cools down for {cooldown.seconds:.0f} s: {cooldown.cause}"
     if chat.max_output_tokens is not None and target.max_tokens is not None and chat.max_output_tokens > target.max_tokens:
         return f"max_tokens {chat.max_output_tokens} is above the key's limit of {target.max_tokens}"
-    charges = services.limiter.charges(services.limiter.scopes.of_client(client), chat, target)
+    scopes = services.limiter.scopes
+    charges = services.limiter.charges(scopes.of_client(client), estimate_of(chat, with_most=scopes.has_budgets), target)
     used = services.store.used(charges)
     for charge in charges:
         if used[charge.counter] + charge.amount > charge.limit:
@@ -192,6 +218,7 @@ ROUTES = (
     Route("/admin/v1/status", ("GET",), Access.ADMIN, status, "admin_status"),
     Route("/admin/v1/health", ("GET",), Access.ADMIN, lambda services: _json(assess(services)), "admin_health"),
     Route("/admin/v1/providers", ("GET",), Access.ADMIN, providers, "admin_providers"),
+    Route("/admin/v1/prices", ("GET",), Access.ADMIN, prices, "admin_prices"),
     Route("/admin/v1/providers/test", ("POST",), Access.ADMIN, probe_providers, "admin_providers_test"),
     Route("/admin/v1/route/explain", ("POST",), Access.ADMIN, explain_route, "admin_route_explain"),
 )

@@ -1,48 +1,152 @@
-"""What is spent of each budget: for the administrator."""
+"""Budgets and other limits, for the administrator: what is spent, and what is set while the gateway runs."""
 
 from __future__ import annotations
 
 import time
+from zoneinfo import available_timezones
 
+import gevent
+import msgspec
 import orjson
-from flask import Response
+from flask import Response, request
+from sqlalchemy.exc import SQLAlchemyError
 
+from coollm.api.body import parse_body, read_body
+from coollm.api.fields import typed
 from coollm.api.routes import Access, Route
-from coollm.api.usage import in_thread_or_unavailable
+from coollm.api.usage import in_thread_or_unavailable, ledger_unavailable
+from coollm.budgets import PATIENCE_SECONDS, BudgetState
+from coollm.core.config.schema import Limits
+from coollm.core.errors import InvalidRequest, OperationFailed, UnknownRoute
 from coollm.core.money import NANO_USD
+from coollm.core.registry import did_you_mean
 from coollm.core.types import Json
-from coollm.limits.limiter import budget_charge
+from coollm.limits.overrides import FIELDS, Override, merged
 from coollm.limits.scopes import Scope
+from coollm.limits.watcher import LOOK_SECONDS
 from coollm.services import Services
 
-FOREVER = 2**43
+# By then every worker has taken in what was set.
+ADOPTED_SECONDS = 2 * LOOK_SECONDS
+
+KINDS = ("client", "team", "model")
 
 
 def budgets(services: Services) -> Response:
-    """Every budget, what is spent or reserved of it by the counters, and what was spent by the ledger, in its present period."""
-    in_thread_or_unavailable(services.shipper.ship)
-    rows = [_row(services, scope) for scope in services.limiter.scopes.budgeted()]
-    return Response(orjson.dumps({"budgets": rows}), mimetype="application/json")
+    """Every budget: what is used of it by the counters, what of that is reserved by what runs, and what was spent by the ledger, in its present period."""
+    return _json({"budgets": [_row(one) for one in _states(services, 0.0)]})
 
 
-def _row(services: Services, scope: Scope) -> Json:
-    charge = budget_charge(scope, 0, time.time())
-    assert charge is not None  # noqa: S101  it has a budget
-    used = services.store.used([charge])[charge.counter]
-    starts, ends = charge.span.starts, charge.span.ends
-    spent = in_thread_or_unavailable(lambda: services.ledger.spent(scope.kind, scope.id, starts * 1000, (ends or FOREVER) * 1000))
+def verify(services: Services) -> Response:
+    """The same, once counters and ledger agree, or as they are after some seconds."""
+    rows = [_row(one) for one in _states(services, PATIENCE_SECONDS)]
+    return _json({"ok": all(row["difference_nano_usd"] == 0 for row in rows), "budgets": rows})
+
+
+def _states(services: Services, patience: float) -> list[BudgetState]:
+    try:
+        return services.budgets.states(services.store, patience=patience)
+    except (SQLAlchemyError, OperationFailed) as error:
+        raise ledger_unavailable(error) from error
+
+
+def _row(state: BudgetState) -> Json:
+    scope, span, limit = state.scope, state.charge.span, state.charge.limit
     return {
         "scope": scope.kind,
         "id": scope.id,
         "period": scope.limits.budget_period,
-        "starts": None if not ends else starts,
-        "ends": ends or None,
-        "limit_usd": charge.limit / NANO_USD,
-        "used_usd": used / NANO_USD,
-        "left_usd": max(0, charge.limit - used) / NANO_USD,
-        "ledger_usd": spent / NANO_USD,
-        "difference_nano_usd": used - spent,
+        "starts": span.starts if span.ends or scope.budget_since else None,
+        "ends": span.ends or None,
+        "limit_usd": limit / NANO_USD,
+        "used_usd": state.used / NANO_USD,
+        "reserved_usd": state.held / NANO_USD,
+        "left_usd": max(0, limit - state.used) / NANO_USD,
+        "ledger_usd": state.spent / NANO_USD,
+        "difference_nano_usd": state.difference,
     }
 
 
-ROUTES = (Route("/admin/v1/budgets", ("GET",), Access.ADMIN, budgets, "admin_budgets"),)
+def limits(services: Services, kind: str, identity: str) -> Response:
+    """GET: the limits that hold for a client, a team or a model. PUT: {"set": {field: value, or null to lift it}, "configured": [fields that are to be as
+    configured again], "reset_budget": true, "dry_run": true}: they hold in every worker within a second.
+    """
+    scope = _scope(services, kind, identity)
+    if request.method == "GET":
+        return _json(_told(scope))
+    asked = parse_body(read_body(services, request))
+    before = _override(services, kind, identity)
+    after = _changed(before, asked)
+    try:
+        limits_after = merged(_configured(services, kind, identity), after)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{error}", param="set") from None
+    zone = limits_after.budget_timezone
+    if zone not in available_timezones():
+        raise InvalidRequest(f"no time zone '{zone[:60]}'{did_you_mean(zone, available_timezones())}", param="set.budget_timezone")
+    made = Scope(kind=kind, id=identity, limits=limits_after, budget_since=after.budget_since)
+    if not typed(asked, "dry_run", bool, "true or false") and after != before:
+        in_thread_or_unavailable(lambda: services.overrides.write(after))
+        services.watcher.look()
+        if _budget_differs(scope, made):
+            gevent.sleep(ADOPTED_SECONDS)
+            services.budgets.recount(services.store)
+    return _json({"before": _told(scope), "after": _told(made), "changed": _told(scope) != _told(made)})
+
+
+def _budget_differs(before: Scope, after: Scope) -> bool:
+    """Whether money is counted in another way: what was spent already is then to be counted again."""
+    names = ("budget_usd", "budget_period", "budget_timezone")
+    return before.budget_since != after.budget_since or any(getattr(before.limits, name) != getattr(after.limits, name) for name in names)
+
+
+def _scope(services: Services, kind: str, identity: str) -> Scope:
+    if kind not in KINDS:
+        raise UnknownRoute(f"limits are of a client, a team or a model, not of a '{kind[:40]}'")
+    scopes = services.limiter.scopes
+    known = scopes.known(kind)
+    found = scopes.find(kind, identity)
+    if found is None and known is not None:
+        raise UnknownRoute(f"no {kind} '{identity[:80]}' is configured{did_you_mean(identity, known)}")
+    return found or Scope(kind=kind, id=identity, limits=Limits())
+
+
+def _override(services: Services, kind: str, identity: str) -> Override:
+    rows = services.limiter.scopes.overrides.rows
+    return next((one for one in rows if (one.kind, one.id) == (kind, identity)), Override(kind=kind, id=identity))
+
+
+def _configured(services: Services, kind: str, identity: str) -> Limits:
+    settings = services.settings
+    rows = {
+        "client": {one.client_id: one.limits for one in settings.api_keys},
+        "team": {one.id: one.limits for one in settings.teams},
+        "model": {one.model: one.limits for one in settings.model_limits},
+    }
+    return rows[kind].get(identity, Limits())
+
+
+def _changed(before: Override, asked: Json) -> Override:
+    given = typed(asked, "set", dict, "an object") or {}
+    forgotten = typed(asked, "configured", list, "a list") or []
+    for name in (*given, *forgotten):
+        if name not in FIELDS:
+            raise InvalidRequest(f"there is no limit '{name}'{did_you_mean(str(name), FIELDS)}; known: {', '.join(FIELDS)}", param="set")
+    fields = {name: value for name, value in {**before.fields, **given}.items() if name not in forgotten}
+    since = int(time.time()) if typed(asked, "reset_budget", bool, "true or false") else before.budget_since
+    return Override(kind=before.kind, id=before.id, fields=fields, budget_since=since, set_ms=before.set_ms)
+
+
+def _told(scope: Scope) -> Json:
+    return {"scope": scope.kind, "id": scope.id, "limits": msgspec.structs.asdict(scope.limits), "budget_since": scope.budget_since or None}
+
+
+def _json(value: Json) -> Response:
+    return Response(orjson.dumps(value), mimetype="application/json")
+
+
+ROUTES = (
+    Route("/admin/v1/budgets", ("GET",), Access.ADMIN, budgets, "admin_budgets"),
+    Route("/admin/v1/budgets/verify", ("GET",), Access.ADMIN, verify, "admin_budgets_verify"),
+    Route("/admin/v1/limits/<kind>/<path:identity>", ("GET", "PUT"), Access.ADMIN, limits, "admin_limits"),
+)

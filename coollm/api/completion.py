@@ -10,6 +10,7 @@ from flask import Response, g, request
 from coollm.api.body import LARGE_BODY_BYTES, parse_body, read_body
 from coollm.api.client_watch import ClientWatch
 from coollm.api.face import Face
+from coollm.call import Answer, Call
 from coollm.cancellation import Cancellation
 from coollm.core.types import (
     Completion,
@@ -23,7 +24,6 @@ from coollm.core.types import (
     TextPart,
     ToolCallDelta,
 )
-from coollm.gateway import Answer, Call
 from coollm.passing import PassedThrough
 from coollm.providers.payload import set_long_texts_aside
 from coollm.providers.rate_limits import write as write_limits
@@ -52,7 +52,17 @@ def serve(services: Services, face: Face, asked: ModelRequest) -> Response:
     """Serves `asked` and answers in the dialect of `face`. What `asked` holds open is closed by the caller if this raises, else with the response."""
     record: RequestRecord = g.record
     cancellation = Cancellation()
-    call = Call(request=asked, client=g.client, face=face, cancellation=cancellation, record=record)
+    wishes = request.headers.get("cache-control", "").lower()
+    call = Call(
+        request=asked,
+        client=g.client,
+        face=face,
+        cancellation=cancellation,
+        record=record,
+        session=request.headers.get(services.settings.policy.sticky.header),
+        may_read_cache="no-cache" not in wishes,
+        may_keep="no-store" not in wishes,
+    )
     watch = ClientWatch(request.environ.get("gunicorn.socket"), cancellation)
     try:
         answer = services.gateway.complete(call)
@@ -117,6 +127,8 @@ def _streamed(services: Services, answer: StreamAnswer | PassedThrough, watch: C
 
 def _describe(response: Response, record: RequestRecord, face: Face) -> None:
     response.headers.update(write_limits(face.wire, record.rate_limits))
+    if record.cache is not None:
+        response.headers["x-coollm-cache"] = record.cache
     target = record.target
     if target is None:
         return

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from werkzeug.datastructures import Headers
 
+from coollm.call import ClientDialect
 from coollm.core.errors import RequestError
 from coollm.core.types import Content, Json, ModelRequest, Usage
-from coollm.gateway import ClientDialect
 
 
 class Face(ClientDialect, Protocol):

@@ -291,10 +291,12 @@ def render_usage(usage: Usage) -> Json:
     """Usage in Anthropic's shape, whose input counts are disjoint and whose output holds the thinking."""
     rendered: Json = {
         "input_tokens": usage.input_tokens,
-        "cache_creation_input_tokens": usage.cache_write_tokens,
+        "cache_creation_input_tokens": usage.all_cache_write_tokens,
         "cache_read_input_tokens": usage.cached_input_tokens,
         "output_tokens": usage.completion_tokens,
     }
+    if usage.cache_write_1h_tokens:
+        rendered["cache_creation"] = {"ephemeral_5m_input_tokens": usage.cache_write_tokens, "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens}
     if usage.reasoning_tokens:
         rendered["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
     return rendered

@@ -65,7 +65,7 @@ def render_usage(usage: Usage) -> Json:
     """Usage, whose details are part of their sums."""
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.cache_write_tokens},
+        "input_tokens_details": {"cached_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.all_cache_write_tokens},
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.total_tokens,

@@ -80,10 +80,14 @@ def in_thread_or_unavailable(work: Callable[[], T]) -> T:
     """What SQL in a thread gives. Raises GatewayFault if the ledger does not answer."""
     try:
         return in_thread(work)
-    except SQLAlchemyError as error:
-        raise GatewayFault(f"the ledger does not answer ({type(error).__name__})", status=503, code="ledger_unavailable") from error
-    except OperationFailed as error:
-        raise GatewayFault(error.message, status=503, code="ledger_unavailable") from error
+    except (SQLAlchemyError, OperationFailed) as error:
+        raise ledger_unavailable(error) from error
+
+
+def ledger_unavailable(error: Exception) -> GatewayFault:
+    """What a client is told where the ledger does not answer, or cannot be used."""
+    message = error.message if isinstance(error, OperationFailed) else f"the ledger does not answer ({type(error).__name__})"
+    return GatewayFault(message, status=503, code="ledger_unavailable")
 
 
 def _json(value: Json) -> Response:

@@ -17,10 +17,11 @@ Foreign exceptions are translated once, where they arise, and chained.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coollm.core.config.faults import Fault
+    from coollm.core.types import RateLimit
 
 
 class CoollmError(Exception):
@@ -132,9 +133,13 @@ class BodyTooLarge(RequestError):
 
 
 class LimitReached(RequestError):
-    """A limit of the client, or of every vendor key that could serve it, has no room."""
+    """A limit of the client, or of every vendor key that could serve it, has no room. `rate_limits` are the client's, where one of them it was."""
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, rate_limits: tuple[RateLimit, ...] = (), **more: Any) -> None:
+        super().__init__(message, **more)
+        self.rate_limits = rate_limits
 
 
 class GatewayFault(RequestError):

@@ -95,6 +95,15 @@ STORES = Registry(
     },
 )
 
+CACHES = Registry(
+    "store of answers",
+    {
+        "memory": "coollm.cache.memory:open_answers",
+        "sqlite": "coollm.cache.sqlite:open_answers",
+        "redis": "coollm.cache.redis:open_answers",
+    },
+)
+
 ENDPOINTS = Registry(
     "endpoint",
     {

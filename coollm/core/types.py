@@ -6,9 +6,12 @@ All are frozen. Client dialects (`coollm/api`) make a ChatRequest and render a C
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
+
+if TYPE_CHECKING:
+    from coollm.core.pricing import Price
 
 Json = dict[str, Any]
 """A JSON object as orjson decodes it."""
@@ -240,20 +243,28 @@ class PassThroughRequest(ModelRequest, frozen=True, kw_only=True):
 class Usage(Value, frozen=True):
     """Tokens of one request, in disjoint buckets: their sum is all that was processed.
 
-    `estimated` is true where the vendor did not say and the gateway counted.
+    What is written to a vendor's cache for an hour costs more than what is for minutes, and has a bucket of its own. `service_tier` is the one that served,
+    where the vendor names it. `estimated` is true where the vendor did not say and the gateway counted.
     """
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    service_tier: ServiceTier | None = None
     estimated: bool = False
+
+    @property
+    def all_cache_write_tokens(self) -> int:
+        """Input that was written to the vendor's cache, for however long."""
+        return self.cache_write_tokens + self.cache_write_1h_tokens
 
     @property
     def prompt_tokens(self) -> int:
         """All input, cached or not."""
-        return self.input_tokens + self.cached_input_tokens + self.cache_write_tokens
+        return self.input_tokens + self.cached_input_tokens + self.all_cache_write_tokens
 
     @property
     def completion_tokens(self) -> int:
@@ -275,7 +286,7 @@ class Choice(Value, frozen=True):
     logprobs: tuple[Json, ...] = ()
 
 
-class Completion(Value, frozen=True):
+class Completion(Value, frozen=True, tag="completion"):
     """A whole answer of a vendor."""
 
     id: str
@@ -285,7 +296,7 @@ class Completion(Value, frozen=True):
     service_tier: ServiceTier | None = None
 
 
-class Embeddings(Value, frozen=True):
+class Embeddings(Value, frozen=True, tag="embeddings"):
     """Vectors, one for each input in its order."""
 
     model: str
@@ -300,7 +311,7 @@ class Ranked(Value, frozen=True):
     score: float
 
 
-class Ranking(Value, frozen=True):
+class Ranking(Value, frozen=True, tag="ranking"):
     """Documents, the best first."""
 
     id: str
@@ -308,7 +319,7 @@ class Ranking(Value, frozen=True):
     usage: Usage | None
 
 
-class TokenCount(Value, frozen=True):
+class TokenCount(Value, frozen=True, tag="token_count"):
     """Input tokens, as a vendor counts them. Counting costs nothing."""
 
     input_tokens: int
@@ -395,9 +406,7 @@ class Target(Value, frozen=True):
     key_id: str
     model: str
     weight: float = 1.0
-    input_price: float | None = None
-    output_price: float | None = None
-    cached_input_price: float | None = None
+    price: Price | None = None
     req_per_min: int | None = None
     tokens_per_min: int | None = None
     max_tokens: int | None = None
@@ -412,16 +421,5 @@ class Target(Value, frozen=True):
         return f"{self.provider}/{self.key_id}"
 
     def cost_usd(self, usage: Usage) -> float | None:
-        """US dollars for `usage`, None where the price is not known.
-
-        Prices are US dollars per million tokens. Cached input without a price of its own is billed as input, and so is what was written to the cache.
-        """
-        if self.input_price is None or self.output_price is None:
-            return None
-        cached_price = self.input_price if self.cached_input_price is None else self.cached_input_price
-        millionths = (
-            (usage.input_tokens + usage.cache_write_tokens) * self.input_price
-            + usage.cached_input_tokens * cached_price
-            + usage.completion_tokens * self.output_price
-        )
-        return millionths / 1_000_000
+        """US dollars for `usage`, None where the price is not known."""
+        return None if self.price is None else self.price.cost_usd(usage)

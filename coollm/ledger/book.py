@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, Engine, and_, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, Table, and_, case, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.config.schema import Settings
@@ -19,18 +19,21 @@ from coollm.core.errors import OperationFailed
 from coollm.core.money import NANO_USD
 from coollm.core.types import Json
 from coollm.ledger.entry import Entry
-from coollm.ledger.tables import SUMS, VERSION, hours, metadata, shipped, usage, version
+from coollm.ledger.migrations import HOURS_OF_A_DAY, migrate
+from coollm.ledger.tables import COUNTS, SUMS, days, hours, shipped, usage
+from coollm.limits.scopes import HEDGE, MODEL
+from coollm.limits.settlement import Ending
 
 By = Literal["client", "provider", "model", "day"]
 LONGEST_MODEL = 190
-HOURS_OF_A_DAY = 24
 BATCH = 500
 CONNECT_SECONDS = 5
 FILE_NAME = "ledger.sqlite"
 PRUNE_BATCH = 5000
 FIRST_ERROR = 400
+HOUR_MS = 3_600_000
 
-_VERIFIED = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "cost_nano_usd")
+_VERIFIED = (*COUNTS, "cost_nano_usd", "saved_nano_usd")
 
 # Stands in the place of a log's name, for how far the ledger was pruned.
 _PRUNED = "pruned"
@@ -54,26 +57,20 @@ class Ledger:
         self._is_prepared = False
 
     def prepare(self) -> None:
-        """Makes the tables, once. Raises SQLAlchemyError if the database does not answer, and OperationFailed if another version wrote it."""
+        """Makes the tables or brings them up to date, once. Raises SQLAlchemyError if the database does not answer or refuses, and OperationFailed if a newer
+        gateway wrote it.
+        """
         with self._lock:
-            if self._is_prepared:
-                return
-            with self._engine.begin() as connection:
-                metadata.create_all(connection)
-                found = connection.execute(select(version.c.version)).scalar()
-                if found is None:
-                    connection.execute(insert(version).values(version=VERSION))
-            if found not in (None, VERSION):
-                message = f"the ledger has version {found}, and this gateway knows version {VERSION}"
-                raise OperationFailed(message, "use the gateway that wrote it, or a newer one")
-            self._is_prepared = True
+            if not self._is_prepared:
+                migrate(self._engine)
+                self._is_prepared = True
 
-    def _begin(self) -> AbstractContextManager[Connection]:
-        """A transaction. Raises as `prepare`."""
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction to write in. Raises as `prepare`."""
         self.prepare()
         return self._engine.begin()
 
-    def _connect(self) -> AbstractContextManager[Connection]:
+    def reading(self) -> AbstractContextManager[Connection]:
         """A connection to read with. Raises as `prepare`."""
         self.prepare()
         return self._engine.connect()
@@ -84,13 +81,13 @@ class Ledger:
 
     def position(self, log: str) -> tuple[int, int]:
         """The inode of a usage log, and how many bytes of it are in the ledger; zeros if none are."""
-        with self._connect() as connection:
+        with self.reading() as connection:
             row = connection.execute(select(shipped.c.inode, shipped.c.bytes).where(shipped.c.log == log)).first()
         return (int(row.inode), int(row.bytes)) if row else (0, 0)
 
     def ship(self, entries: Sequence[Entry], log: str, inode: int, position: int) -> int:
         """Adds entries that are not there yet, and notes how far the log is read, all or nothing. Returns how many were new."""
-        with self._begin() as connection:
+        with self.writing() as connection:
             new = self._add(connection, entries)
             changed = connection.execute(update(shipped).where(shipped.c.log == log).values(inode=inode, bytes=position))
             if changed.rowcount == 0:
@@ -103,63 +100,79 @@ class Ledger:
         new = [entry for entry in by_id.values() if entry.request_id not in known]
         if new:
             connection.execute(insert(usage), [msgspec.structs.asdict(entry) for entry in new])
-            for key, sums in sorted(_sums(new).items()):
-                self._add_to_hour(connection, key, sums)
+            for table, sums in ((hours, _sums(new, 1)), (days, _sums(new, HOURS_OF_A_DAY))):
+                for key, amounts in sorted(sums.items()):
+                    self._add_up(connection, table, key, amounts)
         return len(new)
 
     @staticmethod
-    def _add_to_hour(connection: Connection, key: tuple[int, str, str, str], sums: dict[str, int]) -> None:
-        names = ("hour", "client", "provider", "model")
-        here = and_(*(hours.c[name] == value for name, value in zip(names, key, strict=True)))
-        changed = connection.execute(update(hours).where(here).values({name: hours.c[name] + amount for name, amount in sums.items()}))
+    def _add_up(connection: Connection, table: Table, key: tuple[int, str, str, str], sums: dict[str, int]) -> None:
+        names = [column.name for column in table.primary_key]
+        here = and_(*(table.c[name] == value for name, value in zip(names, key, strict=True)))
+        changed = connection.execute(update(table).where(here).values({name: table.c[name] + amount for name, amount in sums.items()}))
         if changed.rowcount == 0:
-            connection.execute(insert(hours).values(**dict(zip(names, key, strict=True)), **sums))
+            connection.execute(insert(table).values(**dict(zip(names, key, strict=True)), **sums))
 
     def report(self, by: By, start_ms: int = 0, end_ms: int = 2**53) -> Json:
-        """Sums of the hours that begin from `start_ms` until before `end_ms`: {"rows": [...], "total": {...}}."""
-        group = hours.c.hour if by == "day" else hours.c[by]
-        within = and_(hours.c.hour >= start_ms // 3_600_000, hours.c.hour < -(-end_ms // 3_600_000))
-        query = select(group.label("group"), *(func.sum(hours.c[name]).label(name) for name in SUMS)).where(within).group_by(group)
+        """Sums of the hours that begin from `start_ms` until before `end_ms`: {"rows": [...], "total": {...}}. Whole days are read as days."""
+        first, last = start_ms // HOUR_MS, -(-end_ms // HOUR_MS)
+        first_day, last_day = -(-first // HOURS_OF_A_DAY), last // HOURS_OF_A_DAY
+        spans = [(hours, first, last)]
+        if first_day < last_day:
+            spans = [(hours, first, first_day * HOURS_OF_A_DAY), (days, first_day, last_day), (hours, last_day * HOURS_OF_A_DAY, last)]
         rows: dict[Any, dict[str, int]] = {}
-        with self._connect() as connection:
-            for row in connection.execute(query):
-                name = _day(int(row.group)) if by == "day" else row.group
-                sums = rows.setdefault(name, dict.fromkeys(SUMS, 0))
-                for one in SUMS:
-                    sums[one] += int(getattr(row, one))
+        with self.reading() as connection:
+            for table, start, end in spans:
+                time = table.primary_key.columns[0]
+                group = time if by == "day" else table.c[by]
+                summed = (func.sum(table.c[name]).label(name) for name in SUMS)
+                for row in connection.execute(select(group.label("group"), *summed).where(time >= start, time < end).group_by(group)):
+                    name = _day(int(row.group) if table is days else int(row.group) // HOURS_OF_A_DAY) if by == "day" else row.group
+                    sums = rows.setdefault(name, dict.fromkeys(SUMS, 0))
+                    for one in SUMS:
+                        sums[one] += int(getattr(row, one))
         total = {name: sum(sums[name] for sums in rows.values()) for name in SUMS}
         ordered = sorted(rows.items(), key=lambda item: item[0] if by == "day" else (-item[1]["cost_nano_usd"], -item[1]["requests"], item[0]))
         return {"by": by, "rows": [{by: name, **_told(sums)} for name, sums in ordered], "total": _told(total)}
 
-    def spent(self, kind: str, identity: str, start_ms: int, end_ms: int) -> int:
-        """Billionths of a dollar that a client, a team, or the models of a pattern have cost in a time."""
+    def spent(self, kind: str, identity: str, start_ms: int, end_ms: int, until_ms: int = 2**53, without: Sequence[str] = ()) -> int:
+        """Billionths of a dollar that a client, a team, or the models of a pattern have cost: what was charged in a time and had ended by `until_ms`, but for
+        the requests `without`.
+        """
         total = func.coalesce(func.sum(usage.c.cost_nano_usd), 0)
-        within = and_(usage.c.at_ms >= start_ms, usage.c.at_ms < end_ms)
-        with self._connect() as connection:
-            if kind != "model":
+        within = and_(usage.c.charged_ms >= start_ms, usage.c.charged_ms < end_ms, usage.c.at_ms >= start_ms, usage.c.at_ms <= until_ms)
+        if without:
+            within = and_(within, usage.c.request_id.not_in(list(without)))
+        with self.reading() as connection:
+            if kind == HEDGE:
+                return int(connection.execute(select(total).where(within, usage.c.second)).scalar() or 0)
+            if kind != MODEL:
                 return int(connection.execute(select(total).where(within, usage.c[kind] == identity)).scalar() or 0)
             rows = connection.execute(select(usage.c.provider, usage.c.model, total).where(within).group_by(usage.c.provider, usage.c.model))
             return sum(int(cost) for provider, model, cost in rows if fnmatchcase(model, identity) or fnmatchcase(f"{provider}:{model}", identity))
 
-    def sums(self, since_ms: int) -> tuple[dict[str, int], dict[str, int]]:
-        """Requests, tokens and money from a full hour on: added up over the requests themselves, and over the hours. The two must be the same."""
-        own = [func.coalesce(func.sum(usage.c[name]), 0) for name in _VERIFIED]
-        hourly = [func.coalesce(func.sum(hours.c[name]), 0) for name in _VERIFIED]
-        with self._connect() as connection:
-            single = connection.execute(select(func.count(), *own).where(usage.c.at_ms >= since_ms)).one()
-            summed = func.coalesce(func.sum(hours.c.requests), 0)
-            added = connection.execute(select(summed, *hourly).where(hours.c.hour >= since_ms // 3_600_000)).one()
-        names = ("requests", *_VERIFIED)
-        return {name: int(value) for name, value in zip(names, single, strict=True)}, {name: int(value) for name, value in zip(names, added, strict=True)}
+    def sums(self, since_ms: int) -> dict[str, dict[str, int]]:
+        """Requests, tokens and money from a full day on, added up over the requests themselves, over the hours and over the days: all the same."""
+        hour = since_ms // HOUR_MS
+        own = (func.coalesce(func.sum(case((usage.c.ending == Ending.HEDGED.value, 0), else_=1)), 0), usage.c.at_ms >= since_ms)
+        hourly = (func.coalesce(func.sum(hours.c.requests), 0), hours.c.hour >= hour)
+        daily = (func.coalesce(func.sum(days.c.requests), 0), days.c.day >= hour // HOURS_OF_A_DAY)
+        found = {}
+        with self.reading() as connection:
+            for table, (requests, within) in {usage: own, hours: hourly, days: daily}.items():
+                added = (func.coalesce(func.sum(table.c[name]), 0) for name in _VERIFIED)
+                row = connection.execute(select(requests, *added).select_from(table).where(within)).one()
+                found[table.name.removeprefix("usage_")] = {name: int(value) for name, value in zip(("requests", *_VERIFIED), row, strict=True)}
+        return {"requests": found.pop(usage.name), **found}
 
     def known(self, request_ids: Sequence[str]) -> set[str]:
         """Which of the requests are in the ledger."""
-        with self._connect() as connection:
+        with self.reading() as connection:
             return set(connection.execute(select(usage.c.request_id).where(usage.c.request_id.in_(list(request_ids)))).scalars())
 
     def cost_of(self, request_id: str) -> int | None:
         """Billionths of a dollar that a request has cost, 0 where no price is known; None if it is not there."""
-        with self._connect() as connection:
+        with self.reading() as connection:
             row = connection.execute(select(usage.c.cost_nano_usd).where(usage.c.request_id == request_id)).first()
         return None if row is None else int(row[0] or 0)
 
@@ -173,7 +186,7 @@ class Ledger:
         while True:
             after = (usage.c.at_ms > last[0]) | and_(usage.c.at_ms == last[0], usage.c.request_id > last[1])
             query = select(usage).where(after, usage.c.at_ms < end_ms).order_by(usage.c.at_ms, usage.c.request_id).limit(BATCH)
-            with self._connect() as connection:
+            with self.reading() as connection:
                 rows = connection.execute(query).mappings().all()
             for row in rows:
                 yield {str(name): value for name, value in row.items()}
@@ -186,7 +199,7 @@ class Ledger:
         gone = 0
         self.ship([], _PRUNED, 0, max(before_ms, self.pruned_before()))
         while True:
-            with self._begin() as connection:
+            with self.writing() as connection:
                 old = select(usage.c.request_id).where(usage.c.at_ms < before_ms).limit(PRUNE_BATCH)
                 ids = list(connection.execute(old).scalars())
                 if not ids:
@@ -196,8 +209,8 @@ class Ledger:
 
     def clear(self) -> None:
         """Forgets everything, to be rebuilt from the usage logs."""
-        with self._begin() as connection:
-            for table in (usage, hours, shipped):
+        with self.writing() as connection:
+            for table in (usage, hours, days, shipped):
                 connection.execute(delete(table))
 
 
@@ -219,16 +232,18 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor.close()
 
 
-def _sums(entries: Iterable[Entry]) -> dict[tuple[int, str, str, str], dict[str, int]]:
+def _sums(entries: Iterable[Entry], hours_together: int) -> dict[tuple[int, str, str, str], dict[str, int]]:
     found: dict[tuple[int, str, str, str], dict[str, int]] = {}
     for entry in entries:
-        sums = found.setdefault((entry.hour, entry.client, entry.provider, entry.model[:LONGEST_MODEL]), dict.fromkeys(SUMS, 0))
-        sums["requests"] += 1
+        sums = found.setdefault((entry.hour // hours_together, entry.client, entry.provider, entry.model[:LONGEST_MODEL]), dict.fromkeys(SUMS, 0))
+        sums["requests"] += entry.ending != Ending.HEDGED.value
         sums["errors"] += entry.status >= FIRST_ERROR
         sums["estimated"] += entry.estimated
         sums["unpriced"] += entry.cost_nano_usd is None
         sums["cost_nano_usd"] += entry.cost_nano_usd or 0
-        for name in ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"):
+        sums["saved_nano_usd"] += entry.saved_nano_usd
+        sums["cached"] += entry.cached
+        for name in COUNTS:
             sums[name] += getattr(entry, name)
     return found
 
@@ -238,14 +253,16 @@ def _told(sums: dict[str, int]) -> Json:
     return {
         "requests": sums["requests"],
         "errors": sums["errors"],
-        "input_tokens": sums["input_tokens"] + sums["cache_write_tokens"],
+        "input_tokens": sums["input_tokens"] + sums["cache_write_tokens"] + sums["cache_write_1h_tokens"],
         "cached_input_tokens": sums["cached_input_tokens"],
         "output_tokens": sums["output_tokens"] + sums["reasoning_tokens"],
         "cost_usd": sums["cost_nano_usd"] / NANO_USD,
+        "saved_usd": sums["saved_nano_usd"] / NANO_USD,
+        "cached": sums["cached"],
         "estimated": sums["estimated"],
         "unpriced": sums["unpriced"],
     }
 
 
-def _day(hour: int) -> str:
-    return datetime.fromtimestamp(hour // HOURS_OF_A_DAY * 86400, UTC).date().isoformat()
+def _day(day: int) -> str:
+    return datetime.fromtimestamp(day * 86400, UTC).date().isoformat()

@@ -9,14 +9,18 @@ import orjson
 
 from coollm.core.money import nano_usd
 from coollm.core.types import Usage
-from coollm.telemetry.record import RequestRecord
+from coollm.telemetry.record import HIT, RequestRecord
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request used. `at_ms` is when it ended, in milliseconds of the epoch; money is in billionths of a dollar, None where no price is known."""
+    """What a request used. `at_ms` is when it ended, `charged_ms` when budgets were charged for it, in milliseconds of the epoch; money is in billionths of a
+    dollar, None where no price is known. A `cached` one was answered by the cache, which saved `saved_nano_usd`; a `second` one
+    by the second request of a race.
+    """
 
     request_id: str
     at_ms: int
+    charged_ms: int
     client: str
     team: str
     provider: str
@@ -32,6 +36,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int
     cost_nano_usd: int | None
     estimated: bool
+    cache_write_1h_tokens: int = 0
+    service_tier: str = ""
+    saved_nano_usd: int = 0
+    cached: bool = False
+    second: bool = False
 
     @property
     def hour(self) -> int:
@@ -45,10 +54,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 def entry_of(record: RequestRecord) -> Entry:
     """The entry of a request that has ended."""
-    target, usage, cost = record.target, record.usage, record.cost_usd
+    target, usage, cost, now = record.target, record.usage, record.cost_usd, time.time()
     return Entry(
         request_id=record.request_id,
-        at_ms=int(time.time() * 1000),
+        at_ms=int(now * 1000),
+        charged_ms=int((record.charged or now) * 1000),
         client=record.client,
         team=record.team,
         provider=target.provider if target else "",
@@ -64,6 +74,11 @@ def entry_of(record: RequestRecord) -> Entry:
         reasoning_tokens=usage.reasoning_tokens,
         cost_nano_usd=0 if usage == Usage() else None if cost is None else nano_usd(cost),
         estimated=usage.estimated,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        service_tier=usage.service_tier or "",
+        saved_nano_usd=nano_usd(record.saved_usd),
+        cached=record.cache == HIT,
+        second=record.is_second,
     )
 
 

@@ -20,6 +20,7 @@ from coollm.ledger.threads import in_thread
 from coollm.ledger.usage_log import all_logs, read_entries
 
 SHIP_SECONDS = 1.0
+DAY_MS = 86_400_000
 
 _log = logging.getLogger("coollm.ledger")
 
@@ -124,6 +125,9 @@ class Shipper:
                     batch = []
             missing += sorted(set(batch) - self._ledger.known(batch))
         faults = [f"{len(missing)} requests of the usage log are not in the ledger, the first {missing[0]}"] if missing else []
-        single, added = self._ledger.sums(-(-pruned // 3_600_000) * 3_600_000)
-        faults += [f"{name}: {single[name]} over the requests, {added[name]} over the hours" for name in single if single[name] != added[name]]
-        return {"ok": not faults, "faults": faults, "lines": lines, "unreadable_lines": nonsense, "requests": single, "hours": added}
+        sums = self._ledger.sums(-(-pruned // DAY_MS) * DAY_MS)
+        single = sums["requests"]
+        for unit in ("hours", "days"):
+            added = sums[unit]
+            faults += [f"{name}: {single[name]} over the requests, {added[name]} over the {unit}" for name in single if single[name] != added[name]]
+        return {"ok": not faults, "faults": faults, "lines": lines, "unreadable_lines": nonsense, **sums}

@@ -1,21 +1,23 @@
-"""The tables of the ledger, the same in SQLite, PostgreSQL and MySQL, and their versions.
+"""The tables of the ledger, the same in SQLite, PostgreSQL and MySQL, as the newest version has them.
 
 Source: https://docs.sqlalchemy.org/en/20/core/.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, String, Table, Text, false
 
 metadata = MetaData()
 
-_COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens", "reasoning_tokens")
+"""Tokens, in the disjoint buckets of Usage."""
 
 usage = Table(
     "usage",
     metadata,
     Column("request_id", String(64), primary_key=True),
     Column("at_ms", BigInteger, nullable=False, index=True),
+    Column("charged_ms", BigInteger, nullable=False, server_default="0"),
     Column("client", String(64), nullable=False),
     Column("team", String(64), nullable=False),
     Column("provider", String(64), nullable=False),
@@ -24,23 +26,55 @@ usage = Table(
     Column("route", String(64), nullable=False),
     Column("status", Integer, nullable=False),
     Column("ending", String(16), nullable=False),
-    *(Column(name, BigInteger, nullable=False) for name in _COUNTS),
+    *(Column(name, BigInteger, nullable=False, server_default="0") for name in COUNTS),
     Column("cost_nano_usd", BigInteger),
+    Column("saved_nano_usd", BigInteger, nullable=False, server_default="0"),
+    Column("cached", Boolean, nullable=False, server_default=false()),
+    Column("second", Boolean, nullable=False, server_default=false()),
+    Column("service_tier", String(16), nullable=False, server_default=""),
     Column("estimated", Boolean, nullable=False),
 )
 
-SUMS = ("requests", "errors", *_COUNTS, "cost_nano_usd", "estimated", "unpriced")
-"""What is added up for each hour. `estimated` and `unpriced` count requests."""
+SUMS = ("requests", "errors", *COUNTS, "cost_nano_usd", "saved_nano_usd", "cached", "estimated", "unpriced")
+"""What is added up for each hour and day. `cached`, `estimated` and `unpriced` count requests."""
 
-hours = Table(
-    "usage_hours",
+
+def _sums(name: str, time: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column(time, BigInteger, primary_key=True, autoincrement=False),
+        Column("client", String(64), primary_key=True),
+        Column("provider", String(64), primary_key=True),
+        Column("model", String(190), primary_key=True),
+        *(Column(one, BigInteger, nullable=False, server_default="0") for one in SUMS),
+    )
+
+
+hours = _sums("usage_hours", "hour")
+"""Sums by the hour of the epoch."""
+
+days = _sums("usage_days", "day")
+"""Sums by the day of the epoch, UTC."""
+
+overrides = Table(
+    "limit_overrides",
     metadata,
-    Column("hour", BigInteger, primary_key=True, autoincrement=False),
-    Column("client", String(64), primary_key=True),
-    Column("provider", String(64), primary_key=True),
-    Column("model", String(190), primary_key=True),
-    *(Column(name, BigInteger, nullable=False) for name in SUMS),
+    Column("kind", String(16), primary_key=True),
+    Column("id", String(190), primary_key=True),
+    Column("fields", Text, nullable=False),
+    Column("budget_since", BigInteger, nullable=False),
+    Column("set_ms", BigInteger, nullable=False),
 )
+"""Limits that were set since the configuration was read."""
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+)
+"""Goes up with each change of what it names."""
 
 shipped = Table(
     "shipped",
@@ -52,5 +86,3 @@ shipped = Table(
 """How much of each usage log is in the ledger."""
 
 version = Table("ledger_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
-
-VERSION = 1

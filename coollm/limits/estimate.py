@@ -1,4 +1,4 @@
-"""How many tokens a request will cost, before anybody knows."""
+"""How many tokens a request will cost, before anybody knows: counted once, when it is admitted."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from coollm.core.types import (
     EmbeddingRequest,
     ImagePart,
     ModelRequest,
+    PassThroughRequest,
     ReasoningPart,
     RerankRequest,
+    ServiceTier,
     TextPart,
     ToolCall,
     ToolResult,
     Usage,
+    Value,
 )
 
 CHARACTERS_PER_TOKEN = 4
@@ -30,10 +33,50 @@ TOKENS_PER_MESSAGE = 4
 MOST_TOKENS_PER_FILE = 50_000
 MOST_TOKENS_PER_MESSAGE = 16
 
-# Output of a request that gives no limit: it is replaced by the actual usage when the request has ended.
+# Output of a request that gives no limit, for a model of which nothing is known yet.
 DEFAULT_OUTPUT_TOKENS = 500
 
 File = ImagePart | AudioPart | DocumentPart
+
+
+class Estimate(Value, frozen=True):
+    """What is known of a request's size before it is sent.
+
+    `reserved_input_tokens` are on the safe side, `most_input_tokens` an upper bound, which is counted where money needs it and 0 elsewhere. `expected` is the
+    usual output of an answer whose request gives no limit, None where nothing is known. Vectors and rankings have no output: `choices` is 0.
+    """
+
+    reserved_input_tokens: int
+    most_input_tokens: int = 0
+    max_output_tokens: int | None = None
+    expected: int | None = None
+    choices: int = 0
+    service_tier: ServiceTier | None = None
+    is_bounded: bool = True
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether the request says how long its answer may be."""
+        return self.max_output_tokens is not None
+
+    def reserved_tokens(self, key_limit: int | None = None) -> int:
+        """Input, and output: the request's own limit, else what is usual for the model, within the limit of the key; for each choice."""
+        usual = self.expected if self.expected is not None else key_limit or DEFAULT_OUTPUT_TOKENS
+        output = self.max_output_tokens or (min(usual, key_limit) if key_limit else usual)
+        return self.reserved_input_tokens + output * self.choices
+
+
+def estimate_of(request: ModelRequest, *, with_most: bool, expected: int | None = None) -> Estimate:
+    """The estimate of a request; `with_most` counts its upper bound too."""
+    return Estimate(
+        reserved_input_tokens=input_tokens(request, RESERVED_CHARACTERS_PER_TOKEN),
+        most_input_tokens=most_input_tokens(request) if with_most else 0,
+        max_output_tokens=request.max_output_tokens,
+        expected=expected,
+        choices=request.choices if isinstance(request, ChatRequest) else 0,
+        service_tier=request.service_tier if isinstance(request, ChatRequest) else None,
+        is_bounded=not isinstance(request, PassThroughRequest),
+    )
 
 
 def text_tokens(characters: int, per_token: int = CHARACTERS_PER_TOKEN) -> int:
@@ -97,13 +140,6 @@ def _pieces(request: ChatRequest) -> Iterator[str | File]:
         yield tool.name
         yield tool.description or ""
         yield str(tool.parameters or "")
-
-
-def output_tokens(request: ModelRequest, key_limit: int | None = None) -> int:
-    """Output tokens to reserve: the request's own limit, else that of the key, else a default; for each choice. Vectors are no tokens."""
-    if not isinstance(request, ChatRequest):
-        return 0
-    return (request.max_output_tokens or key_limit or DEFAULT_OUTPUT_TOKENS) * request.choices
 
 
 def counted_usage(request: ModelRequest, output_characters: int) -> Usage:

@@ -11,30 +11,29 @@ import orjson
 
 from coollm.core.money import nano_usd
 from coollm.core.types import Target, Usage
-from coollm.limits.limiter import BUDGETED_OUTPUT_TOKENS, Limiter
 from coollm.limits.settlement import Ending
-from coollm.stores.base import Orphan, Store, StoreError
+from coollm.news import Exchange
+from coollm.stores.base import Correction, Orphan, Store, StoreError
 from coollm.telemetry.record import RequestRecord
 
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 1.0
+BEATS_OF_A_REAP = 5
 DEAD_AFTER_SECONDS = 16.0
 
 _log = logging.getLogger("coollm.keeper")
 
 
 class Note(msgspec.Struct, frozen=True):
-    """What is known of a request when it is admitted, for the line in the log if its worker dies."""
+    """What is known of a request when it is admitted, for the line in the log if its worker dies. `charged` is the time by which budgets have their periods."""
 
     request_id: str
     client: str
+    team: str
     route: str
     model: str
     input_tokens: int
     output_tokens: int
-    most_input_tokens: int = 0
-    max_output_tokens: int | None = None
-    choices: int = 1
-    admitted: float = 0.0
+    charged: float = 0.0
 
     def write(self) -> str:
         """As text."""
@@ -52,52 +51,56 @@ class Keeper:
         self,
         store: Store,
         owner: str,
-        limiter: Limiter,
+        exchange: Exchange,
         find: Callable[[str, str], Target | None],
         cost_in_ledger: Callable[[str], int | None],
         tell: Callable[[RequestRecord], None],
     ) -> None:
         self._store = store
         self._owner = owner
-        self._limiter = limiter
+        self._exchange = exchange
         self._find = find
         self._cost_in_ledger = cost_in_ledger
         self._tell = tell
 
     def run(self) -> None:
         """Until the worker ends. A store that does not answer is asked again with the next beat."""
+        beats = 0
         while True:
             try:
-                self.beat()
+                self.beat(may_reap=beats % BEATS_OF_A_REAP == 0)
             except StoreError as error:
-                _log.warning("the store does not hear this worker", extra={"reason": str(error)})
+                if beats % BEATS_OF_A_REAP == 0:
+                    _log.warning("the store does not hear this worker", extra={"reason": str(error)})
+            beats += 1
             gevent.sleep(BEAT_SECONDS)
 
-    def beat(self) -> None:
+    def beat(self, *, may_reap: bool = True) -> None:
         """One beat. Raises StoreError."""
-        self._store.beat(self._owner)
-        told = set()
+        self._exchange.hear(self._store.beat(self._owner, self._exchange.write()))
+        if not may_reap:
+            return
+        told: dict[str, int] = {}
         # The hold of an attempt, whose id is longer, tells which vendor key was at work when the worker died.
         for orphan in sorted(self._store.reap(DEAD_AFTER_SECONDS), key=lambda orphan: orphan.id, reverse=True):
             request_id = orphan.id.partition("/")[0]
             if request_id not in told:
-                told.add(request_id)
-                self._settle(orphan)
+                told[request_id] = self._cost_of(orphan)
+            corrections = [Correction(counter=one.counter, bucket=one.bucket, difference=told[request_id] - one.amount) for one in orphan.periods]
+            if corrections:
+                self._store.settle((), corrections)
 
-    def _settle(self, orphan: Orphan) -> None:
-        """The store has let the hold go, and its rates stand at their estimates: here the request gets its line, and its budgets what the line says."""
+    def _cost_of(self, orphan: Orphan) -> int:
+        """What its request has cost, by its line; by the one that is written here where there is none. Its rates stand at their estimates."""
         note = msgspec.json.decode(orphan.note, type=Note)
-        target = self._find(orphan.key, note.model)
         cost = self._cost_in_ledger(note.request_id)
-        if cost is None:
-            record = RequestRecord(note.request_id, note.client, note.route)
-            record.requested_model = note.model
-            record.target = target
-            record.end(Ending.WORKER_DIED, Usage(input_tokens=note.input_tokens, output_tokens=note.output_tokens, estimated=True))
-            self._tell(record)
-            cost = nano_usd(record.cost_usd or 0.0)
-        is_attempt = "/" in orphan.id  # it is an attempt that the budgets were charged for
-        if is_attempt and target is not None:
-            most = (note.max_output_tokens or target.max_tokens or BUDGETED_OUTPUT_TOKENS) * note.choices
-            dearest = Usage(input_tokens=note.most_input_tokens, output_tokens=most)
-            self._store.settle((), self._limiter.budget_corrections(note.client, target, dearest, cost, note.admitted))
+        if cost is not None:
+            return cost
+        record = RequestRecord(note.request_id, note.client, note.route)
+        record.team = note.team
+        record.requested_model = note.model
+        record.target = self._find(orphan.key, note.model)
+        record.charged = note.charged
+        record.end(Ending.WORKER_DIED, Usage(input_tokens=note.input_tokens, output_tokens=note.output_tokens, estimated=True))
+        self._tell(record)
+        return nano_usd(record.cost_usd or 0.0)

@@ -1,57 +1,106 @@
-"""Whose limits hold for a request: the client's, its team's, and those of models."""
+"""Whose limits hold for a request: the client's, its team's, and those of models; as configured, or as an administrator has set them since."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from coollm.core.config.schema import Client, Limits, ModelLimits, Settings
+import msgspec
+
+from coollm.core.config.schema import Client, Limits, Settings
 from coollm.core.types import Target, Value
+from coollm.limits.overrides import NOTHING_SET, Override, Overrides, merged
+
+# Names of models come from clients: beyond so many the scopes of a model are looked up again.
+MOST_REMEMBERED = 2000
+
+CLIENT, TEAM, MODEL, HEDGE = "client", "team", "model", "hedge"
 
 
 class Scope(Value, frozen=True):
-    """Limits and who they belong to: `kind` is client, team or model."""
+    """Limits and who they belong to: `kind` is client, team, model or hedge. A budget that was reset counts from `budget_since`, in seconds of the epoch."""
 
     kind: str
     id: str
     limits: Limits
+    budget_since: int = 0
 
     def counter(self, what: str) -> str:
         """The counter of its `requests`, `tokens`, `running` or `cost`."""
         return f"{self.kind}:{self.id}:{what}"
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether its money is counted."""
+        return self.limits.budget_usd is not None
 
-LOCAL = Scope(kind="client", id="local", limits=Limits())
+
+LOCAL = Scope(kind=CLIENT, id="local", limits=Limits())
 """The administrator of this host, who has no limits."""
 
 
 class Scopes:
-    """The limits of a configuration. Made once for each generation; nothing in it changes."""
+    """The limits of a configuration with those that were set since. Another change makes another one; nothing in it changes."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._teams = {team.id: Scope(kind="team", id=team.id, limits=team.limits) for team in settings.teams}
-        self._models: Sequence[ModelLimits] = settings.model_limits
-        self._clients = {client.client_id: client for client in settings.api_keys}
-        clients = [Scope(kind="client", id=client.client_id, limits=client.limits) for client in settings.api_keys]
-        self._all = (*clients, *self._teams.values(), *(Scope(kind="model", id=one.model, limits=one.limits) for one in self._models))
+    def __init__(self, settings: Settings, overrides: Overrides = NOTHING_SET) -> None:
+        self.overrides = overrides
+        set_for = {(one.kind, one.id): one for one in overrides.rows}
+        self._clients = {one.client_id: (_scope(CLIENT, one.client_id, one.limits, set_for), one) for one in settings.api_keys}
+        self._teams = {one.id: _scope(TEAM, one.id, one.limits, set_for) for one in settings.teams}
+        configured = {one.model: one.limits for one in settings.model_limits}
+        patterns = dict.fromkeys([*configured, *(one.id for one in overrides.rows if one.kind == MODEL)])
+        self._models = [_scope(MODEL, pattern, configured.get(pattern, Limits()), set_for) for pattern in patterns]
+        hedge = settings.policy.hedge
+        self.hedge = Scope(kind=HEDGE, id="all", limits=Limits(budget_usd=hedge.budget_usd, budget_period=hedge.budget_period)) if hedge.enabled else None
+        self._of_client = {client_id: self._with_team(scope, client.team) for client_id, (scope, client) in self._clients.items()}
+        self._of_model: dict[tuple[str, str], tuple[Scope, ...]] = {}
+        self.has_budgets = any(scope.has_budget for scope in self.all())
+
+    def _with_team(self, own: Scope, team: str | None) -> tuple[Scope, ...]:
+        return (own, self._teams[team]) if team in self._teams else (own,)
+
+    def all(self) -> list[Scope]:
+        """Everybody's and everything's."""
+        clients = [scope for scope, _ in self._clients.values()]
+        return [*clients, *self._teams.values(), *self._models, *([self.hedge] if self.hedge else [])]
 
     def of_client(self, client: Client | None) -> tuple[Scope, ...]:
         """The client's own limits, and its team's."""
         if client is None:
             return (LOCAL,)
-        own = Scope(kind="client", id=client.client_id, limits=client.limits)
-        return (own, self._teams[client.team]) if client.team in self._teams else (own,)
-
-    def of_client_id(self, client_id: str) -> tuple[Scope, ...]:
-        """The same by the client's id; nothing for one that is not configured any more."""
-        client = self._clients.get(client_id)
-        return self.of_client(client) if client is not None else ()
+        found = self._of_client.get(client.client_id)
+        return found or self._with_team(Scope(kind=CLIENT, id=client.client_id, limits=client.limits), client.team)
 
     def budgeted(self) -> tuple[Scope, ...]:
         """Everybody and everything that has a budget."""
-        return tuple(scope for scope in self._all if scope.limits.budget_usd is not None)
+        return tuple(scope for scope in self.all() if scope.has_budget)
 
     def of_target(self, target: Target) -> tuple[Scope, ...]:
         """The limits of the target's model."""
-        names = (target.model, f"{target.provider}:{target.model}")
-        return tuple(Scope(kind="model", id=one.model, limits=one.limits) for one in self._models if any(fnmatchcase(name, one.model) for name in names))
+        place = (target.provider, target.model)
+        found = self._of_model.get(place)
+        if found is None:
+            names = (target.model, f"{target.provider}:{target.model}")
+            found = tuple(scope for scope in self._models if any(fnmatchcase(name, scope.id) for name in names))
+            if len(self._of_model) < MOST_REMEMBERED:
+                self._of_model[place] = found
+        return found
+
+    def known(self, kind: str) -> list[str] | None:
+        """The ids whose limits may be set; None where any may, as for models."""
+        return {CLIENT: list(self._clients), TEAM: list(self._teams), MODEL: None}.get(kind, [])
+
+    def find(self, kind: str, identity: str) -> Scope | None:
+        """A scope by its name."""
+        return next((scope for scope in self.all() if (scope.kind, scope.id) == (kind, identity)), None)
+
+
+def _scope(kind: str, identity: str, configured: Limits, set_for: Mapping[tuple[str, str], Override]) -> Scope:
+    override = set_for.get((kind, identity))
+    if override is None:
+        return Scope(kind=kind, id=identity, limits=configured)
+    try:
+        limits = merged(configured, override)
+    except msgspec.ValidationError:
+        limits = configured
+    return Scope(kind=kind, id=identity, limits=limits, budget_since=override.budget_since)

@@ -9,6 +9,8 @@
 | CLIENT_GONE, without       | charged  | the input, flagged: the vendor has read it                                |
 | REFUSED by a limit         | none     | none: nothing was reserved                                                |
 | WORKER_DIED                | charged  | the estimate, flagged: another worker finds it and lets it run no more    |
+| CACHED                     | none     | none: nothing was asked of a vendor                                       |
+| HEDGED, the slower of two  | charged  | the input, flagged: the vendor has read it; a line of its own             |
 
 "Requests" and "tokens" are the charges of client, team, model and vendor key alike; money follows the tokens. What counts as running (`concurrent`) is let
 go in every case. An attempt that failed is settled for its key, its model and the budgets when it ends, and the client's and team's rates when the whole
@@ -31,6 +33,8 @@ class Ending(enum.StrEnum):
     CUT = "cut"
     CLIENT_GONE = "client_gone"
     WORKER_DIED = "worker_died"
+    CACHED = "cached"
+    HEDGED = "hedged"
 
 
 def settled_usage(ending: Ending, request: ModelRequest, counted: Usage | None, output_characters: int) -> Usage:
@@ -49,6 +53,8 @@ def settled_usage(ending: Ending, request: ModelRequest, counted: Usage | None, 
         input_tokens=counted.input_tokens,
         cached_input_tokens=counted.cached_input_tokens,
         cache_write_tokens=counted.cache_write_tokens,
+        cache_write_1h_tokens=counted.cache_write_1h_tokens,
         output_tokens=own.output_tokens,
+        service_tier=counted.service_tier,
         estimated=True,
     )

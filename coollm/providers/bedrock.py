@@ -291,16 +291,26 @@ def _document(part: DocumentPart) -> Json:
     return {"document": {"format": kind, "name": name, "source": {"bytes": _inline(part.data)}}}
 
 
-def decode_usage(usage: Any) -> Usage | None:
-    """Bedrock's usage: input that was read from or written to the cache is beside `inputTokens`."""
+def decode_usage(answer: Json) -> Usage | None:
+    """The usage of an answer, or of the last event of a stream: input that was read from or written to the cache is beside `inputTokens`."""
+    usage = answer.get("usage")
     if not isinstance(usage, dict):
         return None
+    written = count(usage, "cacheWriteInputTokens")
+    details = [one for one in usage.get("cacheDetails") or () if isinstance(one, dict) and one.get("ttl") == "1h"]
+    for_an_hour = min(written, sum(count(one, "inputTokens") for one in details))
     return Usage(
         input_tokens=count(usage, "inputTokens"),
         cached_input_tokens=count(usage, "cacheReadInputTokens"),
-        cache_write_tokens=count(usage, "cacheWriteInputTokens"),
+        cache_write_tokens=written - for_an_hour,
+        cache_write_1h_tokens=for_an_hour,
         output_tokens=count(usage, "outputTokens"),
+        service_tier=_tier(answer),
     )
+
+
+def _tier(answer: Json) -> ServiceTier | None:
+    return _TIERS.get(str((answer.get("serviceTier") or {}).get("type")))
 
 
 def _decode(request: ModelRequest, body: bytes) -> Completion:
@@ -316,8 +326,8 @@ def _decode(request: ModelRequest, body: bytes) -> Completion:
         id=uuid.uuid4().hex,
         model=request.model,
         choices=(choice,),
-        usage=decode_usage(answer.get("usage")),
-        service_tier=_TIERS.get(str((answer.get("serviceTier") or {}).get("type"))),
+        usage=decode_usage(answer),
+        service_tier=_tier(answer),
     )
 
 
@@ -381,7 +391,7 @@ class _Stream:
                 self._stopped = True
                 return (FinishDelta(reason=_FINISH.get(str(payload.get("stopReason")), "stop")),)
             case "metadata":
-                usage = decode_usage(payload.get("usage"))
+                usage = decode_usage(payload)
                 return (*((UsageUpdate(usage=usage),) if usage else ()), *((StreamEnd(),) if self._stopped else ()))
             case "messageStart" | "contentBlockStop":
                 return ()

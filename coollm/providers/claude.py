@@ -209,12 +209,16 @@ def decode_usage(usage: Json, before: Usage | None = None) -> Usage:
     before = before or Usage()
     thinking = count(usage.get("output_tokens_details"), "thinking_tokens")
     output = count(usage, "output_tokens")
+    written = count(usage, "cache_creation_input_tokens")
+    for_an_hour = min(written, count(usage.get("cache_creation"), "ephemeral_1h_input_tokens"))
     return Usage(
         input_tokens=count(usage, "input_tokens") or before.input_tokens,
         cached_input_tokens=count(usage, "cache_read_input_tokens") or before.cached_input_tokens,
-        cache_write_tokens=count(usage, "cache_creation_input_tokens") or before.cache_write_tokens,
+        cache_write_tokens=written - for_an_hour if written else before.cache_write_tokens,
+        cache_write_1h_tokens=for_an_hour if written else before.cache_write_1h_tokens,
         output_tokens=max(0, output - thinking) or before.output_tokens,
         reasoning_tokens=thinking or before.reasoning_tokens,
+        service_tier=_SERVED_TIERS.get(str(usage.get("service_tier"))) or before.service_tier,
     )
 
 

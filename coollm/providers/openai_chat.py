@@ -27,6 +27,7 @@ from coollm.core.types import (
     ReasoningDelta,
     ReasoningPart,
     RefusalDelta,
+    ServiceTier,
     StreamEnd,
     StreamEvent,
     TextDelta,
@@ -165,7 +166,7 @@ def _response_format(schema: OutputSchema) -> Json:
     return {"type": "json_schema", "json_schema": {name: value for name, value in given.items() if value is not None}}
 
 
-def decode_usage(usage: Any) -> Usage | None:
+def decode_usage(usage: Any, tier: ServiceTier | None = None) -> Usage | None:
     """OpenAI's usage, whose details are parts of their sums, in disjoint buckets.
 
     DeepSeek names its cache `prompt_cache_hit_tokens`. xAI counts reasoning beside completion tokens: then the total tells.
@@ -184,13 +185,14 @@ def decode_usage(usage: Any) -> Usage | None:
         cache_write_tokens=written,
         output_tokens=completion if is_beside else max(0, completion - reasoning),
         reasoning_tokens=reasoning if is_beside else min(reasoning, completion),
+        service_tier=tier,
     )
 
 
-def service_tier(answer: Json) -> Any:
+def service_tier(answer: Json) -> ServiceTier | None:
     """The tier that served, where the vendor names one that is known."""
     tier = answer.get("service_tier")
-    return tier if tier in ("auto", "default", "flex", "priority", "batch") else None
+    return cast("ServiceTier", tier) if tier in ("auto", "default", "flex", "priority", "batch") else None
 
 
 def decode_chat(request: ModelRequest, body: bytes) -> Completion:  # noqa: ARG001  the answer says all
@@ -210,7 +212,7 @@ def read_completion(body: bytes, read: Callable[[Json], Choice]) -> Completion:
         id=str(answer.get("id") or ""),
         model=str(answer.get("model") or ""),
         choices=tuple(read(choice) for choice in choices),
-        usage=decode_usage(answer.get("usage")),
+        usage=decode_usage(answer.get("usage"), service_tier(answer)),
         service_tier=service_tier(answer),
     )
 
@@ -280,7 +282,7 @@ class ChunkDecoder:
                 found += self._read(choice, index)
                 if choice.get("finish_reason"):
                     self._finished.add(index)
-        usage = decode_usage(chunk.get("usage"))
+        usage = decode_usage(chunk.get("usage"), service_tier(chunk))
         if usage is not None:
             found.append(UsageUpdate(usage=usage))
         return tuple(found)

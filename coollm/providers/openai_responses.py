@@ -17,6 +17,7 @@ from coollm.core.types import (
     ReasoningDelta,
     ReasoningPart,
     RefusalDelta,
+    ServiceTier,
     StreamEnd,
     StreamEvent,
     TextDelta,
@@ -38,7 +39,7 @@ _REASONINGS = ("response.reasoning_text.delta", "response.reasoning_summary_text
 _ENDS = ("response.completed", "response.incomplete")
 
 
-def decode_usage(usage: Any) -> Usage | None:
+def decode_usage(usage: Any, tier: ServiceTier | None = None) -> Usage | None:
     """Usage whose details are parts of their sums, in disjoint buckets."""
     if not isinstance(usage, dict):
         return None
@@ -53,6 +54,7 @@ def decode_usage(usage: Any) -> Usage | None:
         cache_write_tokens=written,
         output_tokens=made - reasoning,
         reasoning_tokens=reasoning,
+        service_tier=tier,
     )
 
 
@@ -77,7 +79,7 @@ def _decode(request: ModelRequest, body: bytes) -> Completion:  # noqa: ARG001  
         id=str(response.get("id") or ""),
         model=str(response.get("model") or ""),
         choices=(Choice(parts=tuple(parts), finish_reason=finish),),
-        usage=decode_usage(response.get("usage")),
+        usage=decode_usage(response.get("usage"), service_tier(response)),
         service_tier=service_tier(response),
     )
 
@@ -138,7 +140,7 @@ class _Decoder:
         if kind not in _ENDS:
             return ()
         self._whole = True
-        usage = decode_usage(response.get("usage"))
+        usage = decode_usage(response.get("usage"), service_tier(response))
         counted = (UsageUpdate(usage=usage),) if usage else ()
         return (FinishDelta(reason=_finish(response, has_calls=bool(self._calls))), *counted, StreamEnd())
 

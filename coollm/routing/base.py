@@ -9,10 +9,13 @@ from coollm.core.types import Target, Value
 
 
 class Reading(Value, frozen=True):
-    """What is known of one target when it is ranked. `fullness` are shares of limits used, 0 to 1."""
+    """What is known of one target when it is ranked, by all workers. `fullness` are shares of limits used, 0 to 1. The latency is a mean, the peak one that
+    takes a slow answer at once.
+    """
 
     in_flight: int = 0
     latency_seconds: float | None = None
+    peak_seconds: float | None = None
     error_rate: float = 0.0
     request_fullness: float = 0.0
     token_fullness: float = 0.0
@@ -58,7 +61,5 @@ def relative_to_best(value: float | None, best: float | None) -> float:
 
 
 def price(target: Target) -> float | None:
-    """One figure to compare prices by: US dollars for a million input and a quarter of a million output tokens."""
-    if target.input_price is None or target.output_price is None:
-        return None
-    return target.input_price + target.output_price / 4
+    """One figure to compare prices by; None where the price is not known."""
+    return None if target.price is None else target.price.comparable

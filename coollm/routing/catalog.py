@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 
 from coollm.core.config.schema import Client, Provider, Settings
 from coollm.core.errors import NotAllowed, UnknownModel
+from coollm.core.list_prices import list_price
+from coollm.core.pricing import Price, Rates, flat
 from coollm.core.registry import PROVIDERS
 from coollm.core.types import Target
 
@@ -140,7 +142,7 @@ def _may_ask(client: Client | None, *names: str) -> bool:
 
 
 def _targets(provider: Provider, model: str, *, fallback: bool = False) -> Sequence[Target]:
-    pricing, limits = provider.pricing, provider.limits
+    limits, price = provider.limits, price_of(provider, model)
     return [
         Target(
             provider=provider.id,
@@ -148,9 +150,7 @@ def _targets(provider: Provider, model: str, *, fallback: bool = False) -> Seque
             key_id=key_id,
             model=model,
             weight=provider.weight,
-            input_price=pricing.input_token_cost if pricing else None,
-            output_price=pricing.output_token_cost if pricing else None,
-            cached_input_price=pricing.cached_input_token_cost if pricing else None,
+            price=price,
             req_per_min=limits.req_per_min,
             tokens_per_min=limits.tokens_per_min,
             max_tokens=limits.max_tokens,
@@ -161,6 +161,21 @@ def _targets(provider: Provider, model: str, *, fallback: bool = False) -> Seque
         )
         for key_id in key_ids(provider)
     ]
+
+
+def price_of(provider: Provider, model: str) -> Price | None:
+    """The price of a provider's model: as configured, else the vendor's list price; None where neither is known."""
+    given = provider.pricing
+    if given is None:
+        return list_price(provider.type, model)
+    rates = Rates(
+        input=given.input_token_cost,
+        output=given.output_token_cost,
+        cached_input=given.cached_input_token_cost,
+        cache_write=given.cache_write_token_cost,
+        reasoning=given.reasoning_token_cost,
+    )
+    return flat(rates)
 
 
 def key_ids(provider: Provider) -> list[str]:

@@ -24,4 +24,4 @@ def rank(targets: Sequence[Target], readings: Mapping[str, Reading], turn: int, 
 
 
 def _load(reading: Reading) -> float | None:
-    return None if reading.latency_seconds is None else reading.latency_seconds * (1 + reading.in_flight)
+    return None if reading.peak_seconds is None else reading.peak_seconds * (1 + reading.in_flight)

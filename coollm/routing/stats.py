@@ -1,51 +1,114 @@
-"""What this worker has seen of each vendor key: calls in flight, latency, errors."""
+"""What is known of each vendor key: calls in flight, latency, errors; what this worker has seen, and what the others have told of it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 # Half of what was seen counts no more after this time.
 HALF_LIFE_SECONDS = 30.0
 
+# What counts less than this is forgotten: nobody has used the key for minutes.
+LEAST_WEIGHT = 0.01
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """Figures of one key as a worker tells them: `weight` is how many attempts they stand for, older ones counting less."""
+
+    in_flight: int
+    weight: float
+    latency_seconds: float
+    peak_seconds: float
+    error_rate: float
+
+
+NOBODY = Told(0, 0.0, 0.0, 0.0, 0.0)
+
 
 class KeyStats:
-    """Figures of one key. Latency is a peak EWMA: a slow answer counts at once, fast ones bring it down slowly."""
+    """Figures of one key, as this worker has seen them. Means count what is older less; the peak EWMA takes a slow answer at once, and fast ones bring it
+    down slowly.
+    """
 
-    __slots__ = ("_seen", "consecutive_failures", "error_rate", "in_flight", "latency_seconds")
+    __slots__ = ("_seen", "consecutive_failures", "error_rate", "in_flight", "latency_seconds", "peak_seconds", "weight")
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self.latency_seconds: float | None = None
+        self.weight = 0.0
+        self.latency_seconds = 0.0
+        self.peak_seconds = 0.0
         self.error_rate = 0.0
         self.consecutive_failures = 0
-        self._seen: float | None = None
+        self._seen = 0.0
 
     def record(self, now: float, *, failed: bool, latency_seconds: float | None) -> None:
         """Takes in one attempt that has ended. A fault of the client is none of the key's and is not recorded."""
+        before = self.weight * math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS) if self.weight else 0.0
         # Even attempts at the same moment move the figures by a tenth.
-        kept = 0.0 if self._seen is None else min(0.9, math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS))
-        self._seen = now
+        kept = min(0.9, before / (before + 1))
+        self._seen, self.weight = now, before + 1
         self.error_rate = self.error_rate * kept + failed * (1 - kept)
         self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
         if latency_seconds is not None:
-            before = self.latency_seconds
-            faded = latency_seconds if before is None else before * kept + latency_seconds * (1 - kept)
-            self.latency_seconds = max(latency_seconds, faded)
+            is_first = not self.latency_seconds
+            self.latency_seconds = latency_seconds if is_first else self.latency_seconds * kept + latency_seconds * (1 - kept)
+            self.peak_seconds = latency_seconds if is_first else max(latency_seconds, self.peak_seconds * kept + latency_seconds * (1 - kept))
+
+    def told(self, now: float) -> Told:
+        """The figures of now."""
+        weight = self.weight * math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS) if self.weight else 0.0
+        return Told(self.in_flight, weight, self.latency_seconds, self.peak_seconds, self.error_rate)
 
 
 class Board:
-    """The statistics of all keys of this worker."""
+    """The statistics of all keys. `in_flight` and failures in a row are counted here; means are those of all workers together."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._keys: dict[str, KeyStats] = {}
+        self._others: dict[str, list[Told]] = {}
         self._turns: dict[str, int] = {}
 
     def of(self, key: str) -> KeyStats:
-        """The figures of one key."""
+        """What this worker has seen of a key."""
         return self._keys.setdefault(key, KeyStats())
+
+    def all_of(self, key: str) -> Told:
+        """What all workers have seen of a key: calls in flight added up, the others by their weight. A weight of 0 is one of which nothing is known."""
+        own = self._keys.get(key)
+        rows = [own.told(self._clock())] if own else []
+        rows += self._others.get(key, ())
+        weight = sum(row.weight for row in rows)
+        in_flight = sum(row.in_flight for row in rows)
+        if weight < LEAST_WEIGHT:
+            return Told(in_flight, 0.0, 0.0, 0.0, 0.0)
+        timed = [row for row in rows if row.latency_seconds]
+        heard = sum(row.weight for row in timed) or 1.0
+        return Told(
+            in_flight,
+            weight,
+            sum(row.latency_seconds * row.weight for row in timed) / heard,
+            sum(row.peak_seconds * row.weight for row in timed) / heard,
+            # Errors that nobody has seen repeated for a while are held against a key less and less.
+            sum(row.error_rate * row.weight for row in rows) / max(1.0, weight),
+        )
+
+    def news(self) -> dict[str, Told]:
+        """What this worker tells the others."""
+        now = self._clock()
+        told = {key: stats.told(now) for key, stats in self._keys.items()}
+        return {key: row for key, row in told.items() if row.in_flight or row.weight >= LEAST_WEIGHT}
+
+    def hear(self, news: Iterable[dict[str, Told]]) -> None:
+        """Takes in what the others tell now; what they told before counts no more."""
+        heard: dict[str, list[Told]] = {}
+        for one in news:
+            for key, row in one.items():
+                heard.setdefault(key, []).append(row)
+        self._others = heard
 
     def begin(self, key: str) -> None:
         """An attempt starts."""

@@ -6,6 +6,8 @@ and a saturating client gets at least 60/61 = 98 % of it.
 
 Reserve → settle: `decide` charges the estimate in the present bucket and remembers who holds it; `settle` later corrects that bucket by the difference to what
 was used. What a dead worker held is found by `reap`: its estimates stand, which is the safe side, and what it ran counts as running no more.
+
+A store has an identity that it keeps as long as it keeps its counters. Whoever has asked for it is answered StoreForgot when it has become another.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ LIVE_RETRY_SECONDS = 1.0
 
 # How long the sum of a period is kept after its end, to be looked at.
 KEPT_AFTER_SECONDS = 2 * 86400
+
+# News of a worker that has not been heard of for so long is no news.
+NEWS_SECONDS = 15.0
 FOREVER = 2**53
 
 
@@ -83,12 +88,29 @@ class Hold(Value, frozen=True):
     note: str = ""
 
 
+class Part(Value, frozen=True):
+    """What a hold holds of one counter: an `amount` in a `bucket`. A live part is let go when the hold ends."""
+
+    counter: str
+    bucket: int
+    amount: int
+    is_live: bool
+
+
 class Orphan(Value, frozen=True):
-    """A hold whose owner has died. `key` is the candidate that was chosen."""
+    """A hold whose owner has died. `key` is the candidate that was chosen; `periods` are its parts of periods, which stand at their estimates."""
 
     id: str
     note: str
     key: str
+    periods: tuple[Part, ...] = ()
+
+
+class Standing(Value, frozen=True):
+    """A counter of a period at one moment: what is charged, and how much of that is held by requests that run, by the ids of their holds."""
+
+    used: int
+    held: Mapping[str, int]
 
 
 class Skipped(Value, frozen=True):
@@ -111,7 +133,8 @@ class Decision(Value, frozen=True):
     """The answer to `decide`.
 
     Granted: `chosen` is the index of the candidate, and `now` the store's time, by which every charge has its bucket.
-    Refused: `chosen` is None; `refused` is the client's charge that had no room, or None if it was the candidates that had none.
+    Refused: `chosen` is None; `refused` is the client's charge that had no room, or None if it was the candidates that had none. `used` then has the client's
+    charges, of which nothing was charged.
     """
 
     chosen: int | None = None
@@ -141,8 +164,17 @@ class StoreError(Exception):
     """The store does not answer, or answers nonsense."""
 
 
+class StoreForgot(StoreError):
+    """The store has lost its counters: it is not the one that was asked for its identity."""
+
+
 class Store(Protocol):
-    """Counters and cooldowns. Every method may raise StoreError and nothing else. Safe for any number of greenlets."""
+    """Counters and cooldowns. Every method may raise StoreError and nothing else. Safe for any number of greenlets.
+
+    `epoch` goes up when the store is used again after it had forgotten what it was told.
+    """
+
+    epoch: int
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         """Atomically: if all of `charges` fit, the first candidate that does not cool and whose charges fit is chosen, and all is charged. Else nothing is.
@@ -156,8 +188,8 @@ class Store(Protocol):
         A hold that was reaped has been let go already: only the corrections are made.
         """
 
-    def beat(self, owner: str) -> None:
-        """The owner lives."""
+    def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
+        """The owner lives. It leaves its news for the others, and gets theirs, of those that have beaten within NEWS_SECONDS."""
 
     def reap(self, seconds: float) -> Sequence[Orphan]:
         """Ends the holds whose owners have not been heard of for `seconds`, and gives each to one caller alone."""
@@ -170,6 +202,21 @@ class Store(Protocol):
 
     def used(self, charges: Sequence[Charge]) -> Mapping[str, int]:
         """What is charged on the counter of each of `charges` in its present span."""
+
+    def standing(self, charges: Sequence[Charge]) -> Mapping[str, Standing]:
+        """What is charged and what is held on the counter of each of `charges`, which are of periods, all at the same moment."""
+
+    def charge(self, charges: Sequence[Charge]) -> None:
+        """Adds to counters, whether there is room or not; a negative amount takes off, and never below zero."""
+
+    def claim(self, name: str, owner: str, seconds: float) -> bool:
+        """Whether `owner` now has `name` to itself for `seconds`: nobody else has claimed it, or their time is over. Claiming again prolongs it."""
+
+    def release(self, name: str, owner: str) -> None:
+        """Gives up a claim of the owner's."""
+
+    def identity(self) -> str:
+        """The store's identity, made if it has none. From now on `decide` and `settle` raise StoreForgot if it is another."""
 
     def ping(self) -> None:
         """Raises StoreError if the store cannot decide."""
@@ -198,9 +245,18 @@ def seconds_until_room(buckets: Iterable[tuple[int, int]], charge: Charge, now: 
     return 0.0
 
 
-def live_parts(charges: Iterable[Charge]) -> list[tuple[str, int]]:
-    """What must be let go when a request ends: (counter, amount)."""
-    return [(charge.counter, charge.amount) for charge in charges if charge.span.kind == "live"]
+def held_parts(charges: Iterable[Charge], now: float) -> tuple[Part, ...]:
+    """What a hold remembers of its charges: what must be let go when it ends, and what a period is to be corrected by. Windows forget by themselves."""
+    return tuple(
+        Part(counter=charge.counter, bucket=charge.span.bucket(now), amount=charge.amount, is_live=charge.span.kind == "live")
+        for charge in charges
+        if charge.span.kind != "window"
+    )
+
+
+def periods_of(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """The parts of periods."""
+    return tuple(part for part in parts if not part.is_live)
 
 
 def shortest_wait(skipped: Iterable[Skipped]) -> float | None:

@@ -10,6 +10,9 @@ store is only asked whether it answers again, once a second, until it does so in
 | allow | everything is admitted, and nothing is counted                                                                                           |
 
 What requests used that were admitted before is owed to the store, and paid when it answers again.
+
+A store that has forgotten its counters (a Redis that kept nothing through a restart) counts as failing too, until no window reaches back to before that; then
+its budgets are counted again from the ledger, and it is used as a new one. What ran meanwhile is charged to the new one when it ends.
 """
 
 from __future__ import annotations
@@ -18,12 +21,26 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import gevent
 import msgspec
 
-from coollm.stores.base import Candidate, Charge, Cooldown, Correction, Decision, Hold, Orphan, Store, StoreError
+from coollm.stores.base import (
+    WINDOW_SECONDS,
+    Candidate,
+    Charge,
+    Cooldown,
+    Correction,
+    Decision,
+    Hold,
+    Orphan,
+    Standing,
+    Store,
+    StoreError,
+    StoreForgot,
+)
 from coollm.stores.memory import MemoryStore
 
 T = TypeVar("T")
@@ -34,6 +51,9 @@ BAD_ANSWERS = 3
 SLOW_SECONDS = 0.25
 PROBE_SECONDS = 1.0
 
+# The longest window of a minute, and the bucket in which it began.
+FORGOTTEN_SECONDS = WINDOW_SECONDS + 2.0
+
 # So many settlements are remembered while the store fails; of those beyond, the estimates stand.
 MOST_OWED = 20_000
 
@@ -43,8 +63,12 @@ _log = logging.getLogger("coollm.stores")
 class GuardedStore:
     """A Store that goes on without the one it wraps, as the rule says. `share` is the part of each limit that this worker may use by itself."""
 
-    def __init__(self, store: Store, on_failure: OnFailure, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Store, on_failure: OnFailure, share: float, clock: Callable[[], float] = time.monotonic, remembered: Path | None = None) -> None:
+        """`remembered` is the file that has the store's identity from one start of this host's gateway to the next."""
         self._store = store
+        self._remembered = remembered
+        self._forgot_at: float | None = None
+        self._is_known = False
         self._rule = on_failure
         self._share = share
         self._clock = clock
@@ -54,6 +78,12 @@ class GuardedStore:
         self._owed: deque[tuple[Sequence[str], list[Correction]]] = deque(maxlen=MOST_OWED)
         self.is_failing = False
         self.reason = ""
+        self.epoch = 0
+        self.recount: Callable[[Store], None] = lambda _: None
+        try:
+            self._check_identity()
+        except StoreError as error:
+            self._fail(str(error))
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         if not self.is_failing:
@@ -82,9 +112,10 @@ class GuardedStore:
             return
         self._owed.append((holds, made))
 
-    def beat(self, owner: str) -> None:
-        self._only(lambda: self._store.beat(owner))
+    def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
+        heard = self._only(lambda: self._store.beat(owner, news))
         self._pay()
+        return heard
 
     def reap(self, seconds: float) -> Sequence[Orphan]:
         return self._only(lambda: self._store.reap(seconds))
@@ -100,6 +131,21 @@ class GuardedStore:
 
     def used(self, charges: Sequence[Charge]) -> Mapping[str, int]:
         return self._fallback().used(charges) if self.is_failing else self._ask(lambda: self._store.used(charges))
+
+    def standing(self, charges: Sequence[Charge]) -> Mapping[str, Standing]:
+        return self._only(lambda: self._store.standing(charges))
+
+    def charge(self, charges: Sequence[Charge]) -> None:
+        self._only(lambda: self._store.charge(charges))
+
+    def claim(self, name: str, owner: str, seconds: float) -> bool:
+        return self._only(lambda: self._store.claim(name, owner, seconds))
+
+    def release(self, name: str, owner: str) -> None:
+        self._only(lambda: self._store.release(name, owner))
+
+    def identity(self) -> str:
+        return self._only(self._store.identity)
 
     def ping(self) -> None:
         self._only(self._store.ping)
@@ -145,6 +191,9 @@ class GuardedStore:
         started = self._clock()
         try:
             answer = work()
+        except StoreForgot as error:
+            self._forget(str(error))
+            raise
         except StoreError as error:
             self._judge(str(error))
             raise
@@ -154,10 +203,35 @@ class GuardedStore:
 
     def _judge(self, fault: str) -> None:
         self._bad = self._bad + 1 if fault else 0
-        if self._bad >= BAD_ANSWERS and not self.is_failing:
-            self.is_failing, self.reason = True, fault
-            _log.error("the store fails", extra={"reason": fault, "on_failure": self._rule})
-            gevent.spawn(self._wait_for_recovery)
+        if self._bad >= BAD_ANSWERS:
+            self._fail(fault)
+
+    def _fail(self, fault: str) -> None:
+        if self.is_failing:
+            return
+        self.is_failing, self.reason = True, fault
+        _log.error("the store fails", extra={"reason": fault, "on_failure": self._rule})
+        gevent.spawn(self._wait_for_recovery)
+
+    def _check_identity(self) -> None:
+        """Whether the store is still the one that this host's gateway used last. Raises StoreError; then it is asked again when it answers."""
+        identity = self._store.identity()
+        self._is_known = True
+        known = self._remembered.read_text("utf-8") if self._remembered and self._remembered.exists() else identity
+        if known == identity:
+            self._remember(identity)
+        else:
+            self._forget("it is not the one that was used before")
+
+    def _remember(self, identity: str) -> None:
+        if self._remembered is not None:
+            self._remembered.write_text(identity, "utf-8")
+
+    def _forget(self, fault: str) -> None:
+        self._forgot_at = self._clock()
+        # What is owed was charged to counters that are gone: the ledger has it.
+        self._owed.clear()
+        self._fail(fault)
 
     def _wait_for_recovery(self) -> None:
         while self.is_failing:
@@ -177,9 +251,35 @@ class GuardedStore:
             self._store.ping()
             if self._clock() - started > SLOW_SECONDS:
                 return
+            if self._forgot_at is None:
+                self._check_identity_again()
+            if self._forgot_at is not None and not self._begin_anew(self._forgot_at):
+                return
             self._pay()
         except StoreError as error:
             self.reason = str(error)
             return
         self.is_failing, self._bad, self.reason = False, 0, ""
         _log.warning("the store answers again")
+
+    def _check_identity_again(self) -> None:
+        """A store that was away may have been restarted: an empty decision tells whether it is the same. Raises StoreError."""
+        if not self._is_known:
+            self._check_identity()
+            return
+        try:
+            self._store.decide((), ())
+        except StoreForgot as error:
+            self._forget(str(error))
+            self.reason = str(error)
+
+    def _begin_anew(self, since: float) -> bool:
+        """Whether the store that had forgotten can be used again: no window reaches back to before, and its budgets are counted. Raises StoreError."""
+        if self._clock() - since < FORGOTTEN_SECONDS:
+            return False
+        identity = self._store.identity()
+        self.recount(self._store)
+        self.epoch += 1
+        self._remember(identity)
+        self._forgot_at = None
+        return True

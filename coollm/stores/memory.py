@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 
 from coollm.core.config.schema import RuntimeStorage
 from coollm.stores.base import (
+    NEWS_SECONDS,
     Candidate,
     Charge,
     Cooldown,
@@ -17,10 +19,13 @@ from coollm.stores.base import (
     Decision,
     Hold,
     Orphan,
+    Part,
     Skipped,
+    Standing,
     Store,
     Used,
-    live_parts,
+    held_parts,
+    periods_of,
     seconds_until_room,
     shortest_wait,
 )
@@ -46,11 +51,13 @@ class _Held(msgspec.Struct, frozen=True):
     hold: Hold
     key: str
     made: float
-    live: list[tuple[str, int]]
+    parts: tuple[Part, ...]
 
 
 class MemoryStore:
     """The contract in plain dictionaries. It never yields to another greenlet, so every call is atomic."""
+
+    epoch = 0
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -58,6 +65,9 @@ class MemoryStore:
         self._cooling: dict[str, tuple[float, str]] = {}
         self._holds: dict[str, _Held] = {}
         self._owners: dict[str, float] = {}
+        self._news: dict[str, tuple[float, bytes]] = {}
+        self._claims: dict[str, tuple[float, str]] = {}
+        self._identity = secrets.token_hex(8)
         self._swept = 0.0
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
@@ -66,7 +76,8 @@ class MemoryStore:
         for charge in charges:
             wait = self._wait(charge, now)
             if wait != 0:
-                return Decision(refused=charge, retry_after_seconds=wait)
+                used = tuple(Used(counter=one.counter, used=self._used(one, now), limit=one.limit) for one in charges)
+                return Decision(refused=charge, retry_after_seconds=wait, used=used)
         skipped: list[Skipped] = []
         for index, candidate in enumerate(candidates):
             reason = self._why_not(candidate, now)
@@ -74,7 +85,7 @@ class MemoryStore:
                 used = tuple(self._charge(charge, now) for charge in (*charges, *candidate.charges))
                 for hold, held in ((own, charges), (leased, candidate.charges)):
                     if hold is not None and held:
-                        self._holds[hold.id] = _Held(hold, candidate.key, now, live_parts(held))
+                        self._holds[hold.id] = _Held(hold, candidate.key, now, held_parts(held, now))
                 return Decision(chosen=index, now=now, skipped=tuple(skipped), used=used)
             skipped.append(reason)
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
@@ -85,15 +96,20 @@ class MemoryStore:
         for correction in corrections:
             self._add(correction.counter, correction.bucket, correction.difference)
 
-    def beat(self, owner: str) -> None:
-        self._owners[owner] = self._clock()
+    def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
+        now = self._clock()
+        self._owners[owner] = now
+        self._news[owner] = (now, news)
+        for gone in [other for other, (since, _) in self._news.items() if since < now - NEWS_SECONDS]:
+            del self._news[gone]
+        return [told for other, (_, told) in self._news.items() if other != owner]
 
     def reap(self, seconds: float) -> Sequence[Orphan]:
         before = self._clock() - seconds
         dead = [held for held in self._holds.values() if self._owners.get(held.hold.owner, held.made) < before]
         for held in dead:
             self._let_go(held.hold.id)
-        return [Orphan(id=held.hold.id, note=held.hold.note, key=held.key) for held in dead]
+        return [Orphan(id=held.hold.id, note=held.hold.note, key=held.key, periods=periods_of(held.parts)) for held in dead]
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         until = self._clock() + seconds
@@ -106,7 +122,36 @@ class MemoryStore:
 
     def used(self, charges: Sequence[Charge]) -> Mapping[str, int]:
         now = self._clock()
-        return {charge.counter: sum(amount for _, amount in self._counted(charge, now)) for charge in charges}
+        return {charge.counter: self._used(charge, now) for charge in charges}
+
+    def standing(self, charges: Sequence[Charge]) -> Mapping[str, Standing]:
+        now = self._clock()
+        found = {}
+        for charge in charges:
+            place = (charge.counter, charge.span.bucket(now))
+            held = {one.hold.id: part.amount for one in self._holds.values() for part in periods_of(one.parts) if (part.counter, part.bucket) == place}
+            found[charge.counter] = Standing(used=self._used(charge, now), held=held)
+        return found
+
+    def charge(self, charges: Sequence[Charge]) -> None:
+        now = self._clock()
+        for one in charges:
+            self._charge(one, now)
+
+    def claim(self, name: str, owner: str, seconds: float) -> bool:
+        now = self._clock()
+        until, holder = self._claims.get(name, (0.0, owner))
+        if until > now and holder != owner:
+            return False
+        self._claims[name] = (now + seconds, owner)
+        return True
+
+    def release(self, name: str, owner: str) -> None:
+        if self._claims.get(name, (0.0, ""))[1] == owner:
+            del self._claims[name]
+
+    def identity(self) -> str:
+        return self._identity
 
     def ping(self) -> None:
         pass
@@ -116,8 +161,9 @@ class MemoryStore:
 
     def _let_go(self, hold: str) -> None:
         held = self._holds.pop(hold, None)
-        for counter, amount in held.live if held else ():
-            self._add(counter, 0, -amount)
+        for part in held.parts if held else ():
+            if part.is_live:
+                self._add(part.counter, part.bucket, -part.amount)
 
     def _add(self, counter: str, bucket: int, difference: int) -> None:
         held = self._counters.get(counter, {}).get(bucket)
@@ -141,11 +187,14 @@ class MemoryStore:
         oldest = charge.span.oldest(now)
         return [(bucket, held.amount) for bucket, held in self._counters.get(charge.counter, {}).items() if bucket >= oldest]
 
+    def _used(self, charge: Charge, now: float) -> int:
+        return sum(amount for _, amount in self._counted(charge, now))
+
     def _charge(self, charge: Charge, now: float) -> Used:
         buckets = self._counters.setdefault(charge.counter, {})
         held = buckets.setdefault(charge.span.bucket(now), _Bucket(0, charge.span.expires(now)))
-        held.amount += charge.amount
-        return Used(counter=charge.counter, used=sum(amount for _, amount in self._counted(charge, now)), limit=charge.limit)
+        held.amount = max(0, held.amount + charge.amount)
+        return Used(counter=charge.counter, used=self._used(charge, now), limit=charge.limit)
 
     def _sweep(self, now: float) -> None:
         if now - self._swept < SWEEP_EVERY_SECONDS:
@@ -156,5 +205,6 @@ class MemoryStore:
                 del buckets[bucket]
             if not buckets:
                 del self._counters[counter]
-        for key in [key for key, (until, _) in self._cooling.items() if until <= now]:
-            del self._cooling[key]
+        for timed in (self._cooling, self._claims):
+            for key in [key for key, (until, _) in timed.items() if until <= now]:
+                del timed[key]

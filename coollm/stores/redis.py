@@ -8,6 +8,7 @@ Sources: https://redis.io/docs/latest/develop/programmability/eval-intro/ and th
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ from typing import Any
 import orjson
 
 from coollm.core.config.schema import RuntimeStorage
-from coollm.core.config.values import Address
-from coollm.core.errors import OperationFailed
 from coollm.stores.base import (
     KEPT_AFTER_SECONDS,
     LIVE_RETRY_SECONDS,
+    NEWS_SECONDS,
     Candidate,
     Charge,
     Cooldown,
@@ -27,18 +27,25 @@ from coollm.stores.base import (
     Decision,
     Hold,
     Orphan,
+    Part,
     Skipped,
+    Standing,
     Store,
     StoreError,
+    StoreForgot,
     Used,
+    periods_of,
     shortest_wait,
 )
+from coollm.stores.redis_client import connect
 
-TIMEOUT_SECONDS = 2.0
 PREFIX = "{coollm}:"
 COOLDOWNS = PREFIX + "cooldowns"
 HOLDS = PREFIX + "holds"
 OWNERS = PREFIX + "owners"
+NEWS = PREFIX + "news"
+IDENTITY = PREFIX + "identity"
+CLAIM = PREFIX + "claim:"
 FORGET_OWNERS_SECONDS = 3600
 
 _CLOCK = """
@@ -75,26 +82,36 @@ local function counted(charge)
 end
 """
 
+# Whether the store is still the one that was asked for its identity: one that has forgotten charges nothing.
+_KNOWN = """
+local function forgot(key, identity) return identity ~= '' and redis.call('GET', key) ~= identity end
+"""
+
 _LET_GO = """
--- Ends a hold, [owner, made, note, key, [[counter, amount], ...]], and lets its live charges go. One that is not there was reaped, or held nothing.
+-- Ends a hold, [owner, made, note, key, [[counter, bucket, amount, live], ...]], and lets its live charges go. One that is not there was reaped.
 local function let_go(holds, id)
   local held = redis.call('HGET', holds, id)
   if not held then return nil end
   redis.call('HDEL', holds, id)
   local hold = cjson.decode(held)
-  for _, live in ipairs(hold[5]) do
-    local left = tonumber(redis.call('HGET', live[1], '0') or '0') - live[2]
-    if left > 0 then redis.call('HSET', live[1], '0', whole(left)) else redis.call('HDEL', live[1], '0') end
+  for _, part in ipairs(hold[5]) do
+    if part[4] == 1 then
+      local left = tonumber(redis.call('HGET', part[1], '0') or '0') - part[3]
+      if left > 0 then redis.call('HSET', part[1], '0', whole(left)) else redis.call('HDEL', part[1], '0') end
+    end
   end
   return hold
 end
 """
 
-# KEYS: cooldowns, holds, then the counters. ARGV: JSON {charges: [charge], candidates: [[key, [charges]]], own: hold, leased: hold}, kept seconds, live wait.
+# KEYS: cooldowns, holds, identity, then the counters.
+# ARGV: JSON {charges: [charge], candidates: [[key, [charges]]], own: hold, leased: hold}, kept seconds, live wait, identity.
 _DECIDE = (
     _CLOCK
+    + _KNOWN
     + _SPANS
     + """
+if forgot(KEYS[3], ARGV[4]) then return {'forgot'} end
 local used = {}
 local ask = cjson.decode(ARGV[1])
 -- Seconds until the charge fits: 0 now, -1 never.
@@ -131,18 +148,24 @@ local function charge_all(charges, result)
 end
 local function hold(held, key, charges)
   if not held or held == cjson.null or #charges == 0 then return end
-  local live = {}
+  local parts = {}
   for _, charge in ipairs(charges) do
-    if charge[4] == 2 then live[#live + 1] = {KEYS[charge[1]], charge[2]} end
+    if charge[4] ~= 0 then parts[#parts + 1] = {KEYS[charge[1]], bucket_of(charge), charge[2], charge[4] == 2 and 1 or 0} end
   end
   local written = cjson.encode({held[2], now, held[3], key, 0})
   -- An empty list is written by hand: cjson would make it an object.
-  local lives = #live > 0 and cjson.encode(live) or '[]'
-  redis.call('HSET', KEYS[2], held[1], string.sub(written, 1, -3) .. lives .. ']')
+  redis.call('HSET', KEYS[2], held[1], string.sub(written, 1, -3) .. (#parts > 0 and cjson.encode(parts) or '[]') .. ']')
 end
 for index, charge in ipairs(ask.charges) do
   local seconds = wait(charge)
-  if seconds ~= 0 then return {'refused', tostring(index - 1), tostring(seconds)} end
+  if seconds ~= 0 then
+    local result = {'refused', tostring(index - 1), tostring(seconds)}
+    for _, one in ipairs(ask.charges) do
+      wait(one)
+      result[#result + 1] = whole(used[KEYS[one[1]]][1])
+    end
+    return result
+  end
 end
 local skipped = {}
 for index, candidate in ipairs(ask.candidates) do
@@ -172,15 +195,17 @@ return {'none', cjson.encode(skipped)}
 """
 )
 
-# KEYS: holds, then the counters. ARGV: number of holds, their ids, then bucket and difference of each counter.
+# KEYS: holds, identity, then the counters. ARGV: identity, number of holds, their ids, then bucket and difference of each counter.
 _SETTLE = (
     _CLOCK
+    + _KNOWN
     + _LET_GO
     + """
-local many = tonumber(ARGV[1])
-for i = 2, many + 1 do let_go(KEYS[1], ARGV[i]) end
-for i = 2, #KEYS do
-  local bucket, difference = ARGV[many + 2 * i - 2], tonumber(ARGV[many + 2 * i - 1])
+if forgot(KEYS[2], ARGV[1]) then return 0 end
+local many = tonumber(ARGV[2])
+for i = 3, many + 2 do let_go(KEYS[1], ARGV[i]) end
+for i = 3, #KEYS do
+  local bucket, difference = ARGV[many + 2 * i - 3], tonumber(ARGV[many + 2 * i - 2])
   local held = redis.call('HGET', KEYS[i], bucket)
   if held then redis.call('HSET', KEYS[i], bucket, whole(math.max(0, tonumber(held) + difference))) end
 end
@@ -188,8 +213,24 @@ return 1
 """
 )
 
-# KEYS: owners. ARGV: the owner.
-_BEAT = _CLOCK + "return redis.call('HSET', KEYS[1], ARGV[1], string.format('%.6f', now))"
+# KEYS: owners, news. ARGV: the owner, its news, seconds after which news are old.
+_BEAT = (
+    _CLOCK
+    + """
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.6f', now))
+redis.call('HSET', KEYS[2], ARGV[1], string.format('%.6f', now) .. ' ' .. ARGV[2])
+local rows, result = redis.call('HGETALL', KEYS[2]), {}
+for i = 1, #rows, 2 do
+  local place = string.find(rows[i + 1], ' ', 1, true)
+  if tonumber(string.sub(rows[i + 1], 1, place - 1)) < now - tonumber(ARGV[3]) then
+    redis.call('HDEL', KEYS[2], rows[i])
+  elseif rows[i] ~= ARGV[1] then
+    result[#result + 1] = string.sub(rows[i + 1], place + 1)
+  end
+end
+return result
+"""
+)
 
 # KEYS: holds, owners. ARGV: seconds of silence, seconds after which an owner is forgotten.
 _REAP = (
@@ -203,6 +244,7 @@ for i = 1, #rows, 2 do
   if seen < now - tonumber(ARGV[1]) then
     let_go(KEYS[1], rows[i])
     result[#result + 1] = rows[i]; result[#result + 1] = hold[3]; result[#result + 1] = hold[4]
+    result[#result + 1] = #hold[5] > 0 and cjson.encode(hold[5]) or '[]'
   end
 end
 local owners = redis.call('HGETALL', KEYS[2])
@@ -241,6 +283,32 @@ return result
 """
 )
 
+# KEYS: the counters. ARGV: a JSON list of charges, kept seconds.
+_CHARGE = (
+    _CLOCK
+    + _SPANS
+    + """
+for _, charge in ipairs(cjson.decode(ARGV[1])) do
+  local key, bucket = KEYS[charge[1]], whole(bucket_of(charge))
+  if redis.call('HINCRBY', key, bucket, whole(charge[2])) < 0 then redis.call('HSET', key, bucket, '0') end
+  if charge[4] == 0 then redis.call('EXPIRE', key, charge[5] + charge[6] + 5) end
+  if charge[4] == 1 and charge[6] > 0 then redis.call('EXPIREAT', key, whole(charge[6] + tonumber(ARGV[2]))) end
+end
+return 1
+"""
+)
+
+# KEYS: the claim. ARGV: owner, milliseconds.
+_CLAIM = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+# KEYS: the claim. ARGV: owner.
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end; return 1"
+
 # KEYS: the counters. ARGV: a JSON list of charges.
 _USED = (
     _CLOCK
@@ -252,53 +320,41 @@ return result
 """
 )
 
+# KEYS: holds, then the counters. ARGV: a JSON list of charges. Answers what is charged on each, then of each hold its id and parts.
+_STANDING = (
+    _CLOCK
+    + _SPANS
+    + """
+local result = {}
+for _, charge in ipairs(cjson.decode(ARGV[1])) do result[#result + 1] = whole((counted(charge))) end
+local rows = redis.call('HGETALL', KEYS[1])
+for i = 1, #rows, 2 do
+  local hold = cjson.decode(rows[i + 1])
+  if #hold[5] > 0 then result[#result + 1] = rows[i]; result[#result + 1] = cjson.encode(hold[5]) end
+end
+return result
+"""
+)
+
+# KEYS: identity. ARGV: a new one.
+_IDENTITY = "redis.call('SETNX', KEYS[1], ARGV[1]); return redis.call('GET', KEYS[1])"
+
 _KINDS = {"window": 0, "period": 1, "live": 2}
 
 
 def open_store(settings: RuntimeStorage, state: Path) -> Store:  # noqa: ARG001  the signature of every store
-    """The store at `storage.runtime.addr`. Raises OperationFailed if the `redis` package is not installed, and StoreError if a cluster does not answer."""
-    try:
-        import redis
-    except ImportError as error:
-        raise OperationFailed("storage.runtime.type is redis, but the redis package is not installed", "pip install 'coollm[redis]'") from error
-    try:
-        return RedisStore(_client(settings))
-    except redis.RedisError as error:
-        raise StoreError(f"Redis: {error}") from error
-
-
-def _client(settings: RuntimeStorage) -> Any:
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.cluster import ClusterNode
-    from redis.retry import Retry
-    from redis.sentinel import Sentinel
-
-    common: dict[str, Any] = {
-        "username": settings.username,
-        "password": settings.password.reveal() if settings.password else None,
-        "socket_timeout": TIMEOUT_SECONDS,
-        "socket_connect_timeout": TIMEOUT_SECONDS,
-        # Once more, for a pooled connection that the server has closed; the package's own many retries would hold requests for seconds.
-        "retry": Retry(NoBackoff(), 1),
-    }
-    if (settings.addr or "").startswith("unix:"):
-        return redis.Redis(unix_socket_path=(settings.addr or "").removeprefix("unix:"), **common)
-    addresses = [Address.parse(one) for one in (settings.addr or "").split(",")]
-    if settings.mode == "cluster":
-        return redis.RedisCluster(startup_nodes=[ClusterNode(one.host, one.port) for one in addresses], ssl=settings.tls, **common)
-    if settings.mode == "sentinel":
-        told = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-        sentinels = Sentinel([(one.host, one.port) for one in addresses], sentinel_kwargs=told)
-        return sentinels.master_for(settings.master_name, ssl=settings.tls, **common)
-    return redis.Redis(host=addresses[0].host, port=addresses[0].port, ssl=settings.tls, **common)
+    """The store at `storage.runtime.addr`. Raises as `connect`."""
+    return RedisStore(connect(settings))
 
 
 class RedisStore:
     """The contract in hashes, one for each counter, whose fields are seconds."""
 
+    epoch = 0
+
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._identity = ""
         self._decide_script = client.register_script(_DECIDE)
         self._beat_script = client.register_script(_BEAT)
         self._reap_script = client.register_script(_REAP)
@@ -306,31 +362,40 @@ class RedisStore:
         self._cool_script = client.register_script(_COOL)
         self._list_script = client.register_script(_LIST)
         self._used_script = client.register_script(_USED)
+        self._standing_script = client.register_script(_STANDING)
+        self._charge_script = client.register_script(_CHARGE)
+        self._claim_script = client.register_script(_CLAIM)
+        self._release_script = client.register_script(_RELEASE)
+        self._identity_script = client.register_script(_IDENTITY)
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
-        places = _Places([COOLDOWNS, HOLDS])
+        places = _Places([COOLDOWNS, HOLDS, IDENTITY])
         ask = {
             "charges": [places.written(charge) for charge in charges],
             "candidates": [[candidate.key, [places.written(charge) for charge in candidate.charges]] for candidate in candidates],
             "own": [own.id, own.owner, own.note] if own else None,
             "leased": [leased.id, leased.owner, leased.note] if leased else None,
         }
-        reply = self._call(self._decide_script, places.keys, [orjson.dumps(ask), KEPT_AFTER_SECONDS, LIVE_RETRY_SECONDS])
+        reply = self._call(self._decide_script, places.keys, [orjson.dumps(ask), KEPT_AFTER_SECONDS, LIVE_RETRY_SECONDS, self._identity])
+        if reply[0] == b"forgot":
+            raise StoreForgot("Redis: it has lost its counters")
         return _decision(reply, charges, candidates)
 
     def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
         wanted = [one for one in corrections if one.difference]
         if wanted or holds:
             arguments = [value for one in wanted for value in (one.bucket, one.difference)]
-            self._call(self._settle_script, [HOLDS, *(PREFIX + one.counter for one in wanted)], [len(holds), *holds, *arguments])
+            keys = [HOLDS, IDENTITY, *(PREFIX + one.counter for one in wanted)]
+            if not self._call(self._settle_script, keys, [self._identity, len(holds), *holds, *arguments]):
+                raise StoreForgot("Redis: it has lost its counters")
 
-    def beat(self, owner: str) -> None:
-        self._call(self._beat_script, [OWNERS], [owner])
+    def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
+        return list(self._call(self._beat_script, [OWNERS, NEWS], [owner, news, NEWS_SECONDS]))
 
     def reap(self, seconds: float) -> Sequence[Orphan]:
         reply = self._call(self._reap_script, [HOLDS, OWNERS], [seconds, FORGET_OWNERS_SECONDS])
-        found = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
-        return [Orphan(id=hold.decode(), note=note.decode(), key=key.decode()) for hold, note, key in found]
+        found = zip(reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True)
+        return [Orphan(id=hold.decode(), note=note.decode(), key=key.decode(), periods=periods_of(_read_parts(parts))) for hold, note, key, parts in found]
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         self._call(self._cool_script, [COOLDOWNS], [key, seconds, cause])
@@ -346,6 +411,35 @@ class RedisStore:
         places = _Places([])
         reply = self._call(self._used_script, places.keys, [orjson.dumps([places.written(charge) for charge in charges])])
         return {charge.counter: int(used) for charge, used in zip(charges, reply, strict=True)}
+
+    def standing(self, charges: Sequence[Charge]) -> Mapping[str, Standing]:
+        places = _Places([HOLDS])
+        reply = self._call(self._standing_script, places.keys, [orjson.dumps([places.written(charge) for charge in charges])])
+        used, holds = reply[: len(charges)], reply[len(charges) :]
+        held: dict[tuple[str, int], dict[str, int]] = {}
+        for hold, parts in zip(holds[::2], holds[1::2], strict=True):
+            for part in periods_of(_read_parts(parts)):
+                held.setdefault((part.counter, part.bucket), {})[hold.decode()] = part.amount
+        return {
+            charge.counter: Standing(used=int(total), held=held.get((charge.counter, charge.span.bucket(0)), {}))
+            for charge, total in zip(charges, used, strict=True)
+        }
+
+    def charge(self, charges: Sequence[Charge]) -> None:
+        if charges:
+            places = _Places([])
+            written = orjson.dumps([places.written(charge) for charge in charges])
+            self._call(self._charge_script, places.keys, [written, KEPT_AFTER_SECONDS])
+
+    def claim(self, name: str, owner: str, seconds: float) -> bool:
+        return bool(self._call(self._claim_script, [CLAIM + name], [owner, max(1, round(seconds * 1000))]))
+
+    def release(self, name: str, owner: str) -> None:
+        self._call(self._release_script, [CLAIM + name], [owner])
+
+    def identity(self) -> str:
+        self._identity = self._call(self._identity_script, [IDENTITY], [secrets.token_hex(8)]).decode()
+        return self._identity
 
     def ping(self) -> None:
         self._run(self._client.ping)
@@ -386,7 +480,8 @@ class _Places:
 def _decision(reply: list[bytes], charges: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
     verdict = reply[0]
     if verdict == b"refused":
-        return Decision(refused=charges[int(reply[1])], retry_after_seconds=_seconds(float(reply[2])))
+        told = tuple(Used(counter=one.counter, used=int(float(total)), limit=one.limit) for one, total in zip(charges, reply[3:], strict=True))
+        return Decision(refused=charges[int(reply[1])], retry_after_seconds=_seconds(float(reply[2])), used=told)
     skipped = _skipped(orjson.loads(reply[3] if verdict == b"granted" else reply[1]), candidates)
     if verdict == b"none":
         return Decision(skipped=skipped, retry_after_seconds=shortest_wait(skipped))
@@ -408,3 +503,8 @@ def _skipped(rows: Any, candidates: Sequence[Candidate]) -> tuple[Skipped, ...]:
 
 def _seconds(seconds: float) -> float | None:
     return None if seconds < 0 else seconds
+
+
+def _read_parts(text: bytes) -> list[Part]:
+    rows = orjson.loads(text)
+    return [Part(counter=key.removeprefix(PREFIX), bucket=int(bucket), amount=int(amount), is_live=live == 1) for key, bucket, amount, live in rows]

@@ -14,8 +14,8 @@ from prometheus_client.exposition import choose_encoder
 
 from coollm import __version__
 from coollm.core.config.schema import Settings
-from coollm.core.types import Usage
-from coollm.telemetry.record import RequestRecord
+from coollm.core.types import Target, Usage
+from coollm.telemetry.record import HIT, RequestRecord
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
@@ -42,6 +42,8 @@ class Metrics:
         self._client_tokens = self._counter("coo_llm_client_tokens", "Tokens of a client.", "client", "kind")
         self._client_cost = self._counter("coo_llm_client_cost", "US dollars of a client.", "client")
         self._client_errors = self._counter("coo_llm_client_errors", "Requests of a client that failed.", "client")
+        self._cache_requests = self._counter("coo_llm_cache_requests", "Requests that the cache may answer, by what it had.", "result")
+        self._cache_saved = self._counter("coo_llm_cache_saved_cost", "US dollars that answers from the cache would have cost.")
         self._latency = self._histogram("coo_llm_latency_seconds", "Whole requests.", LATENCY_BUCKETS, "provider", "model")
         self._first_token = self._histogram("coo_llm_time_to_first_token_seconds", "Streams, to their first content.", LATENCY_BUCKETS, "provider", "model")
         self._overhead = self._histogram("coo_llm_overhead_seconds", "What the gateway adds to the vendors' time.", OVERHEAD_BUCKETS)
@@ -91,10 +93,15 @@ class Metrics:
             self._child(self._rate_limits, "client").inc()
         for kind, identity, share in record.budgets:
             self._child(self._budget_used, kind, identity).set(share)
-        if record.target is None:
-            return
-        provider, key = record.target.provider, record.target.key_id
-        model = self._model(f"{provider}:{record.target.model}", record.target.model)
+        if record.cache is not None:
+            self._child(self._cache_requests, record.cache).inc()
+            self._cache_saved.inc(record.saved_usd)
+        if record.target is not None and record.cache != HIT:
+            self._observe_target(record, record.target)
+
+    def _observe_target(self, record: RequestRecord, target: Target) -> None:
+        provider, key = target.provider, target.key_id
+        model = self._model(f"{provider}:{target.model}", target.model)
         self._child(self._requests, provider, model, key, str(record.status)).inc()
         for kind, amount in _kinds(record.usage):
             self._child(self._tokens, provider, model, key, kind).inc(amount)
@@ -135,7 +142,7 @@ def _kinds(usage: Usage) -> list[tuple[str, int]]:
     kinds = (
         ("input", usage.input_tokens),
         ("cached_input", usage.cached_input_tokens),
-        ("cache_write", usage.cache_write_tokens),
+        ("cache_write", usage.all_cache_write_tokens),
         ("output", usage.output_tokens),
         ("reasoning", usage.reasoning_tokens),
     )

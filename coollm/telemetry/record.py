@@ -9,6 +9,9 @@ from coollm.core.errors import RequestError
 from coollm.core.types import RateLimit, Target, Usage, Value
 from coollm.limits.settlement import Ending
 
+HIT, MISS = "hit", "miss"
+"""What the cache had for a request that it may answer."""
+
 
 class Attempt(Value, frozen=True):
     """One call of a vendor, or a candidate that was passed over: what came of it and why the request moved on."""
@@ -23,7 +26,7 @@ class Attempt(Value, frozen=True):
 
 
 class RequestRecord:
-    """What is known of a request. Times are of `time.monotonic()`, in seconds."""
+    """What is known of a request. Times are of `time.monotonic()`, in seconds; `charged` is one of the epoch, by which budgets have their periods."""
 
     def __init__(self, request_id: str, client: str, route: str) -> None:
         self.request_id = request_id
@@ -45,6 +48,10 @@ class RequestRecord:
         self.dropped: tuple[str, ...] = ()
         self.rate_limits: tuple[RateLimit, ...] = ()
         self.budgets: tuple[tuple[str, str, float], ...] = ()
+        self.charged = 0.0
+        self.is_second = False
+        self.cache: str | None = None
+        self.saved_usd = 0.0
 
     @property
     def has_ended(self) -> bool:
@@ -53,7 +60,9 @@ class RequestRecord:
 
     @property
     def cost_usd(self) -> float | None:
-        """US dollars of the usage, None where no price is known."""
+        """US dollars of the usage, None where no price is known. What the cache answers costs nothing."""
+        if self.cache == HIT:
+            return 0.0
         return self.target.cost_usd(self.usage) if self.target else None
 
     def first_token(self) -> None:
@@ -87,12 +96,16 @@ class RequestRecord:
             "input_tokens": usage.input_tokens,
             "cached_input_tokens": usage.cached_input_tokens,
             "cache_write_tokens": usage.cache_write_tokens,
+            "cache_write_1h_tokens": usage.cache_write_1h_tokens,
             "output_tokens": usage.output_tokens,
             "reasoning_tokens": usage.reasoning_tokens,
+            "service_tier": usage.service_tier,
             "estimated": usage.estimated,
             "cost_usd": self.cost_usd,
             "latency_ms": round(self.latency_seconds * 1000, 1),
             "time_to_first_token_ms": None if self.first_token_seconds is None else round(self.first_token_seconds * 1000, 1),
+            "cache": self.cache,
+            "saved_usd": self.saved_usd,
             "dropped": list(self.dropped),
             "error": self.error.code or self.error.type if self.error else None,
             "attempts": [

@@ -8,6 +8,7 @@ import pytest
 
 from coollm.api.chat_wire import parse_request
 from coollm.core.config.schema import Policy
+from coollm.core.pricing import Rates, flat
 from coollm.core.registry import ALGORITHMS, ENDPOINTS, PROVIDERS
 from coollm.core.types import EmbeddingRequest, ModelRequest, Target
 from coollm.providers.base import Losses
@@ -16,7 +17,9 @@ from coollm.providers.verdict import Cause, Verdict
 from coollm.routing.base import Reading
 from coollm.routing.reaction import react
 
-TARGETS = [Target(provider=f"p{number}", type="t", key_id="k", model="m", weight=1.0, input_price=float(number + 1), output_price=1.0) for number in range(4)]
+TARGETS = [
+    Target(provider=f"p{number}", type="t", key_id="k", model="m", weight=1.0, price=flat(Rates(input=float(number + 1), output=1.0))) for number in range(4)
+]
 READINGS = {target.key: Reading(latency_seconds=0.1 * (number + 1), in_flight=number) for number, target in enumerate(TARGETS)}
 
 

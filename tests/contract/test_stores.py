@@ -15,7 +15,7 @@ import pytest
 
 from coollm.core.config.schema import RuntimeStorage
 from coollm.core.registry import STORES
-from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Span, Store, StoreError, seconds_until_room
+from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Span, Store, StoreError, StoreForgot, seconds_until_room
 from tests.conftest import clean_environment, free_port, redis_server, running, wait_for
 
 
@@ -199,7 +199,7 @@ store = SqliteStore(Path(sys.argv[1]))
 ask = [Charge(counter="shared", amount=1, limit=int(sys.argv[2]))], [Candidate(key="a")]
 print(sum(store.decide(*ask).chosen == 0 for _ in range(60)))
 """
-    command = [sys.executable, "-c", code, str(store._path), str(limit)]
+    command = [sys.executable, "-c", code, str(store._file.path), str(limit)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert sum(int(process.communicate()[0]) for process in processes) == limit
     assert store.used([charge("shared")]) == {"shared": limit}
@@ -253,12 +253,12 @@ def test_what_a_dead_worker_held_is_found_once_and_let_go(open_again: Any) -> No
     running = Charge(counter="running", amount=1, limit=5, span=LIVE)
     tokens = charge("tokens", 6)
     for owner in ("dead", "living"):
-        first.beat(owner)
+        first.beat(owner, b"")
     first.decide([running, tokens], [only("a", charge("key"))], Hold(id="r1", owner="dead", note="n1"), Hold(id="r1/1", owner="dead", note="n2"))
     first.decide([running], [only("a")], Hold(id="r2", owner="living", note="n3"))
     assert second.reap(30) == []
     time.sleep(0.3)
-    second.beat("living")
+    second.beat("living", b"")
     assert {(orphan.id, orphan.note) for orphan in second.reap(0.2)} == {("r1", "n1"), ("r1/1", "n2")}
     assert first.reap(0.2) == []
     assert first.used([running, tokens]) == {"running": 1, "tokens": 6}, "estimates stand, what ran runs no more"
@@ -338,3 +338,83 @@ def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     store = STORES["redis"](RuntimeStorage(type="redis", addr="127.0.0.1:1"), tmp_path)
     with pytest.raises(StoreError):
         store.ping()
+
+
+def test_a_refusal_tells_what_is_used(store: Store) -> None:
+    store.decide([charge("c", 10), charge("d", 3)], [only("a")])
+    refused = store.decide([charge("c", 1), charge("d", 1)], [only("a")])
+    assert [(used.counter, used.used, used.limit) for used in refused.used] == [("c", 10, 10), ("d", 3, 10)]
+
+
+def test_workers_hear_each_others_news(open_again: Any) -> None:
+    first, second = open_again(), open_again()
+    assert list(first.beat("one", b"{1}")) == []
+    assert list(second.beat("two", b"\x00 {2}")) == [b"{1}"]
+    assert list(first.beat("one", b"{3}")) == [b"\x00 {2}"]
+    assert list(second.beat("two", b"{4}")) == [b"{3}"], "the last word of each"
+
+
+def test_what_is_held_of_a_period_is_told(open_again: Any) -> None:
+    store = open_again()
+    money = Charge(counter="client:c:cost", amount=7, limit=100, span=TOTAL)
+    others = Charge(counter="client:d:cost", amount=0, limit=100, span=TOTAL)
+    store.decide([charge("t", 1)], [only("a", money)], Hold(id="r1", owner="me"), Hold(id="r1/1", owner="me"))
+    store.decide((), [only("a", money)], None, Hold(id="r2/1", owner="me"))
+    found = store.standing([money, others])
+    assert (found["client:c:cost"].used, dict(found["client:c:cost"].held)) == (14, {"r1/1": 7, "r2/1": 7})
+    assert (found["client:d:cost"].used, dict(found["client:d:cost"].held)) == (0, {})
+    store.settle(["r1/1"], [Correction(counter="client:c:cost", bucket=100, difference=-4)])
+    found = store.standing([money])
+    assert (found["client:c:cost"].used, dict(found["client:c:cost"].held)) == (10, {"r2/1": 7})
+
+
+def test_an_orphan_tells_what_it_held_of_periods(store: Store) -> None:
+    money = Charge(counter="client:c:cost", amount=7, limit=100, span=TOTAL)
+    running = Charge(counter="running", amount=1, limit=5, span=LIVE)
+    store.decide((), [only("a", money, running)], None, Hold(id="r1/1", owner="gone", note="n"))
+    time.sleep(0.05)
+    (orphan,) = store.reap(0.01)
+    assert [(part.counter, part.bucket, part.amount) for part in orphan.periods] == [("client:c:cost", 100, 7)]
+    assert store.used([running, money]) == {"running": 0, "client:c:cost": 7}
+
+
+def test_an_identity_lasts(open_again: Any) -> None:
+    first = open_again().identity()
+    assert first
+    assert open_again().identity() == first
+
+
+def test_a_redis_that_has_forgotten_says_so(redis_url: str, tmp_path: Path) -> None:
+    store: Any = STORES["redis"](RuntimeStorage(type="redis", addr=redis_url), tmp_path)
+    before = store.identity()
+    assert store.decide([charge("c", 4)], [only("a")], Hold(id="r", owner="me")).chosen == 0
+    store._client.flushall()
+    with pytest.raises(StoreForgot):
+        store.decide([charge("c", 4)], [only("a")])
+    with pytest.raises(StoreForgot):
+        store.settle(["r"], [Correction(counter="c", bucket=0, difference=-1)])
+    assert store.identity() != before
+    assert store.decide([charge("c", 4)], [only("a")]).chosen == 0
+    store.close()
+
+
+def test_a_claim_is_one_owners_until_its_time_is_over(open_again: Any) -> None:
+    first, second = open_again(), open_again()
+    assert first.claim("work", "one", 0.2)
+    assert first.claim("work", "one", 0.2), "prolonged"
+    assert not second.claim("work", "two", 5)
+    assert second.claim("other work", "two", 5)
+    second.release("work", "two")
+    assert not second.claim("work", "two", 5), "nobody gives up another's claim"
+    time.sleep(0.25)
+    assert second.claim("work", "two", 5)
+    second.release("work", "two")
+    assert first.claim("work", "one", 5)
+
+
+def test_a_charge_without_asking(store: Store) -> None:
+    money = Charge(counter="m", amount=70, limit=10, span=TOTAL)
+    store.charge([money, charge("r", 2)])
+    assert store.used([money, charge("r")]) == {"m": 70, "r": 2}
+    store.charge([Charge(counter="m", amount=-30, limit=10, span=TOTAL), charge("r", -5)])
+    assert store.used([money, charge("r")]) == {"m": 40, "r": 0}

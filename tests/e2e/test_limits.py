@@ -22,6 +22,9 @@ from tests.conftest import GatewayHandle, SimulatorHandle, every_dialect, free_p
 PRICE_OUTPUT_USD = 8.0 / 1e6
 PRICE_INPUT_USD = 2.0 / 1e6
 
+# A Redis that remembers what it was told, as one in production must.
+PERSISTENT = ("--appendonly", "yes", "--appendfsync", "always")
+
 
 @pytest.fixture(params=["sqlite", "redis"])
 def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
@@ -197,7 +200,7 @@ def test_redis_goes_and_comes_back(simulator: SimulatorHandle, tmp_path: Path, r
     clients = [{"id": "app", "key": "client-key-of-the-tests", "limits": {"req_per_min": 40}}]
     settings = {"llm_providers": simulated(simulator.url), "api_keys": clients, "storage": {"runtime": runtime}}
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(redis_server(tmp_path, port))
+        first = stack.enter_context(redis_server(tmp_path, port, *PERSISTENT))
         gateway = stack.enter_context(serve(tmp_path, settings, workers=1))
         assert gateway.chat("gpt-sim").status_code == 200
         first.kill()
@@ -213,7 +216,7 @@ def test_redis_goes_and_comes_back(simulator: SimulatorHandle, tmp_path: Path, r
         assert requests.get(f"{gateway.url}/ready", timeout=5).status_code == (503 if rule == "deny" else 200)
         told = requests.get(f"{gateway.url}/health", timeout=5).json()
         assert (told["status"], told["checks"][0]["name"]) == ("down" if rule == "deny" else "degraded", "store")
-        stack.enter_context(redis_server(tmp_path, port))
+        stack.enter_context(redis_server(tmp_path, port, *PERSISTENT))
         wait_for(lambda: requests.get(f"{gateway.url}/health", timeout=5).json()["status"] == "ok", 10, "the store to be used again")
         assert gateway.chat("gpt-sim").status_code == 200
         assert "coo_llm_store_up 1.0" in requests.get(f"{gateway.url}/metrics", timeout=5).text

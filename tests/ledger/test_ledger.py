@@ -28,6 +28,7 @@ def entry(number: int, **changes: Any) -> Entry:
     told: dict[str, Any] = {
         "request_id": f"req_{number}",
         "at_ms": START_MS + number * 60_000,
+        "charged_ms": START_MS + number * 60_000 - 500,
         "client": f"client-{number % 3}",
         "team": "",
         "provider": "openai",
@@ -62,9 +63,9 @@ def test_a_request_is_in_it_once_however_often_it_is_shipped(ledger: Ledger) -> 
     assert ledger.ship(entries, "log", 1, 500) == 20
     assert ledger.ship([entry(3, output_tokens=99), entry(60), entry(60, output_tokens=99)], "log", 1, 600) == 1
     assert ledger.position("log") == (1, 600)
-    single, added = ledger.sums(0)
-    assert single == added
-    assert (single["requests"], single["output_tokens"]) == (51, 51 * 20)
+    sums = ledger.sums(0)
+    assert sums["requests"] == sums["hours"] == sums["days"]
+    assert (sums["requests"]["requests"], sums["requests"]["output_tokens"]) == (51, 51 * 20)
 
 
 def test_the_report(ledger: Ledger) -> None:
@@ -79,6 +80,9 @@ def test_the_report(ledger: Ledger) -> None:
     assert (total["input_tokens"], total["cached_input_tokens"], total["output_tokens"]) == (2880 * 11, 2880 * 2, 2880 * 23)
     part = ledger.report("day", START_MS + HOUR_MS, START_MS + 3 * HOUR_MS)
     assert part["total"]["requests"] == 120
+    for start, end in ((3, 30), (0, 25), (20, 47), (5, 6)):
+        within = ledger.report("client", START_MS + start * HOUR_MS, START_MS + end * HOUR_MS)
+        assert within["total"]["requests"] == (end - start) * 60, "whole days and the hours beside them"
 
 
 def test_export_and_prune(ledger: Ledger) -> None:
@@ -88,9 +92,9 @@ def test_export_and_prune(ledger: Ledger) -> None:
     assert rows[7]["cost_nano_usd"] is None
     assert ledger.prune(START_MS + 5 * HOUR_MS) == 300
     assert ledger.report("client")["total"]["requests"] == 1200, "the sums stay"
-    single, added = ledger.sums(ledger.pruned_before())
-    assert single == added
-    assert single["requests"] == 900
+    sums = ledger.sums(ledger.pruned_before())
+    assert sums["requests"] == sums["hours"]
+    assert sums["requests"]["requests"] == 900
 
 
 def test_many_hosts_ship_at_the_same_time(ledger: Ledger) -> None:
@@ -115,9 +119,9 @@ def test_many_hosts_ship_at_the_same_time(ledger: Ledger) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    single, added = ledger.sums(0)
-    assert single == added
-    assert single["requests"] == 120
+    sums = ledger.sums(0)
+    assert sums["requests"] == sums["hours"] == sums["days"]
+    assert sums["requests"]["requests"] == 120
 
 
 def shipper(ledger: Ledger, tmp_path: Path) -> tuple[UsageLog, Shipper]:

@@ -85,7 +85,7 @@ def test_an_answer_that_is_lost_leaves_nothing_held() -> None:
     with pytest.raises(StoreError):
         store.decide([running], [KEY], Hold(id="r1", owner="me"))
     moody.mood = "good"
-    store.beat("me")
+    store.beat("me", b"")
     assert store.used([running]) == {"client:c:running": 0}
 
 

@@ -11,19 +11,25 @@ import pytest
 from coollm.core.config.schema import Client, Limits, ModelLimits, Settings
 from coollm.core.errors import LimitReached, NotAllowed
 from coollm.core.money import nano_usd
+from coollm.core.pricing import Rates, flat
 from coollm.core.secrets import Secret
 from coollm.core.types import Base64, ChatRequest, ImagePart, Message, Target, TextPart, Usage
-from coollm.limits.estimate import DEFAULT_OUTPUT_TOKENS, input_tokens, most_input_tokens
+from coollm.limits.estimate import DEFAULT_OUTPUT_TOKENS, Estimate, estimate_of, input_tokens
 from coollm.limits.keeper import Keeper, Note
 from coollm.limits.limiter import BUDGETED_OUTPUT_TOKENS, TOKENS, Lease, Limiter, budgets_used, key_counter
+from coollm.limits.output_sizes import OutputSizes
 from coollm.limits.period import period_span
 from coollm.limits.scopes import Scope, Scopes
 from coollm.limits.settlement import Ending, settled_usage
+from coollm.news import Exchange
+from coollm.routing.stats import Board
 from coollm.stores.memory import MemoryStore
 
 
 def limiter_of(store: MemoryStore | None = None, **more: Any) -> Limiter:
-    return Limiter(store or MemoryStore(), Scopes(Settings(**more)), "me")
+    scopes = Scopes(Settings(**more))
+    scopes.has_budgets = True  # the tests below give budgets to scopes of their own
+    return Limiter(store or MemoryStore(), scopes, "me")
 
 
 def who(attempt: int = 1, team: Limits | None = None, **limits: Any) -> Lease:
@@ -40,8 +46,12 @@ def total(store: MemoryStore, *counters: str) -> list[int]:
 NUMBERS = itertools.count()
 
 
-def chat(text: str = "x" * 400, **more: object) -> ChatRequest:
+def asked(text: str = "x" * 400, **more: object) -> ChatRequest:
     return ChatRequest(model="m", messages=(Message(role="user", parts=(TextPart(text=text),)),), **more)  # type: ignore[arg-type]
+
+
+def chat(**more: object) -> Estimate:
+    return estimate_of(asked(**more), with_most=True)  # type: ignore[arg-type]
 
 
 TARGET = Target(provider="p", type="t", key_id="k", model="m", req_per_min=2, tokens_per_min=1000)
@@ -137,7 +147,7 @@ def test_a_session_of_the_vendors() -> None:
     assert limiter.lease(who(), chat(max_output_tokens=100), [keyed])[0] is not None
 
 
-PRICED = Target(provider="q", type="t", key_id="k", model="m", input_price=1.0, output_price=10.0)
+PRICED = Target(provider="q", type="t", key_id="k", model="m", price=flat(Rates(input=1.0, output=10.0)))
 
 
 def test_money_is_reserved_at_its_most_and_settled_at_what_it_was() -> None:
@@ -182,7 +192,7 @@ def test_what_has_no_price_is_not_for_a_budget() -> None:
     assert raised.value.code == "price_unknown"
     grant, _ = limiter_of().lease(who(budget_usd=1), chat(), [OTHER, PRICED])
     assert grant is not None
-    assert grant.target.input_price == 1.0
+    assert grant.target.price == PRICED.price
 
 
 @pytest.mark.parametrize(
@@ -211,17 +221,18 @@ def test_a_request_whose_worker_died_is_told_once_and_its_budget_is_what_is_told
     told: list[Any] = []
     client = Client(key=Secret("a-key-0001"), id="c", limits=Limits(concurrent=3, budget_usd=5))
     limiter = limiter_of(store, api_keys=(client,))
-    living = Keeper(store, "living", limiter, lambda key, model: PRICED if key == "q/k" else None, lambda request_id: in_ledger, told.append)
-    store.beat("me")
-    asked = chat(max_output_tokens=10)
-    note = Note("r1", "c", "chat", "m", input_tokens(asked), 10, most_input_tokens(asked), 10, 1, time.time())
-    limiter.lease(Lease(request_id="r1", attempt=1, scopes=limiter.scopes.of_client(client), note=note.write()), asked, [PRICED])
+    exchange = Exchange(Board(), OutputSizes())
+    living = Keeper(store, "living", exchange, lambda key, model: PRICED if key == "q/k" else None, lambda request_id: in_ledger, told.append)
+    store.beat("me", b"")
+    estimate = chat(max_output_tokens=10)
+    note = Note("r1", "c", "", "chat", "m", 104, 10, time.time())
+    limiter.lease(Lease(request_id="r1", attempt=1, scopes=limiter.scopes.of_client(client), note=note.write), estimate, [PRICED])
     living.beat()
     assert told == []
     clock[0] += 20
     living.beat()
     living.beat()
-    expected = nano_usd(PRICED.cost_usd(Usage(input_tokens=input_tokens(asked), output_tokens=10)) or 0) if in_ledger is None else in_ledger
+    expected = nano_usd(PRICED.cost_usd(Usage(input_tokens=104, output_tokens=10)) or 0) if in_ledger is None else in_ledger
     assert total(store, "client:c:running", "client:c:cost") == [0, expected]
     lines = [(record.request_id, record.target.key, record.ending, record.usage.estimated) for record in told]
     assert lines == ([("r1", "q/k", "worker_died", True)] if in_ledger is None else []), "a line that was written is not written again"
@@ -245,5 +256,5 @@ def test_images_are_not_counted_as_text() -> None:
     ],
 )
 def test_the_rule_for_each_ending(ending: Ending, counted: Usage | None, characters: int, expected: tuple[int, int, bool]) -> None:
-    usage = settled_usage(ending, chat(), counted, characters)
+    usage = settled_usage(ending, asked(), counted, characters)
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == expected

@@ -5,16 +5,18 @@ from typing import Any
 
 import pytest
 
-from coollm.core.config.schema import Client, Fallback, HybridWeights, Policy, Provider, Settings
+from coollm.core.config.schema import Client, Fallback, HybridWeights, Policy, Provider, Settings, Sticky
 from coollm.core.errors import NotAllowed, UnknownModel
+from coollm.core.pricing import Rates, flat
 from coollm.core.registry import ALGORITHMS
 from coollm.core.secrets import Secret
-from coollm.core.types import Target, Usage
+from coollm.core.types import ChatRequest, Message, Target, TextPart, Usage
 from coollm.providers.verdict import Cause, Verdict
 from coollm.routing.base import Reading
 from coollm.routing.catalog import Catalog
 from coollm.routing.reaction import LONGEST_BREAKER_SECONDS, Next, react
 from coollm.routing.stats import Board
+from coollm.routing.sticky import stick, stickiness
 
 
 def target(name: str, **more: Any) -> Target:
@@ -45,20 +47,20 @@ def test_least_loaded() -> None:
 
 
 def test_latency_prefers_the_fast_and_tries_the_unknown() -> None:
-    readings = {"a": Reading(latency_seconds=0.5), "b": Reading(latency_seconds=0.2)}
+    readings = {"a": Reading(peak_seconds=0.5), "b": Reading(peak_seconds=0.2)}
     assert first("latency", [target("a"), target("b")], readings) == "b"
     assert first("latency", [target("a"), target("b")], {"a": readings["a"]}) == "b"
-    assert first("latency", [target("a"), target("b")], {"a": readings["a"], "b": Reading(latency_seconds=0.2, in_flight=9)}) == "a"
+    assert first("latency", [target("a"), target("b")], {"a": readings["a"], "b": Reading(peak_seconds=0.2, in_flight=9)}) == "a"
 
 
 def test_cost_prefers_the_cheap_and_fears_the_unknown() -> None:
-    targets = [target("unknown"), target("dear", input_price=5.0, output_price=5.0), target("cheap", input_price=1.0, output_price=1.0)]
+    targets = [target("unknown"), target("dear", price=flat(Rates(input=5.0, output=5.0))), target("cheap", price=flat(Rates(input=1.0, output=1.0)))]
     order = [one.target.provider for one in ALGORITHMS["cost"](targets, {}, 0, Policy())]
     assert order == ["cheap", "dear", "unknown"]
 
 
 def test_hybrid_weighs_normalised_components() -> None:
-    targets = [target("slow", input_price=1.0, output_price=1.0), target("dear", input_price=100.0, output_price=100.0)]
+    targets = [target("slow", price=flat(Rates(input=1.0, output=1.0))), target("dear", price=flat(Rates(input=100.0, output=100.0)))]
     readings = {"slow": Reading(latency_seconds=10), "dear": Reading(latency_seconds=0.1)}
     assert first("hybrid", targets, readings, policy=Policy(priority="cost")) == "slow"
     assert first("hybrid", targets, readings, policy=Policy(priority="latency")) == "dear"
@@ -80,10 +82,11 @@ def test_statistics() -> None:
     board = Board(lambda: now[0])
     board.record("k", failed=False, latency_seconds=0.1)
     board.record("k", failed=False, latency_seconds=2.0)
-    assert board.of("k").latency_seconds == 2.0, "a peak counts at once"
+    assert board.all_of("k").peak_seconds == 2.0, "a peak counts at once"
+    assert board.all_of("k").latency_seconds == pytest.approx(1.05), "and in a mean by half"
     now[0] += 60
     board.record("k", failed=False, latency_seconds=0.1)
-    assert 0.1 < (board.of("k").latency_seconds or 0) < 0.7, "and fades"
+    assert 0.1 < board.all_of("k").peak_seconds < 0.8, "and fades"
     for _ in range(30):
         board.record("k", failed=True)
     assert board.of("k").error_rate > 0.9
@@ -95,6 +98,54 @@ def test_statistics() -> None:
     board.end("k")
     board.end("k")
     assert board.of("k").in_flight == 0
+
+
+def test_workers_know_what_the_others_have_seen() -> None:
+    now = [0.0]
+    mine, theirs = Board(lambda: now[0]), Board(lambda: now[0])
+    for _ in range(4):
+        theirs.record("k", failed=True)
+        theirs.record("k", failed=False, latency_seconds=4.0)
+    theirs.begin("k")
+    mine.begin("k")
+    mine.hear([theirs.news()])
+    assert mine.all_of("k").in_flight == 2
+    assert mine.all_of("k").latency_seconds == pytest.approx(4.0)
+    assert mine.all_of("k").error_rate == pytest.approx(theirs.of("k").error_rate)
+    for _ in range(8):
+        mine.record("k", failed=False, latency_seconds=1.0)
+    assert mine.all_of("k").latency_seconds == pytest.approx(2.5, abs=0.3), "by how much each has seen"
+    now[0] += 600
+    mine.hear([theirs.news()])
+    assert (mine.all_of("k").weight, mine.all_of("k").error_rate, mine.all_of("k").in_flight) == (0, 0, 2), "what is long past is not known any more"
+    mine.hear([])
+    assert mine.all_of("k").in_flight == 1
+
+
+def test_a_session_stays_with_its_key_and_keys_keep_their_shares() -> None:
+    targets = [target("a", weight=3.0), target("b", weight=1.0), target("c", weight=1.0)]
+    ranked = ALGORITHMS["round_robin"](targets, {}, 0, Policy())
+    chosen = {name: stick(ranked, name)[0].target.provider for name in map(str, range(2000))}
+    counted = Counter(chosen.values())
+    assert abs(counted["a"] - 1200) < 100
+    without = [one for one in ranked if one.target.provider != "b"]
+    moved = [name for name, provider in chosen.items() if stick(without, name)[0].target.provider != provider]
+    assert {chosen[name] for name in moved} == {"b"}, "when a key goes only its own sessions move"
+    turned = ALGORITHMS["round_robin"](targets, {}, 1, Policy())
+    assert all(stick(turned, name)[0].target.provider == provider for name, provider in chosen.items())
+
+
+def test_what_belongs_together() -> None:
+    def request(text: str, **more: Any) -> ChatRequest:
+        said = (Message(role="system", parts=(TextPart(text="You are brief."),)), Message(role="user", parts=(TextPart(text=text),)))
+        return ChatRequest(model="m", messages=said, **more)
+
+    by_session, by_prefix = Sticky(by="session"), Sticky(by="prefix")
+    assert stickiness(Sticky(), request("a"), "s") is None
+    assert stickiness(by_session, request("a"), "s") == "s"
+    assert stickiness(by_session, request("a", source={"prompt_cache_key": "p"}), None) == "p"
+    assert stickiness(by_session, request("a"), None) is None
+    assert stickiness(by_prefix, request("a"), None) == stickiness(by_prefix, request("a"), "x") != stickiness(by_prefix, request("b"), None)
 
 
 def test_a_clients_fault_touches_no_key() -> None:
@@ -116,11 +167,11 @@ def test_retry_after_sets_the_cooldown() -> None:
 
 
 def test_cost() -> None:
-    priced = target("a", input_price=2.0, output_price=8.0, cached_input_price=1.0)
+    priced = target("a", price=flat(Rates(input=2.0, output=8.0, cached_input=1.0)))
     usage = Usage(input_tokens=1_000_000, cached_input_tokens=500_000, output_tokens=200_000, reasoning_tokens=50_000)
     assert priced.cost_usd(usage) == pytest.approx(2.0 + 0.5 + 2.0)
     assert target("b").cost_usd(usage) is None
-    assert target("c", input_price=2.0, output_price=0.0).cost_usd(Usage(cached_input_tokens=1_000_000)) == 2.0
+    assert target("c", price=flat(Rates(input=2.0, output=0.0))).cost_usd(Usage(cached_input_tokens=1_000_000)) == 2.0
 
 
 def provider(name: str, kind: str = "openai", **more: Any) -> Provider:

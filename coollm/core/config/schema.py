@@ -63,8 +63,10 @@ class Pricing(Section, frozen=True):
     """US dollars per million tokens."""
 
     input_token_cost: Annotated[Price, doc("Input tokens.", 2.5)]
-    output_token_cost: Annotated[Price, doc("Output tokens, reasoning included.", 10.0)]
+    output_token_cost: Annotated[Price, doc("Output tokens.", 10.0)]
     cached_input_token_cost: Annotated[Price | None, doc("Input tokens that the vendor had cached; as input if not given.", 1.25)] = None
+    cache_write_token_cost: Annotated[Price | None, doc("Input tokens that the vendor wrote to its cache; as input if not given.", 3.125)] = None
+    reasoning_token_cost: Annotated[Price | None, doc("Reasoning tokens; as output if not given.", 10.0)] = None
 
 
 class KeyLimits(Section, frozen=True):
@@ -88,7 +90,7 @@ class Provider(Section, frozen=True):
     base_url: Annotated[str | None, doc("Address of the vendor's API; `simulator://` is the built-in simulated vendor.", "https://api.openai.com/v1")] = None
     model: Annotated[str | None, doc("Model used when this provider stands in for another.", "gpt-4o-mini")] = None
     models: Annotated[tuple[str, ...], doc("Models served, `*` allowed; if none is given, the vendor's own families.", ["gpt-4o", "gpt-4o-mini"])] = ()
-    pricing: Annotated[Pricing | None, doc("Price of this provider's models.")] = None
+    pricing: Annotated[Pricing | None, doc("Price of this provider's models; their list price where the gateway knows it, if not given.")] = None
     limits: Annotated[KeyLimits, doc("Limits of each key.")] = KeyLimits()
     weight: Annotated[Weight, doc("Share of the traffic, relative to the other providers.", 1.0)] = 1.0
 
@@ -180,10 +182,32 @@ class Timeouts(Section, frozen=True):
 
 
 class Cache(Section, frozen=True):
-    """Answers kept for identical requests."""
+    """Answers kept for identical requests: those whose `temperature` is 0, embeddings and rankings."""
 
-    enabled: Annotated[bool, doc("Keep answers.", inert=True)] = False
-    ttl_seconds: Annotated[Positive, doc("How long an answer is kept.", inert=True)] = 300
+    enabled: Annotated[bool, doc("Keep answers.")] = False
+    ttl_seconds: Annotated[Positive, doc("How long an answer is kept.")] = 300
+    max_size_mb: Annotated[Positive, doc("How much is kept at most, over all workers that share a store; what was not asked for longest goes first.", 256)] = 64
+    any_temperature: Annotated[bool, doc("Keep answers of requests with another temperature, or with none, too.")] = False
+    shared: Annotated[bool, doc("One client may be given what another has asked for.")] = False
+
+
+class Hedge(Section, frozen=True):
+    """A second request to another key when the first is slow to answer; what comes first is used."""
+
+    enabled: Annotated[bool, doc("Send second requests, to models with a price.")] = False
+    after: Annotated[Duration, doc("How long the first content, or the answer that is not streamed, is waited for.", "2s")] = Duration(2)
+    budget_usd: Annotated[Annotated[float, Meta(ge=0, le=9_000_000)], doc("US dollars for second requests in each period, never more.", 5)] = 1.0
+    budget_period: Annotated[Literal["day", "week", "month", "total"], doc("When that begins anew.", "day")] = "day"
+
+
+class Sticky(Section, frozen=True):
+    """Which requests go to the same key while it is usable, so that the vendor's prompt cache stays warm."""
+
+    by: Annotated[
+        Literal["none", "session", "prefix"],
+        doc("`session`: those of a session, told by `header`, `prompt_cache_key` or the user; `prefix`: those that begin with the same prompt.", "session"),
+    ] = "none"
+    header: Annotated[str, doc("The header that names a session.")] = "x-session-id"
 
 
 class Policy(Section, frozen=True):
@@ -199,6 +223,8 @@ class Policy(Section, frozen=True):
     timeouts: Annotated[Timeouts, doc("Time limits of one attempt.")] = Timeouts()
     drop_unsupported: Annotated[bool, doc("Drop a parameter that a vendor cannot be told, instead of refusing the request with 400.")] = False
     cache: Annotated[Cache, doc("Answers kept for identical requests.")] = Cache()
+    hedge: Annotated[Hedge, doc("A second request when the first is slow.")] = Hedge()
+    sticky: Annotated[Sticky, doc("Requests that go to the same key.")] = Sticky()
 
 
 class RuntimeStorage(Section, frozen=True):
@@ -274,7 +300,7 @@ class Compliance(Section, frozen=True):
 
     gdpr: Annotated[bool, doc("Export and erasure of a person's data.", inert=True)] = False
     soc2: Annotated[bool, doc("Evidence for SOC 2.", inert=True)] = False
-    data_retention_days: Annotated[Positive | None, doc("How long usage data is kept.", 365, inert=True)] = None
+    data_retention_days: Annotated[Positive | None, doc("How long single requests are kept in the ledger; their sums stay.", 365)] = None
 
 
 class Settings(Section, frozen=True):

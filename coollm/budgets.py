@@ -1,0 +1,103 @@
+"""Budgets: what the counters have, what the ledger has, and whether the two agree, while requests come and go.
+
+At one moment a counter is what requests that have ended cost, and what those that run have reserved. So it is compared with what the ledger has of the requests
+that had ended by then, without those that were still held, and with what these held. The ledger gets its lines a moment later, and is asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import gevent
+import msgspec
+from sqlalchemy.exc import SQLAlchemyError
+
+from coollm.core.errors import OperationFailed
+from coollm.core.types import Value
+from coollm.ledger.book import Ledger
+from coollm.ledger.shipper import Shipper
+from coollm.ledger.threads import in_thread
+from coollm.limits.limiter import Limiter, budget_charge
+from coollm.limits.scopes import Scope
+from coollm.stores.base import Charge, Standing, Store, StoreError
+
+# All hosts ship their lines within a second or two.
+PATIENCE_SECONDS = 4.0
+ASK_AGAIN_SECONDS = 0.4
+RECOUNT_SECONDS = 60.0
+FOREVER = 2**43
+
+_log = logging.getLogger("coollm.budgets")
+
+
+class BudgetState(Value, frozen=True):
+    """One budget in its present period. `held` is the part of `used` that requests which run have reserved; money is in billionths of a dollar."""
+
+    scope: Scope
+    charge: Charge
+    used: int
+    held: int
+    spent: int
+
+    @property
+    def difference(self) -> int:
+        """What the counter has above the ledger and what runs: 0 if all is well."""
+        return self.used - self.held - self.spent
+
+
+class Budgets:
+    """Compares, and counts again where a store has forgotten. Its work with the ledger is done in threads."""
+
+    def __init__(self, limiter: Limiter, ledger: Ledger, shipper: Shipper, owner: str) -> None:
+        self._limiter = limiter
+        self._ledger = ledger
+        self._shipper = shipper
+        self._owner = owner
+
+    def states(self, store: Store, *, patience: float = 0.0) -> list[BudgetState]:
+        """Every budget; with `patience` the ledger is asked again until all agree, so many seconds. Raises StoreError, and as the ledger does."""
+        now = time.time()
+        scopes = self._limiter.scopes.budgeted()
+        charges = [charge for scope in scopes if (charge := budget_charge(scope, 0, now)) is not None]
+        standing = store.standing(charges) if charges else {}
+        until_ms = int(time.time() * 1000)
+        deadline = time.monotonic() + patience
+        while True:
+            in_thread(self._shipper.ship)
+            found = [self._state(scope, charge, standing[charge.counter], until_ms) for scope, charge in zip(scopes, charges, strict=True)]
+            if time.monotonic() >= deadline or all(one.difference == 0 for one in found):
+                return found
+            gevent.sleep(ASK_AGAIN_SECONDS)
+
+    def _state(self, scope: Scope, charge: Charge, standing: Standing, until_ms: int) -> BudgetState:
+        running = sorted({hold.partition("/")[0] for hold in standing.held})
+        starts, ends = charge.span.starts * 1000, (charge.span.ends or FOREVER) * 1000
+        spent = in_thread(lambda: self._ledger.spent(scope.kind, scope.id, starts, ends, until_ms, [*running, *standing.held]))
+        return BudgetState(scope=scope, charge=charge, used=standing.used, held=sum(standing.held.values()), spent=spent)
+
+    def recount(self, store: Store) -> None:
+        """Adds to the counters what the ledger has and they have not: after a store has forgotten, and where a budget is new, or has begun anew.
+
+        Only ever more: a ledger that lags behind must not make room. One worker at a time; raises StoreError if it cannot be done now.
+        """
+        if not self._limiter.scopes.budgeted():
+            return
+        if not store.claim("recount", self._owner, RECOUNT_SECONDS):
+            raise StoreError("another worker counts the budgets again")
+        try:
+            missing = [one for one in self.states(store, patience=PATIENCE_SECONDS) if one.difference < 0]
+            store.charge([msgspec.structs.replace(one.charge, amount=-one.difference) for one in missing])
+        except (SQLAlchemyError, OperationFailed, OSError) as error:
+            raise StoreError(f"its budgets cannot be counted again: the ledger does not answer ({type(error).__name__})") from error
+        finally:
+            store.release("recount", self._owner)
+        if missing:
+            _log.warning("budgets were counted again from the ledger", extra={"budgets": [f"{one.scope.kind}:{one.scope.id}" for one in missing]})
+
+    def recount_at_start(self, store: Store) -> None:
+        """What was spent before a budget was configured counts in its period too."""
+        try:
+            self.recount(store)
+        except StoreError as error:
+            _log.info("the budgets were not counted again", extra={"reason": str(error)})

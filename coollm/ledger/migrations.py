@@ -1,0 +1,83 @@
+"""Brings the tables of an older gateway to this one's, step by step, one process at a time. A gateway whose ledger cannot be brought there does not serve.
+
+What a step adds has a default, so that a gateway of the version before, which knows nothing of it, goes on writing beside this one.
+
+Sources: https://www.postgresql.org/docs/current/explicit-locking.html (advisory locks), https://dev.mysql.com/doc/refman/8.4/en/locking-functions.html,
+https://www.sqlite.org/lang_transaction.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, func, insert, inspect, select, text, update
+from sqlalchemy.schema import CreateColumn
+
+from coollm.core.errors import OperationFailed
+from coollm.ledger.tables import SUMS, days, hours, metadata, usage, version
+
+Step = Callable[[Connection], None]
+
+LOCK_NAME = "coollm ledger"
+LOCK_NUMBER = 0x636F6F6C
+LOCK_SECONDS = 60
+HOURS_OF_A_DAY = 24
+
+
+def _charged_and_saved(connection: Connection) -> None:
+    """Version 2: when a budget was charged, what the cache saved, tiers, and sums by the day."""
+    for table in (usage, hours):
+        known = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                clause = CreateColumn(column).compile(dialect=connection.dialect)
+                name = connection.dialect.identifier_preparer.quote(table.name)
+                connection.execute(text(f"ALTER TABLE {name} ADD COLUMN {clause}"))
+    connection.execute(update(usage).where(usage.c.charged_ms == 0).values(charged_ms=usage.c.at_ms))
+    metadata.create_all(connection)
+    group = (hours.c.hour // HOURS_OF_A_DAY, hours.c.client, hours.c.provider, hours.c.model)
+    summed = select(*group, *(func.sum(hours.c[name]) for name in SUMS)).group_by(*group)
+    connection.execute(insert(days).from_select(["day", "client", "provider", "model", *SUMS], summed))
+
+
+STEPS: tuple[Step, ...] = (_charged_and_saved,)
+"""Step number n brings version n to version n + 1."""
+
+NEWEST = len(STEPS) + 1
+
+
+def migrate(engine: Engine) -> None:
+    """Makes the tables, or brings them to the newest version. Raises SQLAlchemyError if the database does not answer or refuses; OperationFailed if it is
+    of a newer gateway.
+    """
+    with _alone(engine) as connection:
+        if not inspect(connection).has_table(version.name):
+            metadata.create_all(connection)
+            connection.execute(insert(version).values(version=NEWEST))
+            return
+        found = connection.execute(select(func.max(version.c.version))).scalar() or 0
+        if found > NEWEST:
+            message = f"the ledger has version {found}, and this gateway knows version {NEWEST}"
+            raise OperationFailed(message, "use the gateway that wrote it, or a newer one")
+        for number in range(found, NEWEST):
+            STEPS[number - 1](connection)
+            connection.execute(insert(version).values(version=number + 1))
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """A transaction in which no other gateway migrates. SQLite's has the file to itself from its first statement on."""
+    with engine.begin() as connection:
+        name = connection.dialect.name
+        if name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        elif name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": LOCK_NUMBER})
+        elif name in ("mysql", "mariadb"):
+            connection.execute(text("SELECT GET_LOCK(:name, :seconds)"), {"name": LOCK_NAME, "seconds": LOCK_SECONDS})
+        try:
+            yield connection
+        finally:
+            if name in ("mysql", "mariadb"):
+                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": LOCK_NAME})
