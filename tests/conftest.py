@@ -90,11 +90,11 @@ class SimulatorHandle:
 class GatewayHandle:
     """A gateway under gunicorn, started by `coollm serve`."""
 
-    def __init__(self, home: Path, port: int, process: subprocess.Popen[bytes], environment: dict[str, str], client_key: str) -> None:
+    def __init__(self, home: Path, port: int, process: subprocess.Popen[bytes], environment: dict[str, str], client_key: str, host: str = "127.0.0.1") -> None:
         self.home = home
         self.run = Path(environment["COOLLM_RUN_DIR"])
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{host}:{port}"
         self.process = process
         self.environment = environment
         self.client_key = client_key
@@ -135,19 +135,27 @@ def coollm(*arguments: str, cwd: Path, environment: dict[str, str] | None = None
 
 
 @contextlib.contextmanager
-def serve(home: Path, configuration: dict[str, Any], *, workers: int = 2, **environment: str) -> Iterator[GatewayHandle]:
-    """A gateway with `configuration`, in `home`."""
+def serve(
+    home: Path,
+    configuration: dict[str, Any],
+    *,
+    workers: int = 2,
+    host: str = "127.0.0.1",
+    wrap: Callable[[list[str]], list[str]] | None = None,
+    **environment: str,
+) -> Iterator[GatewayHandle]:
+    """A gateway with `configuration`, in `home`, started by what `wrap` makes of its command."""
     port = free_port()
     configuration = {"version": "1.0", **configuration}
-    configuration.setdefault("server", {})["listen"] = f"127.0.0.1:{port}"
+    configuration.setdefault("server", {})["listen"] = f"{host}:{port}"
     configuration.setdefault("api_keys", [{"id": "app", "key": "client-key-of-the-tests"}])
     config = home / "coollm.yaml"
     config.write_text(yaml.safe_dump(configuration))
     run = Path(tempfile.mkdtemp(prefix="coollm-run-"))
     variables = clean_environment(HOME=str(home), COOLLM_CONFIG=str(config), COOLLM_STATE_DIR=str(home / "state"), COOLLM_RUN_DIR=str(run), **environment)
     command = [sys.executable, "-m", "coollm_cli.main", "serve", "--workers", str(workers)]
-    with running(command, home / "server.txt", variables, home) as process:
-        handle = GatewayHandle(home, port, process, variables, configuration["api_keys"][0]["key"])
+    with running(wrap(command) if wrap else command, home / "server.txt", variables, home) as process:
+        handle = GatewayHandle(home, port, process, variables, configuration["api_keys"][0]["key"], host)
 
         def is_up() -> bool:
             assert process.poll() is None, f"the gateway ended: {handle.words()}"

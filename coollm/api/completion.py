@@ -12,6 +12,7 @@ from coollm.api.client_watch import ClientWatch
 from coollm.api.face import Face
 from coollm.call import Answer, Call
 from coollm.cancellation import Cancellation
+from coollm.core.errors import GatewayFault
 from coollm.core.types import (
     Completion,
     FinishDelta,
@@ -51,6 +52,8 @@ def _read(services: Services, face: Face) -> ModelRequest:
 def serve(services: Services, face: Face, asked: ModelRequest) -> Response:
     """Serves `asked` and answers in the dialect of `face`. What `asked` holds open is closed by the caller if this raises, else with the response."""
     record: RequestRecord = g.record
+    if services.usage_log.is_full:
+        raise GatewayFault("the usage log cannot be written, so that no request is admitted: is its disk full?", status=503, code="usage_log_full")
     cancellation = Cancellation()
     wishes = request.headers.get("cache-control", "").lower()
     call = Call(

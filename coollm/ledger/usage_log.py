@@ -1,12 +1,16 @@
 """The usage log: one JSON line for each request, appended before anything else is told, so that a killed worker loses nothing.
 
 A line is one `write` to a file that is open for appending, which the kernel does not mix with another's. The disk has it within a second (fsync in a thread).
+
+While the disk is full, lines wait in the worker's memory, and are written when there is room again: requests go on, and `/health` says so. When MOST_WAITING
+lines wait in a worker it admits no more requests: what they cost could not be told.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from coollm.ledger.threads import in_thread
 
 FSYNC_SECONDS = 1.0
 READ_BYTES = 1024 * 1024
+MOST_WAITING = 10_000
 
 _log = logging.getLogger("coollm.ledger")
 
@@ -29,23 +34,49 @@ class UsageLog:
         self._descriptor = self._open()
         self._identity = os.fstat(self._descriptor).st_ino
         self._is_dirty = False
+        self._waiting: deque[bytes] = deque()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether lines wait for room on the disk."""
+        return bool(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many wait that no more requests may be admitted."""
+        return len(self._waiting) >= MOST_WAITING
 
     def write(self, entry: Entry) -> None:
-        """Appends one line. A disk that is full is logged, and fails no request that was served."""
-        try:
-            self._follow_rotation()
-            os.write(self._descriptor, entry.write())
-            self._is_dirty = True
-        except OSError as error:
-            _log.error("the usage log cannot be written", extra={"request_id": entry.request_id, "reason": error.strerror})
+        """Appends one line, or keeps it until there is room."""
+        self._waiting.append(entry.write())
+        if len(self._waiting) == 1:
+            self._write_waiting(entry.request_id)
 
     def run(self) -> None:
-        """Until the worker ends: what was written reaches the disk."""
+        """Until the worker ends: what was written reaches the disk, and what waits is tried again."""
         while True:
             gevent.sleep(FSYNC_SECONDS)
+            if self._waiting:
+                self._write_waiting()
             if self._is_dirty:
                 self._is_dirty = False
                 self._sync()
+
+    def _write_waiting(self, request_id: str | None = None) -> None:
+        """Writes lines in their order until one does not fit. Of a line that went in only in part the rest is written next."""
+        try:
+            self._follow_rotation()
+            while self._waiting:
+                line = self._waiting[0]
+                written = os.write(self._descriptor, line)
+                self._is_dirty = True
+                if written < len(line):
+                    self._waiting[0] = line[written:]
+                else:
+                    self._waiting.popleft()
+        except OSError as error:
+            if request_id is not None:
+                _log.error("the usage log cannot be written: its lines wait", extra={"request_id": request_id, "reason": error.strerror})
 
     def _sync(self) -> None:
         descriptor = self._descriptor

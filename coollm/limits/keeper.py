@@ -13,7 +13,7 @@ from coollm.core.money import nano_usd
 from coollm.core.types import Target, Usage
 from coollm.limits.settlement import Ending
 from coollm.news import Exchange
-from coollm.stores.base import Correction, Orphan, Store, StoreError
+from coollm.stores.base import Correction, Orphan, Settlement, Store, StoreError
 from coollm.telemetry.record import RequestRecord
 
 BEAT_SECONDS = 1.0
@@ -80,15 +80,18 @@ class Keeper:
         self._exchange.hear(self._store.beat(self._owner, self._exchange.write()))
         if not may_reap:
             return
+        orphans = self._store.orphans(DEAD_AFTER_SECONDS)
+        if not orphans or not self._store.claim("orphans", self._owner, DEAD_AFTER_SECONDS):
+            return
         told: dict[str, int] = {}
         # The hold of an attempt, whose id is longer, tells which vendor key was at work when the worker died.
-        for orphan in sorted(self._store.reap(DEAD_AFTER_SECONDS), key=lambda orphan: orphan.id, reverse=True):
+        for orphan in sorted(orphans, key=lambda orphan: orphan.id, reverse=True):
             request_id = orphan.id.partition("/")[0]
             if request_id not in told:
                 told[request_id] = self._cost_of(orphan)
-            corrections = [Correction(counter=one.counter, bucket=one.bucket, difference=told[request_id] - one.amount) for one in orphan.periods]
-            if corrections:
-                self._store.settle((), corrections)
+            spent = (Correction(counter=one.counter, bucket=one.bucket, difference=told[request_id] - one.amount) for one in orphan.periods)
+            self._store.settle([Settlement(hold=orphan.id, corrections=tuple(spent))])
+        self._store.release("orphans", self._owner)
 
     def _cost_of(self, orphan: Orphan) -> int:
         """What its request has cost, by its line; by the one that is written here where there is none. Its rates stand at their estimates."""

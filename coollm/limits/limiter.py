@@ -13,7 +13,7 @@ from coollm.core.types import RateLimit, Target, Usage, Value
 from coollm.limits.estimate import Estimate
 from coollm.limits.period import period_span
 from coollm.limits.scopes import CLIENT, LOCAL, TEAM, Scope, Scopes
-from coollm.stores.base import LIVE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Span, Store, Used
+from coollm.stores.base import LIVE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Span, Store, Used
 
 REQUESTS = "requests"
 TOKENS = "tokens"
@@ -110,7 +110,7 @@ class Limiter:
         made = [reservation for reservation in reservations if reservation is not None and reservation.charges]
         present = [one for one in made if one.epoch == self._store.epoch]
         if present:
-            self._store.settle([one.id for one in present], [correction for one in present for correction in _corrections(one, usage)])
+            self._store.settle([Settlement(hold=one.id, corrections=_corrections(one, usage)) for one in present])
         for one in made:
             if one.epoch != self._store.epoch:
                 # Reserved in a store that has forgotten it: what was spent is charged to the new one.
@@ -155,12 +155,12 @@ class Limiter:
         return (*key_charges(target, estimate), *rates, *_budget_charges((*scopes, *models), target, estimate, charged))
 
 
-def _corrections(reservation: Reservation, usage: Usage) -> list[Correction]:
-    return [
+def _corrections(reservation: Reservation, usage: Usage) -> tuple[Correction, ...]:
+    return tuple(
         Correction(counter=charge.counter, bucket=charge.span.bucket(reservation.now), difference=_used(charge, reservation, usage) - charge.amount)
         for charge in reservation.charges
         if charge.counter.endswith((TOKENS, COST))
-    ]
+    )
 
 
 def _used(charge: Charge, reservation: Reservation, usage: Usage) -> int:

@@ -5,7 +5,8 @@ second: a charge made within the last 60 seconds always counts, and so may one t
 and a saturating client gets at least 60/61 = 98 % of it.
 
 Reserve → settle: `decide` charges the estimate in the present bucket and remembers who holds it; `settle` later corrects that bucket by the difference to what
-was used. What a dead worker held is found by `reap`: its estimates stand, which is the safe side, and what it ran counts as running no more.
+was used. What a dead worker held is found among `orphans`, and settled by another. Every change is tied to a hold, so that what is asked for twice is done
+once: an answer may have been lost.
 
 A store has an identity that it keeps as long as it keeps its counters. Whoever has asked for it is answered StoreForgot when it has become another.
 """
@@ -153,6 +154,13 @@ class Correction(Value, frozen=True):
     difference: int
 
 
+class Settlement(Value, frozen=True):
+    """The end of a hold, and what its charges are to be corrected by."""
+
+    hold: str
+    corrections: tuple[Correction, ...] = ()
+
+
 class Cooldown(Value, frozen=True):
     """A key that is not to be used for `seconds` more, and why."""
 
@@ -179,20 +187,24 @@ class Store(Protocol):
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         """Atomically: if all of `charges` fit, the first candidate that does not cool and whose charges fit is chosen, and all is charged. Else nothing is.
 
-        `own` then holds `charges`, and `leased` those of the candidate; a hold of nothing is not kept.
+        `own` then holds `charges`, and `leased` those of the candidate; a hold of nothing is not kept. Asked again with the same holds, it first takes back
+        what these hold.
         """
 
-    def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
-        """Ends holds by their ids, whose live charges are let go, and replaces estimates by what was used. A bucket that is forgotten is let be.
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Ends holds: lets their live charges go, and replaces estimates by what was used. A bucket that is forgotten is let be.
 
-        A hold that was reaped has been let go already: only the corrections are made.
+        Of a hold that is not there any more nothing is changed: it was settled already, and may be again when an answer was lost.
         """
+
+    def cancel(self, holds: Sequence[str]) -> None:
+        """Takes back what is held, but for windows: of a decision whose answer was lost nobody knows whether it was made, and nothing came of it."""
 
     def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
         """The owner lives. It leaves its news for the others, and gets theirs, of those that have beaten within NEWS_SECONDS."""
 
-    def reap(self, seconds: float) -> Sequence[Orphan]:
-        """Ends the holds whose owners have not been heard of for `seconds`, and gives each to one caller alone."""
+    def orphans(self, seconds: float) -> Sequence[Orphan]:
+        """The holds whose owners have not been heard of for `seconds`. Whoever settles them first ends them."""
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         """Takes `key` out for `seconds`. A cooldown never gets shorter by another."""

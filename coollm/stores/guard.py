@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -32,10 +32,10 @@ from coollm.stores.base import (
     Candidate,
     Charge,
     Cooldown,
-    Correction,
     Decision,
     Hold,
     Orphan,
+    Settlement,
     Standing,
     Store,
     StoreError,
@@ -75,7 +75,7 @@ class GuardedStore:
         self._bad = 0
         self._local: MemoryStore | None = None
         self._held_locally: set[str] = set()
-        self._owed: deque[tuple[Sequence[str], list[Correction]]] = deque(maxlen=MOST_OWED)
+        self._owed: deque[Callable[[Store], None]] = deque(maxlen=MOST_OWED)
         self.is_failing = False
         self.reason = ""
         self.epoch = 0
@@ -90,35 +90,46 @@ class GuardedStore:
             try:
                 return self._ask(lambda: self._store.decide(charges, candidates, own, leased))
             except StoreError as error:
-                # Its answer may have been lost, and not its work: what it may hold for us is to be let go.
-                self._owed.append(([hold.id for hold in (own, leased) if hold is not None], []))
+                # Its answer may have been lost, and not its work: what it may hold for us is to be taken back.
+                lost = [hold.id for hold in (own, leased) if hold is not None]
+                self._owed.append(lambda store: store.cancel(lost))
                 if self._rule == "deny":
                     raise
                 return self._decide_without(charges, candidates, own, leased, str(error))
         return self._decide_without(charges, candidates, own, leased, self.reason)
 
-    def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
-        made = list(corrections)
-        if self._local is not None and any(hold in self._held_locally for hold in holds):
-            self._held_locally.difference_update(holds)
-            self._local.settle(holds, made)
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        here = [one for one in settlements if one.hold in self._held_locally]
+        if here:
+            self._held_locally.difference_update(one.hold for one in here)
+            self._fallback().settle(here)
+        there = [one for one in settlements if one not in here] if here else settlements
+        if there:
+            self._do_or_owe(lambda store: store.settle(there))
+
+    def cancel(self, holds: Sequence[str]) -> None:
+        self._do_or_owe(lambda store: store.cancel(holds))
+
+    def _do_or_owe(self, work: Callable[[Store], None]) -> None:
+        """Does it now, or when the store answers again. Raises StoreError where it failed now."""
+        if self.is_failing:
+            self._owed.append(work)
             return
-        if not self.is_failing:
-            try:
-                self._ask(lambda: self._store.settle(holds, made))
-            except StoreError:
-                self._owed.append((holds, made))
-                raise
-            return
-        self._owed.append((holds, made))
+        try:
+            self._ask(lambda: work(self._store))
+        except StoreForgot:
+            raise
+        except StoreError:
+            self._owed.append(work)
+            raise
 
     def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
         heard = self._only(lambda: self._store.beat(owner, news))
         self._pay()
         return heard
 
-    def reap(self, seconds: float) -> Sequence[Orphan]:
-        return self._only(lambda: self._store.reap(seconds))
+    def orphans(self, seconds: float) -> Sequence[Orphan]:
+        return self._only(lambda: self._store.orphans(seconds))
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         if self.is_failing:
@@ -241,7 +252,7 @@ class GuardedStore:
     def _pay(self) -> None:
         """Settles what could not be settled while the store failed. Raises StoreError; what is not paid is owed still."""
         while self._owed:
-            self._store.settle(*self._owed[0])
+            self._owed[0](self._store)
             self._owed.popleft()
 
     def probe(self) -> None:

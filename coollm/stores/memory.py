@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,11 +15,11 @@ from coollm.stores.base import (
     Candidate,
     Charge,
     Cooldown,
-    Correction,
     Decision,
     Hold,
     Orphan,
     Part,
+    Settlement,
     Skipped,
     Standing,
     Store,
@@ -73,6 +73,8 @@ class MemoryStore:
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         now = self._clock()
         self._sweep(now)
+        if self._holds:
+            self.cancel([hold.id for hold in (own, leased) if hold is not None])
         for charge in charges:
             wait = self._wait(charge, now)
             if wait != 0:
@@ -90,11 +92,15 @@ class MemoryStore:
             skipped.append(reason)
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
-    def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        for one in settlements:
+            if self._end(one.hold, takes_back=False):
+                for correction in one.corrections:
+                    self._add(correction.counter, correction.bucket, correction.difference)
+
+    def cancel(self, holds: Sequence[str]) -> None:
         for hold in holds:
-            self._let_go(hold)
-        for correction in corrections:
-            self._add(correction.counter, correction.bucket, correction.difference)
+            self._end(hold, takes_back=True)
 
     def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
         now = self._clock()
@@ -104,11 +110,9 @@ class MemoryStore:
             del self._news[gone]
         return [told for other, (_, told) in self._news.items() if other != owner]
 
-    def reap(self, seconds: float) -> Sequence[Orphan]:
+    def orphans(self, seconds: float) -> Sequence[Orphan]:
         before = self._clock() - seconds
         dead = [held for held in self._holds.values() if self._owners.get(held.hold.owner, held.made) < before]
-        for held in dead:
-            self._let_go(held.hold.id)
         return [Orphan(id=held.hold.id, note=held.hold.note, key=held.key, periods=periods_of(held.parts)) for held in dead]
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
@@ -159,11 +163,13 @@ class MemoryStore:
     def close(self) -> None:
         pass
 
-    def _let_go(self, hold: str) -> None:
+    def _end(self, hold: str, *, takes_back: bool) -> bool:
+        """Ends a hold, with its parts of periods or without; whether it was there."""
         held = self._holds.pop(hold, None)
         for part in held.parts if held else ():
-            if part.is_live:
+            if part.is_live or takes_back:
                 self._add(part.counter, part.bucket, -part.amount)
+        return held is not None
 
     def _add(self, counter: str, bucket: int, difference: int) -> None:
         held = self._counters.get(counter, {}).get(bucket)

@@ -9,7 +9,7 @@ Sources: https://redis.io/docs/latest/develop/programmability/eval-intro/ and th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from coollm.stores.base import (
     Candidate,
     Charge,
     Cooldown,
-    Correction,
     Decision,
     Hold,
     Orphan,
     Part,
+    Settlement,
     Skipped,
     Standing,
     Store,
@@ -87,17 +87,18 @@ _KNOWN = """
 local function forgot(key, identity) return identity ~= '' and redis.call('GET', key) ~= identity end
 """
 
-_LET_GO = """
--- Ends a hold, [owner, made, note, key, [[counter, bucket, amount, live], ...]], and lets its live charges go. One that is not there was reaped.
-local function let_go(holds, id)
+_END = """
+-- Ends a hold, [owner, made, note, key, [[counter, bucket, amount, live], ...]]: lets its live charges go, and with `takes_back` its others too.
+local function end_hold(holds, id, takes_back)
   local held = redis.call('HGET', holds, id)
   if not held then return nil end
   redis.call('HDEL', holds, id)
   local hold = cjson.decode(held)
   for _, part in ipairs(hold[5]) do
-    if part[4] == 1 then
-      local left = tonumber(redis.call('HGET', part[1], '0') or '0') - part[3]
-      if left > 0 then redis.call('HSET', part[1], '0', whole(left)) else redis.call('HDEL', part[1], '0') end
+    if part[4] == 1 or takes_back then
+      local bucket = whole(part[2])
+      local left = tonumber(redis.call('HGET', part[1], bucket) or '0') - part[3]
+      if left > 0 then redis.call('HSET', part[1], bucket, whole(left)) else redis.call('HDEL', part[1], bucket) end
     end
   end
   return hold
@@ -110,10 +111,14 @@ _DECIDE = (
     _CLOCK
     + _KNOWN
     + _SPANS
+    + _END
     + """
 if forgot(KEYS[3], ARGV[4]) then return {'forgot'} end
 local used = {}
 local ask = cjson.decode(ARGV[1])
+for _, held in ipairs({'own', 'leased'}) do
+  if ask[held] and ask[held] ~= cjson.null then end_hold(KEYS[2], ask[held][1], true) end
+end
 -- Seconds until the charge fits: 0 now, -1 never.
 local function wait(charge)
   local key, amount, limit = KEYS[charge[1]], charge[2], charge[3]
@@ -195,20 +200,34 @@ return {'none', cjson.encode(skipped)}
 """
 )
 
-# KEYS: holds, identity, then the counters. ARGV: identity, number of holds, their ids, then bucket and difference of each counter.
+# KEYS: holds, identity, then the counters. ARGV: identity, JSON [[hold, [[key index, bucket, difference], ...]], ...].
 _SETTLE = (
     _CLOCK
     + _KNOWN
-    + _LET_GO
+    + _END
     + """
 if forgot(KEYS[2], ARGV[1]) then return 0 end
-local many = tonumber(ARGV[2])
-for i = 3, many + 2 do let_go(KEYS[1], ARGV[i]) end
-for i = 3, #KEYS do
-  local bucket, difference = ARGV[many + 2 * i - 3], tonumber(ARGV[many + 2 * i - 2])
-  local held = redis.call('HGET', KEYS[i], bucket)
-  if held then redis.call('HSET', KEYS[i], bucket, whole(math.max(0, tonumber(held) + difference))) end
+for _, one in ipairs(cjson.decode(ARGV[2])) do
+  if end_hold(KEYS[1], one[1], false) then
+    for _, correction in ipairs(one[2]) do
+      local key, bucket = KEYS[correction[1]], whole(correction[2])
+      local held = redis.call('HGET', key, bucket)
+      if held then redis.call('HSET', key, bucket, whole(math.max(0, tonumber(held) + correction[3]))) end
+    end
+  end
 end
+return 1
+"""
+)
+
+# KEYS: holds, identity. ARGV: identity, then the holds.
+_CANCEL = (
+    _CLOCK
+    + _KNOWN
+    + _END
+    + """
+if forgot(KEYS[2], ARGV[1]) then return 0 end
+for i = 2, #ARGV do end_hold(KEYS[1], ARGV[i], true) end
 return 1
 """
 )
@@ -233,16 +252,14 @@ return result
 )
 
 # KEYS: holds, owners. ARGV: seconds of silence, seconds after which an owner is forgotten.
-_REAP = (
+_ORPHANS = (
     _CLOCK
-    + _LET_GO
     + """
 local rows, result = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #rows, 2 do
   local hold = cjson.decode(rows[i + 1])
   local seen = tonumber(redis.call('HGET', KEYS[2], hold[1]) or hold[2])
   if seen < now - tonumber(ARGV[1]) then
-    let_go(KEYS[1], rows[i])
     result[#result + 1] = rows[i]; result[#result + 1] = hold[3]; result[#result + 1] = hold[4]
     result[#result + 1] = #hold[5] > 0 and cjson.encode(hold[5]) or '[]'
   end
@@ -357,7 +374,8 @@ class RedisStore:
         self._identity = ""
         self._decide_script = client.register_script(_DECIDE)
         self._beat_script = client.register_script(_BEAT)
-        self._reap_script = client.register_script(_REAP)
+        self._orphans_script = client.register_script(_ORPHANS)
+        self._cancel_script = client.register_script(_CANCEL)
         self._settle_script = client.register_script(_SETTLE)
         self._cool_script = client.register_script(_COOL)
         self._list_script = client.register_script(_LIST)
@@ -381,19 +399,26 @@ class RedisStore:
             raise StoreForgot("Redis: it has lost its counters")
         return _decision(reply, charges, candidates)
 
-    def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
-        wanted = [one for one in corrections if one.difference]
-        if wanted or holds:
-            arguments = [value for one in wanted for value in (one.bucket, one.difference)]
-            keys = [HOLDS, IDENTITY, *(PREFIX + one.counter for one in wanted)]
-            if not self._call(self._settle_script, keys, [self._identity, len(holds), *holds, *arguments]):
-                raise StoreForgot("Redis: it has lost its counters")
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        if not settlements:
+            return
+        places = _Places([HOLDS, IDENTITY])
+        told = [
+            [one.hold, [[places.of(correction.counter), correction.bucket, correction.difference] for correction in one.corrections if correction.difference]]
+            for one in settlements
+        ]
+        if not self._call(self._settle_script, places.keys, [self._identity, orjson.dumps(told)]):
+            raise StoreForgot("Redis: it has lost its counters")
+
+    def cancel(self, holds: Sequence[str]) -> None:
+        if not self._call(self._cancel_script, [HOLDS, IDENTITY], [self._identity, *holds]):
+            raise StoreForgot("Redis: it has lost its counters")
 
     def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
         return list(self._call(self._beat_script, [OWNERS, NEWS], [owner, news, NEWS_SECONDS]))
 
-    def reap(self, seconds: float) -> Sequence[Orphan]:
-        reply = self._call(self._reap_script, [HOLDS, OWNERS], [seconds, FORGET_OWNERS_SECONDS])
+    def orphans(self, seconds: float) -> Sequence[Orphan]:
+        reply = self._call(self._orphans_script, [HOLDS, OWNERS], [seconds, FORGET_OWNERS_SECONDS])
         found = zip(reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True)
         return [Orphan(id=hold.decode(), note=note.decode(), key=key.decode(), periods=periods_of(_read_parts(parts))) for hold, note, key, parts in found]
 
@@ -467,14 +492,18 @@ class _Places:
         self.keys = keys
         self._places: dict[str, int] = {}
 
+    def of(self, counter: str) -> int:
+        """The place of a counter's key."""
+        if counter not in self._places:
+            self.keys.append(PREFIX + counter)
+            self._places[counter] = len(self.keys)
+        return self._places[counter]
+
     def written(self, charge: Charge) -> list[int]:
         """A charge in numbers, its counter as the place of its key."""
-        if charge.counter not in self._places:
-            self.keys.append(PREFIX + charge.counter)
-            self._places[charge.counter] = len(self.keys)
         span = charge.span
         first, second = (span.seconds, span.width) if span.kind == "window" else (span.starts, span.ends)
-        return [self._places[charge.counter], charge.amount, charge.limit, _KINDS[span.kind], first, second]
+        return [self.of(charge.counter), charge.amount, charge.limit, _KINDS[span.kind], first, second]
 
 
 def _decision(reply: list[bytes], charges: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,11 +15,11 @@ from coollm.stores.base import (
     Candidate,
     Charge,
     Cooldown,
-    Correction,
     Decision,
     Hold,
     Orphan,
     Part,
+    Settlement,
     Skipped,
     Standing,
     Store,
@@ -67,16 +67,18 @@ class SqliteStore:
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         return self._file.write(lambda _: self._decide(charges, candidates, own, leased))
 
-    def settle(self, holds: Sequence[str], corrections: Iterable[Correction]) -> None:
-        rows = [(one.difference, one.counter, one.bucket) for one in corrections if one.difference]
-        if rows or holds:
-            self._file.write(lambda _: self._settle(holds, rows))
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        if settlements:
+            self._file.write(lambda _: self._settle(settlements))
+
+    def cancel(self, holds: Sequence[str]) -> None:
+        self._file.write(lambda _: [self._end(hold, takes_back=True) for hold in holds])
 
     def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
         return self._file.write(lambda _: self._beat(owner, news))
 
-    def reap(self, seconds: float) -> Sequence[Orphan]:
-        return self._file.write(lambda _: self._reap(self._clock() - seconds))
+    def orphans(self, seconds: float) -> Sequence[Orphan]:
+        return self._file.write(lambda _: self._orphans(self._clock() - seconds))
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         statement = (
@@ -120,17 +122,19 @@ class SqliteStore:
     def close(self) -> None:
         self._file.close()
 
-    def _settle(self, holds: Sequence[str], rows: list[tuple[int, str, int]]) -> None:
-        for hold in holds:
-            self._let_go(hold)
-        self._connection.executemany("UPDATE charges SET amount = max(0, amount + ?) WHERE counter = ? AND bucket = ?", rows)
+    def _settle(self, settlements: Sequence[Settlement]) -> None:
+        for one in settlements:
+            if self._end(one.hold, takes_back=False):
+                rows = [(correction.difference, correction.counter, correction.bucket) for correction in one.corrections if correction.difference]
+                self._connection.executemany("UPDATE charges SET amount = max(0, amount + ?) WHERE counter = ? AND bucket = ?", rows)
 
-    def _let_go(self, hold: str) -> None:
-        """Ends a hold. One that is not there was reaped, or held nothing."""
+    def _end(self, hold: str, *, takes_back: bool) -> bool:
+        """Ends a hold, with its parts of periods or without; whether it was there."""
         row = self._connection.execute("DELETE FROM holds WHERE id = ? RETURNING parts", (hold,)).fetchone()
-        live = [(part.amount, part.counter, part.bucket) for part in _read_parts(row[0]) if part.is_live] if row else []
-        if live:
-            self._connection.executemany("UPDATE charges SET amount = max(0, amount - ?) WHERE counter = ? AND bucket = ?", live)
+        freed = [(part.amount, part.counter, part.bucket) for part in _read_parts(row[0]) if part.is_live or takes_back] if row else []
+        if freed:
+            self._connection.executemany("UPDATE charges SET amount = max(0, amount - ?) WHERE counter = ? AND bucket = ?", freed)
+        return row is not None
 
     def _beat(self, owner: str, news: bytes) -> Sequence[bytes]:
         now = self._clock()
@@ -146,14 +150,11 @@ class SqliteStore:
                 held.setdefault((part.counter, part.bucket), {})[hold] = part.amount
         return {one.counter: Standing(used=self._used(one, now), held=held.get((one.counter, one.span.bucket(now)), {})) for one in charges}
 
-    def _reap(self, before: float) -> Sequence[Orphan]:
+    def _orphans(self, before: float) -> Sequence[Orphan]:
         statement = "SELECT id, note, key, parts FROM holds LEFT JOIN owners USING (owner) WHERE coalesce(seen, made) < ?"
         rows = self._connection.execute(statement, (before,)).fetchall()
-        dead = [Orphan(id=hold, note=note, key=key, periods=periods_of(_read_parts(parts))) for hold, note, key, parts in rows]
-        for orphan in dead:
-            self._let_go(orphan.id)
         self._connection.execute("DELETE FROM owners WHERE seen < ?", (before - FORGET_OWNERS_SECONDS,))
-        return dead
+        return [Orphan(id=hold, note=note, key=key, periods=periods_of(_read_parts(parts))) for hold, note, key, parts in rows]
 
     def _hold(self, hold: Hold | None, key: str, charges: Sequence[Charge], now: float) -> None:
         if hold is not None and charges:
@@ -163,6 +164,9 @@ class SqliteStore:
     def _decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None, leased: Hold | None) -> Decision:
         now = self._clock()
         self._sweep(now)
+        for hold in (own, leased):
+            if hold is not None:
+                self._end(hold.id, takes_back=True)
         used: dict[str, int] = {}
         for charge in charges:
             wait = self._wait(charge, now, used)

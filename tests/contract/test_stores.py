@@ -15,7 +15,7 @@ import pytest
 
 from coollm.core.config.schema import RuntimeStorage
 from coollm.core.registry import STORES
-from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Span, Store, StoreError, StoreForgot, seconds_until_room
+from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Settlement, Span, Store, StoreError, StoreForgot, seconds_until_room
 from tests.conftest import clean_environment, free_port, redis_server, running, wait_for
 
 
@@ -75,6 +75,10 @@ def store(open_again: Any) -> Store:
     return open_again()
 
 
+def settle(store: Store, hold: str, *corrections: Correction) -> None:
+    store.settle([Settlement(hold=hold, corrections=corrections)])
+
+
 def charge(counter: str, amount: int = 1, limit: int = 10) -> Charge:
     return Charge(counter=counter, amount=amount, limit=limit)
 
@@ -116,17 +120,19 @@ def test_what_never_fits_has_no_wait(store: Store) -> None:
 
 
 def test_settling_frees_what_was_not_used(store: Store) -> None:
-    decision = store.decide([charge("tokens", 10)], [only("a")])
-    store.settle((), [Correction(counter="tokens", bucket=int(decision.now), difference=-7)])
-    assert store.used([charge("tokens")]) == {"tokens": 3}
-    assert store.decide([charge("tokens", 7)], [only("a")]).chosen == 0
-    store.settle((), [Correction(counter="tokens", bucket=int(decision.now), difference=5)])
+    decision = store.decide([charge("tokens", 10)], [only("a")], Hold(id="h", owner="me"))
+    for _ in range(2):
+        settle(store, "h", Correction(counter="tokens", bucket=int(decision.now), difference=-7))
+        assert store.used([charge("tokens")]) == {"tokens": 3}, "settled twice is settled once: an answer may have been lost"
+    assert store.decide([charge("tokens", 7)], [only("a")], Hold(id="h2", owner="me")).chosen == 0
+    settle(store, "h2", Correction(counter="tokens", bucket=int(decision.now), difference=5))
     assert store.used([charge("tokens")]) == {"tokens": 15}, "more than was reserved counts too"
 
 
 def test_settling_never_goes_below_zero_or_wakes_an_old_bucket(store: Store) -> None:
-    decision = store.decide([charge("t", 3)], [only("a")])
-    store.settle((), [Correction(counter="t", bucket=int(decision.now), difference=-9), Correction(counter="t", bucket=int(decision.now) - 500, difference=4)])
+    decision = store.decide([charge("t", 3)], [only("a")], Hold(id="h", owner="me"))
+    bucket = int(decision.now)
+    settle(store, "h", Correction(counter="t", bucket=bucket, difference=-9), Correction(counter="t", bucket=bucket - 500, difference=4))
     assert store.used([charge("t")]) == {"t": 0}
 
 
@@ -214,22 +220,23 @@ def test_a_live_charge_counts_until_its_hold_ends(store: Store) -> None:
         assert store.decide([running], [only("a")], Hold(id=f"h{number}", owner="me")).chosen == 0
     refused = store.decide([running], [only("a")], Hold(id="h2", owner="me"))
     assert (refused.refused, refused.retry_after_seconds) == (running, 1.0)
-    store.settle(["h0"], ())
-    store.settle(["h0"], ())
+    settle(store, "h0")
+    settle(store, "h0")
     assert store.used([running]) == {"running": 1}, "letting go twice is letting go once"
     assert store.decide([running], [only("a")], Hold(id="h2", owner="me")).chosen == 0
-    store.settle(["h1", "h2"], ())
+    settle(store, "h1")
+    settle(store, "h2")
     assert store.used([running]) == {"running": 0}
 
 
 def test_a_period_is_counted_apart_from_the_next(store: Store) -> None:
     ends = int(time.time()) + 100
     now, after = Span(kind="period", starts=ends - 200, ends=ends), Span(kind="period", starts=ends, ends=ends + 200)
-    assert store.decide((), [only("a", Charge(counter="money", amount=7, limit=10, span=now))]).chosen == 0
+    assert store.decide((), [only("a", Charge(counter="money", amount=7, limit=10, span=now))], None, Hold(id="h", owner="me")).chosen == 0
     full = store.decide((), [only("a", Charge(counter="money", amount=4, limit=10, span=now))])
     assert full.chosen is None
     assert full.retry_after_seconds == pytest.approx(100, abs=2)
-    store.settle((), [Correction(counter="money", bucket=ends - 200, difference=-5)])
+    settle(store, "h", Correction(counter="money", bucket=ends - 200, difference=-5))
     assert store.used([Charge(counter="money", amount=0, limit=10, span=now)]) == {"money": 2}
     assert store.decide((), [only("a", Charge(counter="money", amount=10, limit=10, span=after))]).chosen == 0
 
@@ -256,20 +263,23 @@ def test_what_a_dead_worker_held_is_found_once_and_let_go(open_again: Any) -> No
         first.beat(owner, b"")
     first.decide([running, tokens], [only("a", charge("key"))], Hold(id="r1", owner="dead", note="n1"), Hold(id="r1/1", owner="dead", note="n2"))
     first.decide([running], [only("a")], Hold(id="r2", owner="living", note="n3"))
-    assert second.reap(30) == []
+    assert second.orphans(30) == []
     time.sleep(0.3)
     second.beat("living", b"")
-    assert {(orphan.id, orphan.note) for orphan in second.reap(0.2)} == {("r1", "n1"), ("r1/1", "n2")}
-    assert first.reap(0.2) == []
+    for one in (first, second):
+        assert {(orphan.id, orphan.note) for orphan in one.orphans(0.2)} == {("r1", "n1"), ("r1/1", "n2")}
+    for name in ("r1", "r1/1"):
+        settle(first, name)
+    assert second.orphans(0.2) == []
     assert first.used([running, tokens]) == {"running": 1, "tokens": 6}, "estimates stand, what ran runs no more"
-    first.settle(["r1"], [Correction(counter="tokens", bucket=int(time.time()) // 1, difference=0)])
-    assert first.used([running]) == {"running": 1}, "who was thought dead does not let go again"
+    settle(first, "r1", Correction(counter="tokens", bucket=int(time.time()), difference=-6))
+    assert first.used([running, tokens]) == {"running": 1, "tokens": 6}, "who was thought dead changes nothing more"
 
 
 def test_a_hold_of_nothing_is_not_kept(store: Store) -> None:
     store.decide((), [only("a")], Hold(id="x", owner="gone"), Hold(id="y", owner="gone"))
     time.sleep(0.02)
-    assert store.reap(0.01) == []
+    assert store.orphans(0.01) == []
 
 
 def test_counters_do_not_mix(store: Store) -> None:
@@ -363,7 +373,7 @@ def test_what_is_held_of_a_period_is_told(open_again: Any) -> None:
     found = store.standing([money, others])
     assert (found["client:c:cost"].used, dict(found["client:c:cost"].held)) == (14, {"r1/1": 7, "r2/1": 7})
     assert (found["client:d:cost"].used, dict(found["client:d:cost"].held)) == (0, {})
-    store.settle(["r1/1"], [Correction(counter="client:c:cost", bucket=100, difference=-4)])
+    settle(store, "r1/1", Correction(counter="client:c:cost", bucket=100, difference=-4))
     found = store.standing([money])
     assert (found["client:c:cost"].used, dict(found["client:c:cost"].held)) == (10, {"r2/1": 7})
 
@@ -373,9 +383,22 @@ def test_an_orphan_tells_what_it_held_of_periods(store: Store) -> None:
     running = Charge(counter="running", amount=1, limit=5, span=LIVE)
     store.decide((), [only("a", money, running)], None, Hold(id="r1/1", owner="gone", note="n"))
     time.sleep(0.05)
-    (orphan,) = store.reap(0.01)
+    (orphan,) = store.orphans(0.01)
     assert [(part.counter, part.bucket, part.amount) for part in orphan.periods] == [("client:c:cost", 100, 7)]
+    settle(store, "r1/1")
     assert store.used([running, money]) == {"running": 0, "client:c:cost": 7}
+
+
+def test_what_was_decided_twice_is_charged_once(store: Store) -> None:
+    """The answer was lost on the way, and the decision asked for again."""
+    money = Charge(counter="client:c:cost", amount=7, limit=100, span=TOTAL)
+    running = Charge(counter="running", amount=1, limit=5, span=LIVE)
+    for _ in range(3):
+        store.decide([running], [only("a", money)], Hold(id="r1", owner="me"), Hold(id="r1/1", owner="me"))
+    assert store.used([running, money]) == {"running": 1, "client:c:cost": 7}
+    store.cancel(["r1", "r1/1", "nothing"])
+    store.cancel(["r1", "r1/1"])
+    assert store.used([running, money]) == {"running": 0, "client:c:cost": 0}
 
 
 def test_an_identity_lasts(open_again: Any) -> None:
@@ -392,7 +415,7 @@ def test_a_redis_that_has_forgotten_says_so(redis_url: str, tmp_path: Path) -> N
     with pytest.raises(StoreForgot):
         store.decide([charge("c", 4)], [only("a")])
     with pytest.raises(StoreForgot):
-        store.settle(["r"], [Correction(counter="c", bucket=0, difference=-1)])
+        settle(store, "r", Correction(counter="c", bucket=0, difference=-1))
     assert store.identity() != before
     assert store.decide([charge("c", 4)], [only("a")]).chosen == 0
     store.close()

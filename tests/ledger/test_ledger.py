@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
 import time
@@ -10,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.errors import OperationFailed
 from coollm.ledger.book import Ledger
 from coollm.ledger.entry import Entry, read_line
 from coollm.ledger.shipper import Shipper
-from coollm.ledger.tables import usage, version
+from coollm.ledger.tables import metadata, usage, version
 from coollm.ledger.usage_log import UsageLog, all_logs, read_entries
 
 HOUR_MS = 3_600_000
@@ -206,3 +208,98 @@ def test_reading_from_an_offset(tmp_path: Path) -> None:
         log.write(entry(number))
     offsets = [offset for _, offset in read_entries(log.path)]
     assert [found.request_id for found, _ in read_entries(log.path, offsets[2]) if found] == ["req_3", "req_4"]
+
+
+def test_lines_wait_for_room_on_the_disk_and_are_written_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = UsageLog(tmp_path / "usage.log")
+    room = [100]
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = min(room[0], len(data))
+        room[0] -= taken
+        return write(descriptor, data[:taken])
+
+    monkeypatch.setattr("coollm.ledger.usage_log.os.write", full)
+    for number in range(5):
+        log.write(entry(number))
+    assert log.is_behind
+    assert not log.is_full
+    assert list(read_entries(log.path)) == [], "a line that went in in part is none yet"
+    room[0] = 10**6
+    log._write_waiting()
+    assert not log.is_behind
+    assert [found.request_id for found, _ in read_entries(log.path) if found] == [f"req_{number}" for number in range(5)]
+    room[0] = 0
+    monkeypatch.setattr("coollm.ledger.usage_log.MOST_WAITING", 3)
+    for number in range(3):
+        assert not log.is_full
+        log.write(entry(number))
+    assert log.is_full
+
+
+FIRST_VERSION = (
+    "CREATE TABLE {usage} (request_id VARCHAR(64) PRIMARY KEY, at_ms BIGINT NOT NULL, client VARCHAR(64) NOT NULL, team VARCHAR(64) NOT NULL, "
+    "provider VARCHAR(64) NOT NULL, model VARCHAR(256) NOT NULL, key_id VARCHAR(64) NOT NULL, route VARCHAR(64) NOT NULL, status INTEGER NOT NULL, "
+    "ending VARCHAR(16) NOT NULL, input_tokens BIGINT NOT NULL, cached_input_tokens BIGINT NOT NULL, cache_write_tokens BIGINT NOT NULL, "
+    "output_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL, cost_nano_usd BIGINT, estimated BOOLEAN NOT NULL)",
+    "CREATE TABLE usage_hours (hour BIGINT, client VARCHAR(64), provider VARCHAR(64), model VARCHAR(190), requests BIGINT NOT NULL, errors BIGINT NOT NULL, "
+    "input_tokens BIGINT NOT NULL, cached_input_tokens BIGINT NOT NULL, cache_write_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL, "
+    "reasoning_tokens BIGINT NOT NULL, cost_nano_usd BIGINT NOT NULL, estimated BIGINT NOT NULL, unpriced BIGINT NOT NULL, "
+    "PRIMARY KEY (hour, client, provider, model))",
+    "CREATE TABLE shipped (log VARCHAR(190) PRIMARY KEY, inode BIGINT NOT NULL, bytes BIGINT NOT NULL)",
+    "CREATE TABLE ledger_version (version INTEGER PRIMARY KEY)",
+    "INSERT INTO ledger_version VALUES (1)",
+)
+OLD_ROW = "INSERT INTO {usage} VALUES ('req_{number}', {at_ms}, 'c', '', 'openai', 'm', 'k', 'chat', 200, 'answered', 10, 0, 0, 20, 0, 1000, {no})"
+OLD_HOUR = "INSERT INTO usage_hours VALUES ({hour}, 'c', 'openai', 'm', 1, 0, 10, 0, 0, 20, 0, 1000, 0, 0)"
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_to_date_by_one_of_many(ledger: Ledger) -> None:
+    metadata.drop_all(ledger._engine)
+    name = ledger._engine.dialect.name
+    quoted = ledger._engine.dialect.identifier_preparer.quote("usage")
+    with ledger._engine.begin() as connection:
+        for statement in FIRST_VERSION:
+            connection.execute(text(statement.format(usage=quoted)))
+        for number in range(30):
+            at_ms = START_MS + number * HOUR_MS
+            connection.execute(text(OLD_ROW.format(usage=quoted, number=number, at_ms=at_ms, no="false" if name == "postgresql" else "0")))
+            connection.execute(text(OLD_HOUR.format(hour=at_ms // HOUR_MS)))
+    errors: list[Exception] = []
+
+    def start() -> None:
+        one = Ledger(ledger._engine.url.render_as_string(hide_password=False))
+        try:
+            one.prepare()
+        except Exception as error:
+            errors.append(error)
+        one.close()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    again = Ledger(ledger._engine.url.render_as_string(hide_password=False))
+    sums = again.sums(0)
+    assert sums["requests"] == sums["hours"] == sums["days"]
+    assert sums["days"]["requests"] == 30
+    assert again.report("day")["total"]["cost_usd"] == pytest.approx(30e-6)
+    assert again.spent("client", "c", START_MS, START_MS + 10 * HOUR_MS) == 10_000, "it was charged when it ended, as far as is known"
+    again.ship([entry(100)], "log", 1, 1)
+    assert again.sums(0)["days"]["requests"] == 31
+    again.close()
+
+
+def test_what_a_budget_counts(ledger: Ledger) -> None:
+    """By when it was charged, of what had ended at a moment, without what was still held then."""
+    ledger.ship([entry(number, client="c", cost_nano_usd=10, charged_ms=START_MS + number, at_ms=START_MS + number + 50) for number in range(10)], "log", 1, 1)
+    assert ledger.spent("client", "c", START_MS + 2, START_MS + 8) == 60
+    assert ledger.spent("client", "c", START_MS, START_MS + 100, until_ms=START_MS + 54) == 50
+    assert ledger.spent("client", "c", START_MS, START_MS + 100, START_MS + 54, ["req_0", "req_3"]) == 30
+    assert ledger.spent("model", "openai:gpt-*", START_MS, START_MS + 100) == 100
+    assert ledger.spent("model", "claude:*", START_MS, START_MS + 100) == 0

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Span, StoreError
-from coollm.stores.guard import BAD_ANSWERS, GuardedStore
+from coollm.core.config.schema import Settings
+from coollm.core.pricing import Rates, flat
+from coollm.core.types import Target, Usage
+from coollm.limits.limiter import Limiter, Reservation
+from coollm.limits.scopes import Scopes
+from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Settlement, Span, StoreError, StoreForgot
+from coollm.stores.guard import BAD_ANSWERS, FORGOTTEN_SECONDS, GuardedStore
 from coollm.stores.memory import MemoryStore
 
 
@@ -120,7 +126,8 @@ def test_when_it_answers_again_it_gets_what_it_is_owed(rule: Any) -> None:
     tokens = Charge(counter="client:c:tokens", amount=10, limit=100)
     decision = store.decide([running, tokens], [KEY], Hold(id="r1", owner="me"))
     fail(moody, store)
-    store.settle(["r1"], [Correction(counter="client:c:tokens", bucket=tokens.span.bucket(decision.now), difference=-7)])
+    correction = Correction(counter="client:c:tokens", bucket=tokens.span.bucket(decision.now), difference=-7)
+    store.settle([Settlement(hold="r1", corrections=(correction,))])
     store.probe()
     assert store.is_failing
     moody.mood = "slow"
@@ -140,6 +147,82 @@ def test_what_was_admitted_locally_is_settled_locally() -> None:
     assert store.decide([running], [KEY], Hold(id="r2", owner="me")).chosen is None
     moody.mood = "good"
     store.probe()
-    store.settle(["r1"], [])
+    store.settle([Settlement(hold="r1")])
     fail(moody, store)
     assert store.decide([running], [KEY], Hold(id="r3", owner="me")).chosen == 0
+
+
+class Forgetful(Moody):
+    """A store that can lose what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_for = self._identity
+
+    def forget(self) -> None:
+        MemoryStore.__init__(self)
+
+    def identity(self) -> str:
+        self.asked_for = super().identity()
+        return self.asked_for
+
+    def decide(self, *arguments: Any) -> Any:
+        if self.asked_for != self._identity:
+            raise StoreForgot("lost")
+        return super().decide(*arguments)
+
+
+MONEY = Charge(counter="client:c:cost", amount=10, limit=1000, span=Span(kind="period", starts=1))
+
+
+def test_a_store_that_forgot_is_not_used_until_no_window_reaches_back_and_budgets_are_counted(tmp_path: Path) -> None:
+    store = Forgetful()
+    counted: list[Any] = []
+    guard = GuardedStore(store, "deny", 1.0, lambda: store.time, tmp_path / "identity")
+    guard.recount = counted.append
+    assert guard.decide([CHARGE], [KEY]).chosen == 0
+    store.forget()
+    with pytest.raises(StoreForgot):
+        guard.decide([CHARGE], [KEY])
+    assert guard.is_failing
+    store.time += FORGOTTEN_SECONDS - 1
+    guard.probe()
+    assert (guard.is_failing, counted, guard.epoch) == (True, [], 0)
+    store.time += 2
+    guard.probe()
+    assert (guard.is_failing, counted, guard.epoch) == (False, [store], 1)
+    assert guard.decide([CHARGE], [KEY]).chosen == 0
+
+
+def test_a_store_whose_budgets_cannot_be_counted_stays_out(tmp_path: Path) -> None:
+    store = Forgetful()
+    guard = GuardedStore(store, "deny", 1.0, lambda: store.time, tmp_path / "identity")
+
+    def cannot(_: Any) -> None:
+        raise StoreError("the ledger does not answer")
+
+    guard.recount = cannot
+    store.forget()
+    with pytest.raises(StoreForgot):
+        guard.decide((), [KEY])
+    store.time += FORGOTTEN_SECONDS + 1
+    guard.probe()
+    assert (guard.is_failing, guard.reason) == (True, "the ledger does not answer")
+
+
+def test_a_start_before_another_store_than_the_last_time(tmp_path: Path) -> None:
+    store = Forgetful()
+    assert not GuardedStore(store, "deny", 1.0, lambda: store.time, tmp_path / "identity").is_failing
+    assert not GuardedStore(store, "deny", 1.0, lambda: store.time, tmp_path / "identity").is_failing
+    store.forget()
+    assert GuardedStore(store, "deny", 1.0, lambda: store.time, tmp_path / "identity").is_failing
+
+
+def test_what_ran_while_the_store_forgot_is_charged_when_it_ends() -> None:
+    store = MemoryStore()
+    limiter = Limiter(store, Scopes(Settings()), "me")
+    target = Target(provider="p", type="t", key_id="k", model="m", price=flat(Rates(input=1.0, output=1.0)))
+    reservation = Reservation(id="r/1", now=0.0, charges=(MONEY, CHARGE), target=target, epoch=0)
+    store.epoch = 1
+    limiter.settle([reservation], Usage(input_tokens=7))
+    assert store.used([MONEY, CHARGE]) == {"client:c:cost": 7000, "client:c:requests": 0}
