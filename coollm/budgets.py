@@ -32,18 +32,26 @@ _log = logging.getLogger("coollm.budgets")
 
 
 class BudgetState(Value, frozen=True):
-    """One budget in its present period. `held` is the part of `used` that requests which run have reserved; money is in billionths of a dollar."""
+    """One budget in its present period. `held` is the part of `used` that requests which run have reserved; money is in billionths of a dollar. It is not exact
+    where single requests of the period were pruned: their sums by the hour are by when they ended, and not by when they were charged.
+    """
 
     scope: Scope
     charge: Charge
     used: int
     held: int
     spent: int
+    is_exact: bool = True
 
     @property
     def difference(self) -> int:
         """What the counter has above the ledger and what runs: 0 if all is well."""
         return self.used - self.held - self.spent
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing is wrong, as far as can be told."""
+        return self.difference == 0 or not self.is_exact
 
 
 class Budgets:
@@ -66,15 +74,19 @@ class Budgets:
         while True:
             in_thread(self._shipper.ship)
             found = [self._state(scope, charge, standing[charge.counter], until_ms) for scope, charge in zip(scopes, charges, strict=True)]
-            if time.monotonic() >= deadline or all(one.difference == 0 for one in found):
+            if time.monotonic() >= deadline or all(one.agrees for one in found):
                 return found
             gevent.sleep(ASK_AGAIN_SECONDS)
 
     def _state(self, scope: Scope, charge: Charge, standing: Standing, until_ms: int) -> BudgetState:
         running = sorted({hold.partition("/")[0] for hold in standing.held})
         starts, ends = charge.span.starts * 1000, (charge.span.ends or FOREVER) * 1000
-        spent = in_thread(lambda: self._ledger.spent(scope.kind, scope.id, starts, ends, until_ms, [*running, *standing.held]))
-        return BudgetState(scope=scope, charge=charge, used=standing.used, held=sum(standing.held.values()), spent=spent)
+        whose = self._limiter.scopes.members(scope)
+        spent, pruned = in_thread(
+            lambda: (self._ledger.spent(scope.kind, whose, starts, ends, until_ms, [*running, *standing.held]), self._ledger.pruned_before())
+        )
+        held = sum(standing.held.values())
+        return BudgetState(scope=scope, charge=charge, used=standing.used, held=held, spent=spent, is_exact=pruned <= starts)
 
     def recount(self, store: Store) -> None:
         """Adds to the counters what the ledger has and they have not: after a store has forgotten, and where a budget is new, or has begun anew.

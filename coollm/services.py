@@ -25,6 +25,7 @@ from coollm.gateway import Gateway
 from coollm.ledger.book import Ledger, open_ledger
 from coollm.ledger.entry import entry_of
 from coollm.ledger.override_book import OverrideBook
+from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
 from coollm.ledger.threads import in_thread
 from coollm.ledger.usage_log import UsageLog
@@ -46,6 +47,7 @@ from coollm.upstream import Upstream
 
 SIMULATOR_URL = "simulator://"
 SHIPPER_LOCK = "shipper.lock"
+RETENTION_LOCK = "retention.lock"
 STORE_IDENTITY = "store.identity"
 MEBIBYTE = 1024 * 1024
 
@@ -66,6 +68,7 @@ class Services(msgspec.Struct, frozen=True):
     usage_log: UsageLog
     ledger: Ledger
     shipper: Shipper
+    retention: Retention | None
     metrics: Metrics
     redact: Redactor
     tell: Callable[[RequestRecord], None]
@@ -125,6 +128,7 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         log_request(record)
         metrics.observe(record)
 
+    kept_days = settings.compliance.data_retention_days
     budgets = Budgets(limiter, ledger, shipper, owner)
     store.recount = budgets.recount
     return Services(
@@ -141,6 +145,7 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         usage_log=usage_log,
         ledger=ledger,
         shipper=shipper,
+        retention=Retention(ledger, kept_days, state / RETENTION_LOCK) if kept_days else None,
         metrics=metrics,
         redact=redact,
         tell=tell,

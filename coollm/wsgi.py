@@ -50,5 +50,7 @@ def _application() -> Flask:
     services = build_services(settings, state, usage_log, embedded_simulator)
     for work in (services.keeper.run, services.usage_log.run, services.shipper.run, services.watcher.run):
         gevent.spawn(work)
+    if services.retention is not None:
+        gevent.spawn(services.retention.run)
     gevent.spawn(services.budgets.recount_at_start, services.store)
     return create_app(services)

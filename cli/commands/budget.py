@@ -67,7 +67,7 @@ def verify(config: options.Config = None, json: options.Json = False, quiet: opt
     """
     found = find_gateway(config).ask("/admin/v1/budgets/verify")
     text = [f"{len(found['budgets'])} budgets: the counters are what the ledger has"]
-    wrong = [row for row in found["budgets"] if row["difference_nano_usd"] != 0]
+    wrong = [row for row in found["budgets"] if row["exact"] and row["difference_nano_usd"] != 0]
     if wrong:
         text = [
             f"{row['scope']} '{row['id']}': the counter has {row['used_usd']:.9f}, of which {row['reserved_usd']:.9f} are reserved, "

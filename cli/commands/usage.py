@@ -18,14 +18,16 @@ By = Annotated[Literal["client", "provider", "model", "day"], typer.Option("--by
 Start = Annotated[str | None, typer.Option("--start", metavar="TIME", help="From this date or time on, UTC unless it says; whole hours.")]
 End = Annotated[str | None, typer.Option("--end", metavar="TIME", help="Until before this date or time.")]
 
-COLUMNS = ("requests", "errors", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd", "estimated", "unpriced")
+COLUMNS = ("requests", "errors", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd", "cached", "saved_usd", "estimated", "unpriced")
+MONEY = ("cost_usd", "saved_usd")
 
 
 @app.command()
 def report(by: By = "client", start: Start = None, end: End = None, config: options.Config = None, json: options.Json = False) -> Result:
     """Add up requests, tokens and cost. What ended within the last second may be missing.
 
-    `estimated` counts the requests whose vendor told no usage, `unpriced` those whose model has no price: their cost is not in the sum.
+    `cached` counts the requests that the cache answered, and `saved_usd` what that saved. `estimated` counts the requests whose vendor told no usage,
+    `unpriced` those whose model has no price: their cost is not in the sum.
 
     Example: coollm usage report --by model --start 2026-11-01
     """
@@ -74,7 +76,7 @@ def rebuild(config: options.Config = None, yes: options.Yes = False, dry_run: op
 
 @app.command()
 def prune(
-    before: Annotated[str, typer.Option("--before", metavar="TIME", help="Requests that ended before this date or time.")],
+    before: Annotated[str, typer.Option("--before", metavar="TIME", help="Requests that ended on the days before this date, UTC.")],
     config: options.Config = None,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
@@ -98,7 +100,7 @@ def _query(**values: str | None) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:
-    return [f"{row[name]:.6f}" if name == "cost_usd" else row[name] for name in COLUMNS]
+    return [f"{row[name]:.6f}" if name in MONEY else row[name] for name in COLUMNS]
 
 
 def _confirm(yes: bool, question: str) -> None:

@@ -39,8 +39,8 @@ def budgets(services: Services) -> Response:
 
 def verify(services: Services) -> Response:
     """The same, once counters and ledger agree, or as they are after some seconds."""
-    rows = [_row(one) for one in _states(services, PATIENCE_SECONDS)]
-    return _json({"ok": all(row["difference_nano_usd"] == 0 for row in rows), "budgets": rows})
+    found = _states(services, PATIENCE_SECONDS)
+    return _json({"ok": all(one.agrees for one in found), "budgets": [_row(one) for one in found]})
 
 
 def _states(services: Services, patience: float) -> list[BudgetState]:
@@ -64,6 +64,7 @@ def _row(state: BudgetState) -> Json:
         "left_usd": max(0, limit - state.used) / NANO_USD,
         "ledger_usd": state.spent / NANO_USD,
         "difference_nano_usd": state.difference,
+        "exact": state.is_exact,
     }
 
 

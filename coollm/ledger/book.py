@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -29,9 +30,11 @@ LONGEST_MODEL = 190
 BATCH = 500
 CONNECT_SECONDS = 5
 FILE_NAME = "ledger.sqlite"
-PRUNE_BATCH = 5000
+PRUNE_BATCH = 2000
+PRUNE_PAUSE_SECONDS = 0.02
 FIRST_ERROR = 400
 HOUR_MS = 3_600_000
+DAY_MS = HOUR_MS * HOURS_OF_A_DAY
 
 _VERIFIED = (*COUNTS, "cost_nano_usd", "saved_nano_usd")
 
@@ -135,21 +138,32 @@ class Ledger:
         ordered = sorted(rows.items(), key=lambda item: item[0] if by == "day" else (-item[1]["cost_nano_usd"], -item[1]["requests"], item[0]))
         return {"by": by, "rows": [{by: name, **_told(sums)} for name, sums in ordered], "total": _told(total)}
 
-    def spent(self, kind: str, identity: str, start_ms: int, end_ms: int, until_ms: int = 2**53, without: Sequence[str] = ()) -> int:
-        """Billionths of a dollar that a client, a team, or the models of a pattern have cost: what was charged in a time and had ended by `until_ms`, but for
-        the requests `without`.
+    def spent(self, kind: str, identities: Sequence[str], start_ms: int, end_ms: int, until_ms: int = 2**53, without: Sequence[str] = ()) -> int:
+        """Billionths of a dollar that clients, or the models of a pattern, or the second requests of races have cost: what was charged in a time and had ended
+        by `until_ms`, but for the requests `without`. Of what was pruned the sums by the hour tell.
         """
-        total = func.coalesce(func.sum(usage.c.cost_nano_usd), 0)
-        within = and_(usage.c.charged_ms >= start_ms, usage.c.charged_ms < end_ms, usage.c.at_ms >= start_ms, usage.c.at_ms <= until_ms)
+        pruned = self.pruned_before()
+        within = and_(usage.c.charged_ms >= start_ms, usage.c.charged_ms < end_ms, usage.c.at_ms >= max(start_ms, pruned), usage.c.at_ms <= until_ms)
         if without:
             within = and_(within, usage.c.request_id.not_in(list(without)))
+        spans = [(usage, and_(within, usage.c.second) if kind == HEDGE else within)]
+        if start_ms < pruned and kind != HEDGE:
+            spans.append((hours, and_(hours.c.hour >= start_ms // HOUR_MS, hours.c.hour < min(pruned, end_ms) // HOUR_MS)))
+        return sum(self._spent_in(kind, identities, table, where) for table, where in spans)
+
+    def _spent_in(self, kind: str, identities: Sequence[str], table: Table, where: Any) -> int:
+        total = func.coalesce(func.sum(table.c.cost_nano_usd), 0)
         with self.reading() as connection:
             if kind == HEDGE:
-                return int(connection.execute(select(total).where(within, usage.c.second)).scalar() or 0)
+                return int(connection.execute(select(total).where(where)).scalar() or 0)
             if kind != MODEL:
-                return int(connection.execute(select(total).where(within, usage.c[kind] == identity)).scalar() or 0)
-            rows = connection.execute(select(usage.c.provider, usage.c.model, total).where(within).group_by(usage.c.provider, usage.c.model))
-            return sum(int(cost) for provider, model, cost in rows if fnmatchcase(model, identity) or fnmatchcase(f"{provider}:{model}", identity))
+                return int(connection.execute(select(total).where(where, table.c.client.in_(list(identities)))).scalar() or 0)
+            rows = connection.execute(select(table.c.provider, table.c.model, total).where(where).group_by(table.c.provider, table.c.model))
+            return sum(
+                int(cost)
+                for provider, model, cost in rows
+                if any(fnmatchcase(model, pattern) or fnmatchcase(f"{provider}:{model}", pattern) for pattern in identities)
+            )
 
     def sums(self, since_ms: int) -> dict[str, dict[str, int]]:
         """Requests, tokens and money from a full day on, added up over the requests themselves, over the hours and over the days: all the same."""
@@ -195,17 +209,20 @@ class Ledger:
             last = (rows[-1]["at_ms"], rows[-1]["request_id"])
 
     def prune(self, before_ms: int) -> int:
-        """Deletes requests that ended before, in small batches. The sums of their hours stay. Returns how many."""
+        """Deletes requests that ended on the days before, UTC, in small batches between which others write. The sums stay. Returns how many."""
+        before_ms = before_ms // DAY_MS * DAY_MS
         gone = 0
         self.ship([], _PRUNED, 0, max(before_ms, self.pruned_before()))
         while True:
             with self.writing() as connection:
-                old = select(usage.c.request_id).where(usage.c.at_ms < before_ms).limit(PRUNE_BATCH)
+                old = select(usage.c.request_id).where(usage.c.at_ms < before_ms).order_by(usage.c.at_ms).limit(PRUNE_BATCH)
                 ids = list(connection.execute(old).scalars())
-                if not ids:
-                    return gone
-                connection.execute(delete(usage).where(usage.c.request_id.in_(ids)))
-                gone += len(ids)
+                if ids:
+                    connection.execute(delete(usage).where(usage.c.request_id.in_(ids)))
+            gone += len(ids)
+            if len(ids) < PRUNE_BATCH:
+                return gone
+            time.sleep(PRUNE_PAUSE_SECONDS)
 
     def clear(self) -> None:
         """Forgets everything, to be rebuilt from the usage logs."""

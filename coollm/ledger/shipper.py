@@ -14,13 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.errors import OperationFailed
 from coollm.core.types import Json
-from coollm.ledger.book import BATCH, Ledger
+from coollm.ledger.book import BATCH, DAY_MS, Ledger
 from coollm.ledger.entry import Entry
 from coollm.ledger.threads import in_thread
 from coollm.ledger.usage_log import all_logs, read_entries
 
 SHIP_SECONDS = 1.0
-DAY_MS = 86_400_000
 
 _log = logging.getLogger("coollm.ledger")
 

@@ -86,6 +86,10 @@ class Scopes:
                 self._of_model[place] = found
         return found
 
+    def members(self, scope: Scope) -> list[str]:
+        """Who or what is counted for a scope: the clients of a team, else itself."""
+        return [one.client_id for _, one in self._clients.values() if one.team == scope.id] if scope.kind == TEAM else [scope.id]
+
     def known(self, kind: str) -> list[str] | None:
         """The ids whose limits may be set; None where any may, as for models."""
         return {CLIENT: list(self._clients), TEAM: list(self._teams), MODEL: None}.get(kind, [])

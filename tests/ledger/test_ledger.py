@@ -16,8 +16,9 @@ from sqlalchemy import delete, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.errors import OperationFailed
-from coollm.ledger.book import Ledger
+from coollm.ledger.book import DAY_MS, Ledger
 from coollm.ledger.entry import Entry, read_line
+from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
 from coollm.ledger.tables import metadata, usage, version
 from coollm.ledger.usage_log import UsageLog, all_logs, read_entries
@@ -92,11 +93,23 @@ def test_export_and_prune(ledger: Ledger) -> None:
     rows = list(ledger.export(START_MS, START_MS + 10 * HOUR_MS))
     assert [row["request_id"] for row in rows] == [f"req_{number}" for number in range(600)]
     assert rows[7]["cost_nano_usd"] is None
-    assert ledger.prune(START_MS + 5 * HOUR_MS) == 300
+    day = START_MS // DAY_MS * DAY_MS + DAY_MS
+    before = (day - START_MS) // 60_000
+    cost = ledger.spent("client", ["client-1"], START_MS, day + DAY_MS)
+    assert ledger.prune(day + 5 * HOUR_MS) == before, "whole days"
     assert ledger.report("client")["total"]["requests"] == 1200, "the sums stay"
     sums = ledger.sums(ledger.pruned_before())
-    assert sums["requests"] == sums["hours"]
-    assert sums["requests"]["requests"] == 900
+    assert sums["requests"] == sums["hours"] == sums["days"]
+    assert sums["requests"]["requests"] == 1200 - before
+    assert ledger.spent("client", ["client-1"], START_MS, day + DAY_MS) == cost, "of what is pruned the sums tell"
+
+
+def test_retention(ledger: Ledger, tmp_path: Path) -> None:
+    now = int(time.time() * 1000)
+    ledger.ship([entry(number, at_ms=now - number * DAY_MS) for number in range(10)], "log", 1, 1)
+    assert Retention(ledger, 5, tmp_path / "lock").prune() == 4
+    assert Retention(ledger, 5, tmp_path / "lock").prune() == 0
+    assert ledger.report("client")["total"]["requests"] == 10
 
 
 def test_many_hosts_ship_at_the_same_time(ledger: Ledger) -> None:
@@ -289,7 +302,7 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_by_one_of_many(ledg
     assert sums["requests"] == sums["hours"] == sums["days"]
     assert sums["days"]["requests"] == 30
     assert again.report("day")["total"]["cost_usd"] == pytest.approx(30e-6)
-    assert again.spent("client", "c", START_MS, START_MS + 10 * HOUR_MS) == 10_000, "it was charged when it ended, as far as is known"
+    assert again.spent("client", ["c"], START_MS, START_MS + 10 * HOUR_MS) == 10_000, "it was charged when it ended, as far as is known"
     again.ship([entry(100)], "log", 1, 1)
     assert again.sums(0)["days"]["requests"] == 31
     again.close()
@@ -298,8 +311,8 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_by_one_of_many(ledg
 def test_what_a_budget_counts(ledger: Ledger) -> None:
     """By when it was charged, of what had ended at a moment, without what was still held then."""
     ledger.ship([entry(number, client="c", cost_nano_usd=10, charged_ms=START_MS + number, at_ms=START_MS + number + 50) for number in range(10)], "log", 1, 1)
-    assert ledger.spent("client", "c", START_MS + 2, START_MS + 8) == 60
-    assert ledger.spent("client", "c", START_MS, START_MS + 100, until_ms=START_MS + 54) == 50
-    assert ledger.spent("client", "c", START_MS, START_MS + 100, START_MS + 54, ["req_0", "req_3"]) == 30
-    assert ledger.spent("model", "openai:gpt-*", START_MS, START_MS + 100) == 100
-    assert ledger.spent("model", "claude:*", START_MS, START_MS + 100) == 0
+    assert ledger.spent("client", ["c"], START_MS + 2, START_MS + 8) == 60
+    assert ledger.spent("client", ["c"], START_MS, START_MS + 100, until_ms=START_MS + 54) == 50
+    assert ledger.spent("client", ["c"], START_MS, START_MS + 100, START_MS + 54, ["req_0", "req_3"]) == 30
+    assert ledger.spent("model", ["openai:gpt-*"], START_MS, START_MS + 100) == 100
+    assert ledger.spent("model", ["claude:*"], START_MS, START_MS + 100) == 0
