@@ -5,8 +5,7 @@ from __future__ import annotations
 import hmac
 import socket
 
-from flask import Request
-
+from coollm.api.http import Exchange
 from coollm.api.routes import Access
 from coollm.core.config.schema import Client
 from coollm.core.errors import NotAuthenticated
@@ -16,17 +15,17 @@ from coollm.services import Services, has_expired
 LONGEST_KEY = 4096
 
 
-def is_local_administrator(request: Request) -> bool:
+def is_local_administrator(exchange: Exchange) -> bool:
     """Whether the request came over the gateway's Unix socket, which only the gateway's own user can open."""
-    connection = request.environ.get("gunicorn.socket")
+    connection = exchange.environ.get("gunicorn.socket")
     return connection is not None and connection.family == socket.AF_UNIX
 
 
-def authorize(services: Services, request: Request, access: Access) -> Client | None:
+def authorize(services: Services, exchange: Exchange, access: Access) -> Client | None:
     """The client that asks; None for the administrator and on public routes. Raises NotAuthenticated."""
-    if access is Access.PUBLIC or is_local_administrator(request):
+    if access is Access.PUBLIC or is_local_administrator(exchange):
         return None
-    key = presented_key(request)
+    key = presented_key(exchange)
     if not key:
         raise NotAuthenticated("no API key: send it as 'Authorization: Bearer KEY'", code="missing_api_key")
     digest = key_digest(key)
@@ -43,9 +42,10 @@ def authorize(services: Services, request: Request, access: Access) -> Client | 
     return client
 
 
-def presented_key(request: Request) -> str:
+def presented_key(exchange: Exchange) -> str:
     """The key of a request, from `Authorization: Bearer`, or `x-api-key` and `api-key` as Anthropic's and Azure's clients send it."""
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    key = value.strip() if scheme.lower() == "bearer" else ""
-    key = key or request.headers.get("x-api-key", "") or request.headers.get("api-key", "")
+    environ = exchange.environ
+    scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    key: str = value.strip() if scheme.lower() == "bearer" else ""
+    key = key or environ.get("HTTP_X_API_KEY", "") or environ.get("HTTP_API_KEY", "")
     return key if len(key) <= LONGEST_KEY else ""

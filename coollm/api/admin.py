@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import orjson
-from flask import Response, request
+from flask import Response, g
 from greenlet import greenlet
 
 from coollm import __version__
@@ -110,7 +110,7 @@ def prices(services: Services) -> Response:
 
 def probe_providers(services: Services) -> Response:
     """One live request with every vendor key, past routing and limits. The body may name one provider and a model: {"provider", "model"}."""
-    asked = parse_body(read_body(services, request) or b"{}")
+    asked = parse_body(read_body(services, g.exchange) or b"{}")
     named, wanted = typed(asked, "provider", str, "text"), typed(asked, "model", str, "text")
     rows = []
     for provider in services.settings.llm_providers:
@@ -151,7 +151,7 @@ def _probe(services: Services, provider: str, kind: str, key_id: str, model: str
 
 def explain_route(services: Services) -> Response:
     """The order of the candidates for a request, as this worker sees it now: {"model"} or a whole chat request; "client" asks on behalf of a client."""
-    body = parse_body(read_body(services, request))
+    body = parse_body(read_body(services, g.exchange))
     on_behalf, session = body.pop("client", None), body.pop("session", None)
     body.setdefault("messages", [{"role": "user", "content": "?"}])
     chat = parse_request(body)

@@ -8,8 +8,8 @@ from typing import Any
 import gevent
 import msgspec
 import orjson
-from flask import Request
 
+from coollm.api.http import Exchange
 from coollm.core.errors import BodyTooLarge, ClientGone, InvalidRequest
 from coollm.core.types import Json
 from coollm.services import Services
@@ -19,18 +19,18 @@ LARGE_BODY_BYTES = MEBIBYTE
 PIECE_BYTES = 256 * 1024
 
 
-def pieces_of_body(services: Services, request: Request) -> Iterator[bytes]:
+def pieces_of_body(services: Services, exchange: Exchange) -> Iterator[bytes]:
     """The body as it arrives. Raises BodyTooLarge, for a length that is announced before a byte is read, and ClientGone if the end never comes.
 
     Werkzeug's own limit truncates a chunked body that has no length instead of refusing it, so it is read here. Between two pieces other requests run, also
     when a fast client always has more.
     """
     largest = services.settings.server.max_body_mb * MEBIBYTE
-    announced = request.content_length
+    announced = exchange.content_length
     size = announced or 0
     if size <= largest:
         size = 0
-        while piece := request.environ["wsgi.input"].read(PIECE_BYTES):
+        while piece := exchange.environ["wsgi.input"].read(PIECE_BYTES):
             size += len(piece)
             if size > largest:
                 break
@@ -42,10 +42,10 @@ def pieces_of_body(services: Services, request: Request) -> Iterator[bytes]:
         raise ClientGone("the client closed its connection before its request was complete")
 
 
-def read_body(services: Services, request: Request) -> bytearray:
+def read_body(services: Services, exchange: Exchange) -> bytearray:
     """The whole body. Raises BodyTooLarge and ClientGone."""
     data = bytearray()
-    for piece in pieces_of_body(services, request):
+    for piece in pieces_of_body(services, exchange):
         data += piece
     return data
 

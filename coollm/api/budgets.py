@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 import gevent
 import msgspec
 import orjson
-from flask import Response, request
+from flask import Response, g, request
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.api.body import parse_body, read_body
@@ -75,7 +75,7 @@ def limits(services: Services, kind: str, identity: str) -> Response:
     scope = _scope(services, kind, identity)
     if request.method == "GET":
         return _json(_told(scope))
-    asked = parse_body(read_body(services, request))
+    asked = parse_body(read_body(services, g.exchange))
     before = _override(services, kind, identity)
     after = _changed(before, asked)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from flask import Response
 from werkzeug.datastructures import Headers
 
 from coollm.api.chat_wire import DONE, ChunkRenderer, parse_request, render_completion, render_error, sse_frame
@@ -13,7 +12,6 @@ from coollm.api.completion import complete
 from coollm.api.routes import Access, Route
 from coollm.core.errors import RequestError
 from coollm.core.types import ChatRequest, Completion, Content, Json, ModelRequest, Target, Usage
-from coollm.services import Services
 
 
 class ChatFace:
@@ -50,9 +48,8 @@ class ChatFace:
 FACE = ChatFace()
 
 
-def chat(services: Services) -> Response:
-    """A chat completion, whole or streamed."""
-    return complete(services, FACE)
-
-
-ROUTES = (Route("/v1/chat/completions", ("POST",), Access.CLIENT, chat, "chat", is_completion=True),)
+ROUTES = (
+    Route(
+        "/v1/chat/completions", ("POST",), Access.CLIENT, None, "chat", is_completion=True, hot=complete(FACE), summary="A chat completion, whole or streamed."
+    ),
+)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-import orjson
-from flask import Response, g, request
+from collections.abc import Callable, Iterator
 
 from coollm.api.body import LARGE_BODY_BYTES, parse_body, read_body
 from coollm.api.client_watch import ClientWatch
 from coollm.api.face import Face
+from coollm.api.http import JSON, Exchange, Pieces, Reply, json_reply
 from coollm.call import Answer, Call
 from coollm.cancellation import Cancellation
 from coollm.core.errors import GatewayFault
@@ -32,41 +30,47 @@ from coollm.services import Services
 from coollm.streaming import StreamAnswer
 from coollm.telemetry.record import RequestRecord
 
+_STREAM_TYPE = "text/event-stream; charset=utf-8"
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-def complete(services: Services, face: Face) -> Response:
-    """Serves the request of this moment in the dialect of `face`."""
-    return serve(services, face, _read(services, face))
+def complete(face: Face) -> Callable[[Services, Exchange], Reply]:
+    """What serves requests in the dialect of `face`."""
+
+    def served(services: Services, exchange: Exchange) -> Reply:
+        return serve(services, face, _read(services, face, exchange), exchange)
+
+    return served
 
 
-def _read(services: Services, face: Face) -> ModelRequest:
+def _read(services: Services, face: Face, exchange: Exchange) -> ModelRequest:
     """The request. Of a large one neither the bytes nor a second copy of its texts stay in memory."""
-    data = read_body(services, request)
-    asked = face.parse(parse_body(data), request.headers)
+    data = read_body(services, exchange)
+    asked = face.parse(parse_body(data), exchange.headers)
     if len(data) >= LARGE_BODY_BYTES:
         set_long_texts_aside(asked.source)
     return asked
 
 
-def serve(services: Services, face: Face, asked: ModelRequest) -> Response:
-    """Serves `asked` and answers in the dialect of `face`. What `asked` holds open is closed by the caller if this raises, else with the response."""
-    record: RequestRecord = g.record
+def serve(services: Services, face: Face, asked: ModelRequest, exchange: Exchange) -> Reply:
+    """Serves `asked` and answers in the dialect of `face`. What `asked` holds open is closed by the caller if this raises, else with the reply."""
+    record = exchange.record
+    assert record is not None  # noqa: S101  what goes to a vendor has one
     if services.usage_log.is_full:
         raise GatewayFault("the usage log cannot be written, so that no request is admitted: is its disk full?", status=503, code="usage_log_full")
     cancellation = Cancellation()
-    wishes = request.headers.get("cache-control", "").lower()
+    wishes = exchange.environ.get("HTTP_CACHE_CONTROL", "").lower()
     call = Call(
         request=asked,
-        client=g.client,
+        client=exchange.client,
         face=face,
         cancellation=cancellation,
         record=record,
-        session=request.headers.get(services.settings.policy.sticky.header),
+        session=exchange.headers.get(services.settings.policy.sticky.header),
         may_read_cache="no-cache" not in wishes,
         may_keep="no-store" not in wishes,
     )
-    watch = ClientWatch(request.environ.get("gunicorn.socket"), cancellation)
+    watch = ClientWatch(exchange.environ.get("gunicorn.socket"), cancellation)
     try:
         answer = services.gateway.complete(call)
     except BaseException:
@@ -74,26 +78,26 @@ def serve(services: Services, face: Face, asked: ModelRequest) -> Response:
         raise
     if isinstance(answer, Answer):
         watch.stop()
-        response = _replayed(face, call, answer) if asked.stream else _whole(face, call, answer)
+        reply = _replayed(face, call, answer) if asked.stream else _whole(face, call, answer)
     else:
-        response = _streamed(services, answer, watch)
-    _describe(response, record, face)
-    return response
+        reply = _streamed(services, answer, watch)
+    _describe(reply, record, face)
+    return reply
 
 
-def _whole(face: Face, call: Call, answer: Answer) -> Response:
+def _whole(face: Face, call: Call, answer: Answer) -> Reply:
     if answer.body is None:
-        return Response(orjson.dumps(face.render(call.request, answer.content, answer.usage)), mimetype="application/json")
+        return json_reply(face.render(call.request, answer.content, answer.usage))
     forward = face.forwarder(answer.target)
-    return Response(answer.body if forward is None else forward(answer.body), mimetype="application/json")
+    return Reply(answer.body if forward is None else forward(answer.body))
 
 
-def _replayed(face: Face, call: Call, answer: Answer) -> Response:
+def _replayed(face: Face, call: Call, answer: Answer) -> Reply:
     """A stream of an answer that the vendor could only give whole."""
     assert isinstance(answer.content, Completion)  # noqa: S101  nothing else is streamed
     renderer = face.renderer(call.request, answer.target, call.record.request_id)
     frames = [renderer.render(event) for event in _events(answer.content)]
-    return Response(b"".join((*frames, renderer.finish(answer.usage))), mimetype="text/event-stream", headers=_STREAM_HEADERS)
+    return Reply(b"".join((*frames, renderer.finish(answer.usage))), content_type=_STREAM_TYPE, headers=_STREAM_HEADERS)
 
 
 def _events(completion: Completion) -> Iterator[StreamEvent]:
@@ -112,32 +116,29 @@ def _events(completion: Completion) -> Iterator[StreamEvent]:
         yield FinishDelta(reason=choice.finish_reason, choice=index)
 
 
-def _streamed(services: Services, answer: StreamAnswer | PassedThrough, watch: ClientWatch) -> Response:
+def _streamed(services: Services, answer: StreamAnswer | PassedThrough, watch: ClientWatch) -> Reply:
     services.metrics.active_streams.inc()
 
     def ended() -> None:
         watch.stop()
         services.metrics.active_streams.dec()
 
-    pieces: Iterable[bytes] = answer
+    pieces = Pieces(answer, ended)
     if isinstance(answer, PassedThrough):
-        response = Response(pieces, status=answer.status, headers=answer.headers)
-    else:
-        response = Response(pieces, mimetype="text/event-stream", headers=_STREAM_HEADERS)
-    response.call_on_close(ended)
-    return response
+        return Reply(pieces, answer.status, answer.headers.get("content-type", JSON), answer.headers)
+    return Reply(pieces, content_type=_STREAM_TYPE, headers=_STREAM_HEADERS)
 
 
-def _describe(response: Response, record: RequestRecord, face: Face) -> None:
-    response.headers.update(write_limits(face.wire, record.rate_limits))
+def _describe(reply: Reply, record: RequestRecord, face: Face) -> None:
+    reply.headers.update(write_limits(face.wire, record.rate_limits))
     if record.cache is not None:
-        response.headers["x-coollm-cache"] = record.cache
+        reply.headers["x-coollm-cache"] = record.cache
     target = record.target
     if target is None:
         return
-    response.headers["x-coollm-provider"] = target.provider
-    response.headers["x-coollm-key"] = target.key_id
+    reply.headers["x-coollm-provider"] = target.provider
+    reply.headers["x-coollm-key"] = target.key_id
     if record.dropped:
-        response.headers["x-coollm-dropped"] = ", ".join(record.dropped)
+        reply.headers["x-coollm-dropped"] = ", ".join(record.dropped)
     if record.ending is not None and record.cost_usd is not None:
-        response.headers["x-coollm-cost-usd"] = f"{record.cost_usd:.8f}"
+        reply.headers["x-coollm-cost-usd"] = f"{record.cost_usd:.8f}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
-from flask import Response
 from werkzeug.datastructures import Headers
 
 from coollm.api.chat import ChatFace
@@ -33,7 +32,6 @@ from coollm.core.types import (
     TextPart,
     Usage,
 )
-from coollm.services import Services
 
 WIRE = "completions"
 
@@ -163,9 +161,15 @@ def _choice(index: int, choice: Choice) -> Json:
 FACE = CompletionsFace()
 
 
-def completions(services: Services) -> Response:
-    """A completion of a prompt, whole or streamed."""
-    return complete(services, FACE)
-
-
-ROUTES = (Route("/v1/completions", ("POST",), Access.CLIENT, completions, "completions", is_completion=True),)
+ROUTES = (
+    Route(
+        "/v1/completions",
+        ("POST",),
+        Access.CLIENT,
+        None,
+        "completions",
+        is_completion=True,
+        hot=complete(FACE),
+        summary="A completion in OpenAI's old format, whole or streamed.",
+    ),
+)

@@ -9,7 +9,6 @@ import base64
 import struct
 from typing import Any, cast
 
-from flask import Response
 from werkzeug.datastructures import Headers
 
 from coollm.api.chat import ChatFace
@@ -18,7 +17,6 @@ from coollm.api.fields import required_text, typed, whole
 from coollm.api.routes import Access, Route
 from coollm.core.errors import InvalidRequest
 from coollm.core.types import Content, EmbeddingRequest, Embeddings, Json, ModelRequest, Usage
-from coollm.services import Services
 
 MOST_INPUTS = 2048
 
@@ -86,9 +84,4 @@ def _base64(vector: tuple[float, ...]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def embeddings(services: Services) -> Response:
-    """Vectors for texts."""
-    return complete(services, FACE)
-
-
-ROUTES = (Route("/v1/embeddings", ("POST",), Access.CLIENT, embeddings, "embeddings", is_completion=True),)
+ROUTES = (Route("/v1/embeddings", ("POST",), Access.CLIENT, None, "embeddings", is_completion=True, hot=complete(FACE), summary="Vectors for texts."),)

@@ -57,15 +57,10 @@ class MessagesFace:
 FACE = MessagesFace()
 
 
-def messages(services: Services) -> Response:
-    """A message, whole or streamed."""
-    return complete(services, FACE)
-
-
 def count_tokens(services: Services) -> Response:
     """The input tokens of a request, as a vendor that would serve it counts them, else as the gateway estimates them. Nothing is charged."""
-    chat = parse_request({"max_tokens": 1, **parse_body(read_body(services, request))}, request.headers)
-    targets = services.gateway.catalog.resolve(chat.model, g.client)
+    chat = parse_request({"max_tokens": 1, **parse_body(read_body(services, g.exchange))}, request.headers)
+    targets = services.gateway.catalog.resolve(chat.model, g.exchange.client)
     tokens = _counted_by_vendor(services, chat, targets)
     return Response(orjson.dumps({"input_tokens": input_tokens(chat) if tokens is None else tokens}), mimetype="application/json")
 
@@ -86,6 +81,6 @@ def _counted_by_vendor(services: Services, chat: ChatRequest, targets: Sequence[
 
 
 ROUTES = (
-    Route("/v1/messages", ("POST",), Access.CLIENT, messages, "messages", is_completion=True),
+    Route("/v1/messages", ("POST",), Access.CLIENT, None, "messages", is_completion=True, hot=complete(FACE), summary="A message, whole or streamed."),
     Route("/v1/messages/count_tokens", ("POST",), Access.CLIENT, count_tokens, "messages_count_tokens"),
 )

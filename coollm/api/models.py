@@ -12,13 +12,13 @@ from coollm.services import Services
 
 def list_models(services: Services) -> Response:
     """Every name the client may use, in OpenAI's list shape."""
-    names = services.gateway.catalog.names(g.client)
+    names = services.gateway.catalog.names(g.exchange.client)
     return _json({"object": "list", "data": [_model(name, owner, services) for name, owner in names]})
 
 
 def show_model(services: Services, name: str) -> Response:
     """One model; also one that no list names, if a provider's families hold it. Raises UnknownModel and NotAllowed."""
-    targets = services.gateway.catalog.resolve(name, g.client)
+    targets = services.gateway.catalog.resolve(name, g.exchange.client)
     return _json(_model(name, targets[0].provider, services))
 
 

@@ -115,7 +115,7 @@ def describe() -> Json:
 def _operation(route: Route, method: str) -> Json:
     operation: Json = {
         "operationId": route.name if len(route.methods) == 1 else f"{route.name}_{method.lower()}",
-        "summary": (route.handler.__doc__ or route.name).partition("\n")[0],
+        "summary": route.summary or ((route.handler.__doc__ or route.name) if route.handler else route.name).partition("\n")[0],
         "responses": _responses(route),
     }
     names = _PARAMETER.findall(route.path)

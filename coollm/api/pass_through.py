@@ -37,7 +37,7 @@ def with_model(services: Services, path: str) -> Response:
         return _send(services, operation, path, any_model=True)
     content_type = request.headers.get("content-type", "")
     if content_type.startswith(_MULTIPART):
-        upload = keep_multipart(pieces_of_body(services, request), content_type)
+        upload = keep_multipart(pieces_of_body(services, g.exchange), content_type)
         try:
             response = _send(services, operation, path, model=upload.model or _optional_model(operation), upload=upload)
         except BaseException:
@@ -45,7 +45,7 @@ def with_model(services: Services, path: str) -> Response:
             raise
         response.call_on_close(upload.close)
         return response
-    body = parse_body(read_body(services, request))
+    body = parse_body(read_body(services, g.exchange))
     model = typed(body, "model", str, "text") or _optional_model(operation)
     return _send(services, operation, path, model=model, source=body)
 
@@ -60,13 +60,13 @@ def _optional_model(operation: str) -> str:
 def of_account(services: Services, path: str) -> Response:
     """Files and batches: what a vendor's account holds, beside all models. Only for clients without limits, which a batch would pass by."""
     _check(path)
-    client = g.client
+    client = g.exchange.client
     if client is not None and (client.allowed_models != ("*",) or any(scope.limits != Limits() for scope in services.limiter.scopes.of_client(client))):
         raise NotAllowed(
             "files and batches run any model outside of the gateway's limits: a key with limits or with allowed_models may not use them",
             code="route_not_allowed",
         )
-    upload = keep(pieces_of_body(services, request)) if request.method == "POST" else None
+    upload = keep(pieces_of_body(services, g.exchange)) if request.method == "POST" else None
     try:
         response = _send(services, path.partition("/")[0], path, any_model=True, upload=upload)
     except BaseException:
@@ -108,7 +108,8 @@ def _send(
         source=source or {},
         forwarded_headers=tuple((name, request.headers[name]) for name in FORWARDED_HEADERS if name in request.headers),
     )
-    return serve(services, FACE, asked)
+    reply = serve(services, FACE, asked, g.exchange)
+    return Response(reply.body, status=reply.status, headers=reply.headers)
 
 
 def _audio(services: Services, rest: str) -> Response:

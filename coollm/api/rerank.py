@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import orjson
-from flask import Response
 from werkzeug.datastructures import Headers
 
 from coollm.api.chat import ChatFace
@@ -17,7 +16,6 @@ from coollm.api.fields import required_text, typed, whole
 from coollm.api.routes import Access, Route
 from coollm.core.errors import InvalidRequest
 from coollm.core.types import Content, Json, ModelRequest, Ranking, RerankRequest, Usage
-from coollm.services import Services
 
 _READ = frozenset({"model", "query", "documents", "top_n", "return_documents"})
 
@@ -68,9 +66,4 @@ def _document(value: Any, path: str) -> str:
     raise InvalidRequest(f"'{path}' must be a text or an object", param=path)
 
 
-def rerank(services: Services) -> Response:
-    """A ranking of documents."""
-    return complete(services, FACE)
-
-
-ROUTES = (Route("/v1/rerank", ("POST",), Access.CLIENT, rerank, "rerank", is_completion=True),)
+ROUTES = (Route("/v1/rerank", ("POST",), Access.CLIENT, None, "rerank", is_completion=True, hot=complete(FACE), summary="A ranking of documents."),)

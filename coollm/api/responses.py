@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import cast
 
 import msgspec
-from flask import Response
 from werkzeug.datastructures import Headers
 
 from coollm.api.chat import ChatFace
@@ -23,7 +22,6 @@ from coollm.api.responses_wire import WIRE, parse_request
 from coollm.api.routes import Access, Route
 from coollm.core.errors import InvalidRequest, RequestError
 from coollm.core.types import ChatRequest, Completion, Content, Json, ModelRequest, Target, Usage
-from coollm.services import Services
 
 _PREFIX = "resp_at_"
 _RESPONSE_ID = re.compile(rb'"id"\s*:\s*"(resp_[^"\\]+)"')
@@ -98,9 +96,6 @@ class ResponsesFace(ChatFace):
 FACE = ResponsesFace()
 
 
-def responses(services: Services) -> Response:
-    """A response, whole or streamed."""
-    return complete(services, FACE)
-
-
-ROUTES = (Route("/v1/responses", ("POST",), Access.CLIENT, responses, "responses", is_completion=True),)
+ROUTES = (
+    Route("/v1/responses", ("POST",), Access.CLIENT, None, "responses", is_completion=True, hot=complete(FACE), summary="A response, whole or streamed."),
+)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import msgspec
 from flask import Response
 
+from coollm.api.http import Reply
+
 
 class Access(enum.StrEnum):
     """Who may use a route: everybody, clients with a key, or the administrator. The administrator of the host, on the local socket, may use all."""
@@ -18,14 +20,20 @@ class Access(enum.StrEnum):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """An address and what answers there. What begins with /v1 answers under /api/v1 too. What goes to a vendor gets a line in the log."""
+    """An address and what answers there. What begins with /v1 answers under /api/v1 too. What goes to a vendor gets a line in the log.
+
+    A route to models is `hot`: it is served past Flask, and its address has no variables. The others have a `handler`, whose documentation
+    is their summary.
+    """
 
     path: str
     methods: tuple[str, ...]
     access: Access
-    handler: Callable[..., Response]
+    handler: Callable[..., Response] | None
     name: str
     is_completion: bool = False
+    hot: Callable[..., Reply] | None = None
+    summary: str = ""
 
     def paths(self) -> tuple[str, ...]:
         """The address, and its alias if it has one."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TypeVar, cast, get_args
 
 import orjson
-from flask import Response, request
+from flask import Response, g, request
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.api.body import parse_body, read_body
@@ -58,7 +58,7 @@ def rebuild(services: Services) -> Response:
 
 def prune(services: Services) -> Response:
     """Deletes requests that ended before {"before"}; their sums stay."""
-    asked = parse_body(read_body(services, request))
+    asked = parse_body(read_body(services, g.exchange))
     before = _milliseconds(required_text(asked, "before"), "before")
     return _json({"deleted": in_thread_or_unavailable(lambda: services.ledger.prune(before))})
 

@@ -1,0 +1,99 @@
+"""One HTTP request and its reply, as the routes that go to vendors see them: thin, for they are on the hot path. Every other route is Flask's."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+from werkzeug.datastructures import EnvironHeaders, Headers
+
+from coollm.core.config.schema import Client
+from coollm.telemetry.record import RequestRecord
+
+JSON = "application/json"
+
+REASONS = {
+    200: "OK",
+    201: "Created",
+    206: "Partial Content",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
+class Exchange:
+    """A request under way: its environment, its id, and who asks once that is known. A client of None is the administrator."""
+
+    __slots__ = ("client", "environ", "headers", "record", "request_id")
+
+    def __init__(self, environ: dict[str, Any], request_id: str | None = None) -> None:
+        self.environ = environ
+        self.headers: Headers = EnvironHeaders(environ)
+        self.request_id = request_id or new_request_id()
+        self.client: Client | None = None
+        self.record: RequestRecord | None = None
+
+    @property
+    def content_length(self) -> int | None:
+        """The announced size of the body; None if there is none, as with one that is chunked."""
+        announced = self.environ.get("CONTENT_LENGTH")
+        return int(announced) if announced and announced.isdigit() else None
+
+
+def new_request_id() -> str:
+    """An id that nobody can guess."""
+    return f"req_{secrets.token_hex(16)}"
+
+
+class Reply:
+    """A reply: its body is bytes, or pieces that come one by one and are closed when they have gone, or nobody wants them."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, body: bytes | Iterable[bytes], status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None) -> None:
+        self.body = body
+        self.status = status
+        self.headers: dict[str, str] = {"content-type": content_type, **(headers or {})}
+
+    def start(self, start_response: Callable[..., Any], request_id: str) -> Iterable[bytes]:
+        """Answers as WSGI wants it."""
+        self.headers["x-request-id"] = request_id
+        self.headers["x-content-type-options"] = "nosniff"
+        if isinstance(self.body, bytes):
+            self.headers["content-length"] = str(len(self.body))
+        start_response(f"{self.status} {REASONS.get(self.status, 'Unknown')}", list(self.headers.items()))
+        return (self.body,) if isinstance(self.body, bytes) else self.body
+
+
+class Pieces:
+    """Pieces of a body, and what is done when they are closed."""
+
+    def __init__(self, pieces: Any, ended: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._ended = ended
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    def close(self) -> None:
+        """Closes the pieces, then the rest."""
+        try:
+            self._pieces.close()
+        finally:
+            self._ended()
+
+
+def json_reply(value: Any, status: int = 200) -> Reply:
+    """A JSON document."""
+    return Reply(orjson.dumps(value), status)
