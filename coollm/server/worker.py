@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker, which on stop does not wait for clients that have nothing to say, and does not hang up on those that have.
+"""gunicorn's gevent worker with connections of our own, which on stop does not wait for clients that have nothing to say, nor hangs up on those that have.
 
 gunicorn keeps a stopping worker alive until its last connection has closed, and an idle keep-alive connection does not close by itself (gunicorn#3227): a stop
 would take the whole graceful time-out. So a connection that stays idle for a moment after the stop is ended. A request that arrives within that moment is
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import _socket
 import os
+import ssl
 import time
 from types import FrameType
 from typing import Any
 
 import gevent
+from gunicorn.http.wsgi import base_environ
 from gunicorn.workers.ggevent import GeventWorker
+
+from coollm.server.connection import Connection
 
 # Time for a request that is on its way, and for a client to notice `Connection: close` and open another connection elsewhere.
 LINGER_SECONDS = 2.0
@@ -26,24 +30,39 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._idle_since: dict[Any, float] = {}
+        self._environs: dict[Any, dict[str, Any]] = {}
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serves one connection."""
-        self._idle_since[client] = time.monotonic()
+
+        def idle(is_idle: bool) -> None:
+            if is_idle:
+                self._idle_since[client] = time.monotonic()
+            else:
+                self._idle_since.pop(client, None)
+
+        idle(True)
+        environ = {**self._environ_of(listener), "REMOTE_ADDR": addr[0] if isinstance(addr, tuple) else ""}
         try:
-            super().handle(listener, client, addr)
+            Connection(client, self.wsgi, environ, lambda: not self.alive, idle).serve()
+        except (OSError, ssl.SSLError) as error:
+            self.log.debug("a connection broke: %s", error)
+        except Exception:
+            self.log.exception("a connection was given up")
         finally:
             self._idle_since.pop(client, None)
+            client.close()
 
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        """Serves one request of a connection."""
-        self._idle_since.pop(sock, None)
-        if not self.alive:
-            req.force_close()
-        try:
-            return super().handle_request(listener_name, req, sock, addr)
-        finally:
-            self._idle_since[sock] = time.monotonic()
+    def _environ_of(self, listener: Any) -> dict[str, Any]:
+        """What all requests of a listener have."""
+        found = self._environs.get(listener)
+        if found is None:
+            name = listener.getsockname()
+            host, port = (name[0], str(name[1])) if isinstance(name, tuple) else (str(name), "")
+            scheme = "https" if self.cfg.is_ssl else "http"
+            more = {"wsgi.multithread": True, "wsgi.url_scheme": scheme, "SCRIPT_NAME": "", "SERVER_NAME": host, "SERVER_PORT": port}
+            found = self._environs[listener] = {**base_environ(self.cfg), **more}
+        return found
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """TERM: finishes what is in flight and goes."""

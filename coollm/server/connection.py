@@ -1,0 +1,440 @@
+"""One connection of a client: requests read by llhttp, answers written with one send where they are small.
+
+gunicorn's own parser and writer cost several times what the gateway does for a request. What a request may look like is at least as strict as there: a message
+whose end is not certain (both lengths, an unknown transfer coding) is refused and its connection closed, since another server on the way may see another end.
+
+Sources: RFC 9112 (sections 3, 6 and 9), https://github.com/MagicStack/httptools, PEP 3333.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket as _socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import httptools
+import orjson
+
+from coollm.core.errors import ClientGone, InvalidRequest
+
+RECEIVE_BYTES = 65536
+LARGEST_HEAD_BYTES = 64 * 1024
+LONGEST_TARGET_BYTES = 4094
+LONGEST_HEADER_BYTES = 8190  # with its colon, blank and line end
+MOST_HEADERS = 100
+
+# A client may think so long between two requests, and must have told the head of one in so long.
+IDLE_SECONDS = 75.0
+HEAD_SECONDS = 30.0
+
+# Between two pieces of a body, and for a piece of an answer to be taken.
+PIECE_SECONDS = 75.0
+
+# What a client still sends after it was refused is read for a moment, so that it sees the refusal and not a reset.
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 1024 * 1024
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_log = logging.getLogger("coollm.server")
+
+
+class _Refused(Exception):
+    """The message is none that is served."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Request:
+    """One request, as far as it has come."""
+
+    __slots__ = ("body", "expects_continue", "headers", "is_complete", "keeps_alive", "method", "target", "version")
+
+    def __init__(self) -> None:
+        self.method = ""
+        self.target = b""
+        self.version = "1.1"
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body: deque[bytes] = deque()
+        self.keeps_alive = True
+        self.expects_continue = False
+        self.is_complete = False
+
+
+class _Body:
+    """The body of a request, read from its connection as it is asked for: `wsgi.input`."""
+
+    def __init__(self, connection: Connection, request: _Request) -> None:
+        self._connection = connection
+        self._request = request
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes, all for -1; none at the end. Raises ClientGone if the end never comes."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(RECEIVE_BYTES), b""))
+        waiting = self._request.body
+        while not waiting and not self._request.is_complete:
+            self._connection.receive_body(self._request)
+        if not waiting:
+            return b""
+        piece = waiting.popleft()
+        if len(piece) > size:
+            waiting.appendleft(piece[size:])
+            return piece[:size]
+        return piece
+
+    def readline(self, size: int = -1) -> bytes:
+        """A line, at most `size` bytes of it."""
+        line = b""
+        while (size < 0 or len(line) < size) and not line.endswith(b"\n"):
+            piece = self.read(1)
+            if not piece:
+                break
+            line += piece
+        return line
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+
+class Connection:
+    """Serves requests one after the other. `environ` is what all requests of the listener share; `is_stopping` says whether this is to be the last."""
+
+    def __init__(
+        self, connection: Any, application: Application, environ: dict[str, Any], is_stopping: Callable[[], bool], idle: Callable[[bool], None]
+    ) -> None:
+        self._socket = connection
+        self._application = application
+        self._environ = environ
+        self._is_stopping = is_stopping
+        self._idle = idle
+        self._parser = httptools.HttpRequestParser(self)
+        self._requests: deque[_Request] = deque()
+        self._coming: _Request | None = None
+        self._head_bytes = 0
+        self._has_head = False
+        self._is_carried = False
+        self._is_between = True
+
+    def serve(self) -> None:
+        """Until the client or the gateway has enough. Raises OSError where the connection breaks."""
+        try:
+            while True:
+                request = self._next()
+                if request is None:
+                    return
+                self._idle(False)
+                keeps = self._answer(request)
+                self._idle(True)
+                if not keeps:
+                    if not request.is_complete:
+                        self._linger()
+                    return
+        except _Refused as error:
+            self._refuse(error)
+        except TimeoutError:
+            return
+
+    def _next(self) -> _Request | None:
+        """The next request whose head is complete; None at the end of the connection."""
+        self._socket.settimeout(IDLE_SECONDS)
+        deadline = None
+        while not self._requests:
+            data = self._socket.recv(RECEIVE_BYTES)
+            if not data:
+                return None
+            now = time.monotonic()
+            deadline = deadline or now + HEAD_SECONDS
+            self._feed(data)
+            if now > deadline and not self._requests:
+                raise _Refused("408 Request Timeout", f"the head of the request has not come within {HEAD_SECONDS:.0f} s")
+            self._socket.settimeout(max(0.01, deadline - now))
+        return self._requests.popleft()
+
+    def _feed(self, data: bytes) -> None:
+        """Raises _Refused."""
+        if not self._has_head:
+            self._head_bytes += len(data)
+        if self._is_between and data.startswith(b"\r\n\r\n"):
+            raise _Refused("400 Bad Request", "an empty line is no request")
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, _Refused):
+                raise error.__context__ from None
+            raise
+        except httptools.HttpParserError as error:
+            raise _Refused("400 Bad Request", f"this is no HTTP request: {error}") from None
+        if not self._has_head and self._head_bytes > LARGEST_HEAD_BYTES:
+            raise _Refused("431 Request Header Fields Too Large", f"the head of a request may have {LARGEST_HEAD_BYTES} bytes")
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """Another protocol is offered, and not taken up: the parser has stopped, and another one reads the body, from a head with the same length."""
+        request = self._coming
+        if request is None or request.method == "CONNECT":
+            raise _Refused("400 Bad Request", "this is no proxy")
+        request.is_complete = False
+        named = dict(request.headers)
+        told = b"transfer-encoding: chunked" if b"transfer-encoding" in named else b"content-length: " + named.get(b"content-length", b"0")
+        self._parser = httptools.HttpRequestParser(self)
+        self._is_carried = True
+        self._feed(b"POST / HTTP/1.1\r\n" + told + b"\r\n\r\n" + rest)
+
+    # Callbacks of httptools.
+
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        if not self._is_carried:
+            self._coming = _Request()
+            self._has_head = False
+            self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        if self._is_carried:
+            return
+        request = self._coming
+        assert request is not None  # noqa: S101  it has begun
+        request.target += url
+        if len(request.target) > LONGEST_TARGET_BYTES:
+            raise _Refused("414 URI Too Long", f"an address may have {LONGEST_TARGET_BYTES} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_carried:
+            return
+        if self._has_head:
+            raise _Refused("400 Bad Request", "headers after the body are not taken")
+        request = self._coming
+        assert request is not None  # noqa: S101  it has begun
+        if len(request.headers) >= MOST_HEADERS:
+            raise _Refused("431 Request Header Fields Too Large", f"a request may have {MOST_HEADERS} headers")
+        if len(name) + len(value) + len(": \r\n") > LONGEST_HEADER_BYTES:
+            raise _Refused("431 Request Header Fields Too Large", f"a header may have {LONGEST_HEADER_BYTES} bytes")
+        if _CONTROLS.search(value):
+            raise _Refused("400 Bad Request", "a header holds a control character")
+        request.headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        if self._is_carried:
+            self._is_carried = False
+            return
+        request = self._coming
+        assert request is not None  # noqa: S101  it has begun
+        parser = self._parser
+        request.method = parser.get_method().decode("latin-1")
+        request.version = parser.get_http_version()
+        request.keeps_alive = parser.should_keep_alive()
+        _check(request)
+        self._has_head = True
+        self._requests.append(request)
+
+    def on_body(self, body: bytes) -> None:
+        assert self._coming is not None  # noqa: S101  it has begun
+        self._coming.body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._coming is not None:
+            self._coming.is_complete = True
+            self._is_between = True
+
+    def receive_body(self, request: _Request) -> None:
+        """More of a request's body. Raises ClientGone if the client leaves, or is silent for too long, and InvalidRequest for what is no body."""
+        if request.expects_continue:
+            request.expects_continue = False
+            self._socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._socket.settimeout(PIECE_SECONDS)
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except OSError as error:
+            raise ClientGone("the client closed its connection before its request was complete") from error
+        if not data:
+            raise ClientGone("the client closed its connection before its request was complete")
+        try:
+            self._feed(data)
+        except _Refused as error:
+            raise InvalidRequest(f"the body is broken: {error}") from None
+
+    def _answer(self, request: _Request) -> bool:
+        """Serves a request; whether the connection may serve another."""
+        environ = self._environment(request)
+        answer = _Answer(self._socket, request, lambda: self._is_stopping() or not request.is_complete)
+        pieces = self._application(environ, answer.start)
+        try:
+            answer.write_all(pieces)
+        finally:
+            close = getattr(pieces, "close", None)
+            if close is not None:
+                close()
+        return answer.keeps_alive
+
+    def _environment(self, request: _Request) -> dict[str, Any]:
+        target, _, query = request.target.partition(b"?")
+        if not target.startswith(b"/"):
+            target = _path_of(target)
+        environ = self._environ.copy()
+        environ["REQUEST_METHOD"] = request.method
+        environ["PATH_INFO"] = (unquote_to_bytes(target) if b"%" in target else target).decode("latin-1")
+        environ["QUERY_STRING"] = query.decode("latin-1")
+        environ["RAW_URI"] = request.target.decode("latin-1")
+        environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
+        environ["wsgi.input"] = _Body(self, request)
+        environ["gunicorn.socket"] = self._socket
+        for name, value in request.headers:
+            if b"_" in name:
+                continue  # it would be taken for the name with hyphens
+            text = value.decode("latin-1")
+            if name == b"content-type":
+                environ["CONTENT_TYPE"] = text
+            elif name == b"content-length":
+                environ["CONTENT_LENGTH"] = text
+            else:
+                key = _KEYS.get(name) or "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+                environ[key] = f"{environ[key]},{text}" if key in environ else text
+        return environ
+
+    def _refuse(self, error: _Refused) -> None:
+        body = orjson.dumps({"error": {"message": str(error), "type": "invalid_request_error", "param": None, "code": "bad_http_request"}})
+        head = f"HTTP/1.1 {error.status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self._socket.settimeout(PIECE_SECONDS)
+        self._socket.sendall(head.encode() + body)
+        self._linger()
+
+    def _linger(self) -> None:
+        try:
+            self._socket.shutdown(_socket.SHUT_WR)
+            self._socket.settimeout(LINGER_SECONDS)
+            read = 0
+            while read < LINGER_BYTES and (data := self._socket.recv(RECEIVE_BYTES)):
+                read += len(data)
+        except OSError:
+            return
+
+
+class _Answer:
+    """Writes one answer."""
+
+    def __init__(self, connection: Any, request: _Request, must_close: Callable[[], bool]) -> None:
+        self._socket = connection
+        self._request = request
+        self._must_close = must_close
+        self._head = b""
+        self._is_chunked = False
+        self._has_length = False
+        self.keeps_alive = request.keeps_alive
+
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:  # noqa: ARG002  as PEP 3333 has it
+        """`start_response` of WSGI. Raises ValueError for a header that would end the head."""
+        lines = [f"HTTP/1.1 {status}", _date()]
+        for name, value in headers:
+            if name.lower() == "content-length":
+                self._has_length = True
+            lines.append(f"{name}: {value}")
+        may_have_body = self._request.method != "HEAD" and not status.startswith(("204", "304"))
+        if may_have_body and not self._has_length:
+            self._is_chunked = self._request.version == "1.1"
+            lines.append("transfer-encoding: chunked" if self._is_chunked else "connection: close")
+            self.keeps_alive = self.keeps_alive and self._is_chunked
+        if self._must_close():
+            self.keeps_alive = False
+        if not self.keeps_alive:
+            lines.append("connection: close")
+        elif self._request.version == "1.0":
+            lines.append("connection: keep-alive")
+        text = "\r\n".join(lines)
+        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
+            raise ValueError("a header of the answer holds a line break")
+        self._head = text.encode("latin-1", "replace") + b"\r\n\r\n"
+        return self._write
+
+    def write_all(self, pieces: Iterable[bytes]) -> None:
+        """The body, each piece as soon as it is there; the head goes out with the first. Raises OSError."""
+        self._socket.settimeout(PIECE_SECONDS)
+        if self._request.method == "HEAD":
+            next(iter(pieces), None)  # an application may begin with its first piece
+            self._flush()
+            return
+        if isinstance(pieces, tuple) and len(pieces) == 1 and self._has_length:
+            head, self._head = self._head, b""
+            self._socket.sendall(head + pieces[0])
+            return
+        for piece in pieces:
+            self._write(piece)
+        if self._is_chunked:
+            head, self._head = self._head, b""
+            self._socket.sendall(head + b"0\r\n\r\n")
+        else:
+            self._flush()
+
+    def _write(self, piece: bytes) -> None:
+        if piece:
+            head, self._head = self._head, b""
+            self._socket.sendall(head + b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else head + piece)
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._socket.sendall(head)
+
+
+def _check(request: _Request) -> None:
+    """Raises _Refused for a message whose end others on the way may see elsewhere, or which names no one host."""
+    names = [name for name, _ in request.headers]
+    codings = [value for name, value in request.headers if name == b"transfer-encoding"]
+    if codings:
+        if b"content-length" in names:
+            raise _Refused("400 Bad Request", "a request has a content-length or a transfer-encoding, not both")
+        if request.version != "1.1" or len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise _Refused("501 Not Implemented", "the only transfer-encoding that is known is 'chunked', in HTTP/1.1")
+    for single in _SINGLE:
+        if names.count(single) > 1:
+            raise _Refused("400 Bad Request", f"a request has one '{single.decode()}'")
+    if _NO_ADDRESS.search(request.target):
+        raise _Refused("400 Bad Request", "an address has visible ASCII characters alone")
+    if request.target == b"*" and request.method != "OPTIONS":
+        raise _Refused("400 Bad Request", "'*' is an address for OPTIONS alone")
+    if request.version not in ("1.0", "1.1"):
+        raise _Refused("505 HTTP Version Not Supported", "this server speaks HTTP/1.1")
+    expected = next((value for name, value in request.headers if name == b"expect"), None)
+    if expected is not None:
+        if expected.lower() != b"100-continue":
+            raise _Refused("417 Expectation Failed", "the only expectation that is known is '100-continue'")
+        request.expects_continue = request.version == "1.1"
+
+
+def _path_of(target: bytes) -> bytes:
+    """The path of an address with scheme and host, or `*`. Raises _Refused for anything else."""
+    if target == b"*":
+        return target
+    scheme, separator, rest = target.partition(b"://")
+    if not separator or scheme.lower() not in (b"http", b"https"):
+        raise _Refused("400 Bad Request", "an address begins with / or with http://")
+    return b"/" + rest.partition(b"/")[2]
+
+
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NO_ADDRESS = re.compile(rb"[^\x21-\x7e]")
+_SINGLE = (b"host", b"content-length", b"content-type", b"authorization", b"x-api-key")
+
+_KEYS = {
+    name.encode(): "HTTP_" + name.upper().replace("-", "_")
+    for name in ("host", "authorization", "x-api-key", "user-agent", "accept", "accept-encoding", "connection", "cache-control", "x-session-id")
+}
+
+_dated = (0, "")
+
+
+def _date() -> str:
+    """The header `date`, made once a second."""
+    global _dated
+    now = int(time.time())
+    if _dated[0] != now:
+        _dated = (now, time.strftime("date: %a, %d %b %Y %H:%M:%S GMT", time.gmtime(now)))
+    return _dated[1]
