@@ -36,11 +36,12 @@ INSERT INTO usage_{unit}s SELECT at_ms / {milliseconds}, client, provider, model
 
 # In a process of its own, whose memory is its own.
 PRUNE = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from coollm.ledger.book import Ledger
 ledger = Ledger(sys.argv[1])
 gone = ledger.prune(int(sys.argv[2]))
-print(gone, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(gone, int(re.findall(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[0]) // 1024)
 """
 
 
