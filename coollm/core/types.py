@@ -399,7 +399,9 @@ class RateLimit(Value, frozen=True):
 
 
 class Target(Value, frozen=True):
-    """One way to serve a request: a provider, one of its keys, and the vendor's name of the model."""
+    """One way to serve a request: a provider, one of its keys, and the vendor's name of the model. `key` is the vendor key's name in stores and logs:
+    `provider/key id`.
+    """
 
     provider: str
     type: str
@@ -414,11 +416,11 @@ class Target(Value, frozen=True):
     session_tokens: int | None = None
     session_seconds: int = 0
     fallback: bool = False
+    key: str = ""
 
-    @property
-    def key(self) -> str:
-        """The vendor key's name in stores and logs: `provider/key id`."""
-        return f"{self.provider}/{self.key_id}"
+    def __post_init__(self) -> None:
+        # It is asked for dozens of times in a request.
+        msgspec.structs.force_setattr(self, "key", f"{self.provider}/{self.key_id}")
 
     def cost_usd(self, usage: Usage) -> float | None:
         """US dollars for `usage`, None where the price is not known."""

@@ -19,14 +19,19 @@ KEYLESS = "none"
 LONGEST_NAME = 256
 
 
+# Names of models come from clients: beyond so many they are looked up again.
+MOST_REMEMBERED = 5000
+
+
 class Catalog:
-    """The models of a configuration. Made once for each generation; nothing in it changes."""
+    """The models of a configuration. Made once for each generation; nothing in it changes, and what a name comes to is remembered."""
 
     def __init__(self, settings: Settings) -> None:
         self._providers = settings.llm_providers
         self._aliases = settings.model_aliases
         self._fallback = settings.policy.fallback
         self._patterns = {provider.id: _patterns(provider) for provider in self._providers}
+        self._resolved: dict[tuple[str, str | None], tuple[Target, ...]] = {}
 
     def names(self, client: Client | None) -> list[tuple[str, str]]:
         """Every name that the client may ask for, with the provider that owns it: aliases, then `provider:model`. Patterns are no names."""
@@ -44,6 +49,15 @@ class Catalog:
 
         Raises UnknownModel with the nearest names, and NotAllowed.
         """
+        asked = (name, client.client_id if client else None)
+        found = self._resolved.get(asked)
+        if found is None:
+            found = self._resolve(name, client)
+            if len(self._resolved) < MOST_REMEMBERED:
+                self._resolved[asked] = found
+        return found
+
+    def _resolve(self, name: str, client: Client | None) -> tuple[Target, ...]:
         if len(name) > LONGEST_NAME:
             raise UnknownModel(f"a model's name has at most {LONGEST_NAME} characters", param="model")
         pairs = self._pairs(name)

@@ -24,8 +24,13 @@ class Told(msgspec.Struct, frozen=True, array_like=True):
     peak_seconds: float
     error_rate: float
 
-
-NOBODY = Told(0, 0.0, 0.0, 0.0, 0.0)
+    def faded(self) -> Told:
+        """Errors that nobody has seen repeated for a while are held against a key less and less; what nobody has seen for long is not known."""
+        if self.weight >= 1.0:
+            return self
+        if self.weight < LEAST_WEIGHT:
+            return Told(self.in_flight, 0.0, 0.0, 0.0, 0.0)
+        return Told(self.in_flight, self.weight, self.latency_seconds, self.peak_seconds, self.error_rate * self.weight)
 
 
 class KeyStats:
@@ -79,12 +84,12 @@ class Board:
     def all_of(self, key: str) -> Told:
         """What all workers have seen of a key: calls in flight added up, the others by their weight. A weight of 0 is one of which nothing is known."""
         own = self._keys.get(key)
+        if own is not None and key not in self._others:
+            return own.told(self._clock()).faded()
         rows = [own.told(self._clock())] if own else []
         rows += self._others.get(key, ())
         weight = sum(row.weight for row in rows)
         in_flight = sum(row.in_flight for row in rows)
-        if weight < LEAST_WEIGHT:
-            return Told(in_flight, 0.0, 0.0, 0.0, 0.0)
         timed = [row for row in rows if row.latency_seconds]
         heard = sum(row.weight for row in timed) or 1.0
         return Told(
@@ -92,9 +97,8 @@ class Board:
             weight,
             sum(row.latency_seconds * row.weight for row in timed) / heard,
             sum(row.peak_seconds * row.weight for row in timed) / heard,
-            # Errors that nobody has seen repeated for a while are held against a key less and less.
-            sum(row.error_rate * row.weight for row in rows) / max(1.0, weight),
-        )
+            sum(row.error_rate * row.weight for row in rows) / (weight or 1.0),
+        ).faded()
 
     def news(self) -> dict[str, Told]:
         """What this worker tells the others."""

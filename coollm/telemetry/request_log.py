@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from coollm.core.logs import write_line
 from coollm.telemetry.record import RequestRecord
 
 _log = logging.getLogger("coollm.request")
@@ -14,4 +15,4 @@ SERVER_ERROR = 500
 def log_request(record: RequestRecord) -> None:
     """Writes the line: a warning where the gateway or a vendor failed, information otherwise."""
     level = logging.WARNING if record.status >= SERVER_ERROR else logging.INFO
-    _log.log(level, "request", extra=record.as_log_fields())
+    write_line(_log, level, "request", record.as_log_fields())
