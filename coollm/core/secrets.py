@@ -14,8 +14,11 @@ MASK = "********"
 # Shorter values would black out ordinary words in the logs.
 SHORTEST_REDACTED_LENGTH = 6
 
-# Keys as vendors write them, for text that carries a key which is not ours (a vendor's error message).
-_KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|xai|gsk|hf|r8|pa|fw|AIza)[-_]?[A-Za-z0-9_\-]{16,}|(?<=[Bb]earer )[^\s\"',]{6,}")
+# Keys as vendors write them, for text that carries a key which is not ours (a vendor's error message). Long words are looked for first, and keys in them alone:
+# of a line of 900 characters that takes a third of the time.
+_LONG_WORD = re.compile(r"[A-Za-z0-9_\-]{18,}")
+_KEY = re.compile(r"\b(?:sk|pk|rk|xai|gsk|hf|r8|pa|fw|AIza)[-_]?[A-Za-z0-9_\-]{16,}")
+_BEARER = re.compile(r"(?<=[Bb]earer )[^\s\"',]{6,}")
 
 
 class Secret:
@@ -70,7 +73,13 @@ class Redactor:
     def __call__(self, text: str) -> str:
         if self._known is not None:
             text = self._known.sub(MASK, text)
-        return _KEY_SHAPES.sub(MASK, text)
+        if "earer " in text:
+            text = _BEARER.sub(MASK, text)
+        return _LONG_WORD.sub(_mask_keys, text)
+
+
+def _mask_keys(word: re.Match[str]) -> str:
+    return _KEY.sub(MASK, word[0])
 
 
 def _parts(value: str) -> set[str]:
