@@ -5,14 +5,13 @@ KEYS of all scripts: the answer, the claim, when each answer was last asked for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from coollm.cache.base import CLAIM_SECONDS, Absent, AnswerStore
 from coollm.core.config.schema import RuntimeStorage
-from coollm.stores.base import StoreError
-from coollm.stores.redis_client import connect
+from coollm.stores.redis_client import asked, connect
 
 PREFIX = "{coollm-cache}:"
 ANSWER, CLAIM = PREFIX + "answer:", PREFIX + "claim:"
@@ -106,19 +105,10 @@ class RedisAnswers:
         self._call(self._give_up_script, key, owner)
 
     def size(self) -> int:
-        return int(self._run(lambda: self._client.get(PREFIX + "bytes")) or 0)
+        return int(asked(lambda: self._client.get(PREFIX + "bytes")) or 0)
 
     def close(self) -> None:
         self._client.close()
 
     def _call(self, script: Any, key: str, *arguments: Any) -> Any:
-        return self._run(lambda: script(keys=[ANSWER + key, CLAIM + key, *SHARED_KEYS], args=[key, *arguments]))
-
-    @staticmethod
-    def _run(work: Callable[[], Any]) -> Any:
-        import redis
-
-        try:
-            return work()
-        except (redis.RedisError, OSError) as error:
-            raise StoreError(f"Redis: {error}") from error
+        return asked(lambda: script(keys=[ANSWER + key, CLAIM + key, *SHARED_KEYS], args=[key, *arguments]))

@@ -9,7 +9,7 @@ Sources: https://redis.io/docs/latest/develop/programmability/eval-intro/ and th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,12 @@ from coollm.stores.base import (
     Skipped,
     Standing,
     Store,
-    StoreError,
     StoreForgot,
     Used,
     periods_of,
     shortest_wait,
 )
-from coollm.stores.redis_client import connect
+from coollm.stores.redis_client import asked, connect
 
 PREFIX = "{coollm}:"
 COOLDOWNS = PREFIX + "cooldowns"
@@ -467,22 +466,13 @@ class RedisStore:
         return self._identity
 
     def ping(self) -> None:
-        self._run(self._client.ping)
+        asked(self._client.ping)
 
     def close(self) -> None:
         self._client.close()
 
     def _call(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
-        return self._run(lambda: script(keys=keys, args=arguments))
-
-    @staticmethod
-    def _run(work: Callable[[], Any]) -> Any:
-        import redis
-
-        try:
-            return work()
-        except (redis.RedisError, OSError) as error:
-            raise StoreError(f"Redis: {error}") from error
+        return asked(lambda: script(keys=keys, args=arguments))
 
 
 class _Places:

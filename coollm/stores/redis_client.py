@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from coollm.core.config.schema import RuntimeStorage
@@ -49,3 +50,13 @@ def _client(settings: RuntimeStorage) -> Any:
         sentinels = Sentinel([(one.host, one.port) for one in addresses], sentinel_kwargs=told)
         return sentinels.master_for(settings.master_name, ssl=settings.tls, **common)
     return redis.Redis(host=addresses[0].host, port=addresses[0].port, ssl=settings.tls, **common)
+
+
+def asked(work: Callable[[], Any]) -> Any:
+    """What `work` asks of Redis. Raises StoreError where it does not answer."""
+    import redis
+
+    try:
+        return work()
+    except (redis.RedisError, OSError) as error:
+        raise StoreError(f"Redis: {error}") from error
