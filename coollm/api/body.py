@@ -22,8 +22,8 @@ PIECE_BYTES = 256 * 1024
 def pieces_of_body(services: Services, exchange: Exchange) -> Iterator[bytes]:
     """The body as it arrives. Raises BodyTooLarge, for a length that is announced before a byte is read, and ClientGone if the end never comes.
 
-    Werkzeug's own limit truncates a chunked body that has no length instead of refusing it, so it is read here. Between two pieces other requests run, also
-    when a fast client always has more.
+    Werkzeug's own limit truncates a chunked body that has no length instead of refusing it, so it is read here. Between two pieces of a long body
+    other requests run, also when a fast client always has more.
     """
     largest = services.settings.server.max_body_mb * MEBIBYTE
     announced = exchange.content_length
@@ -35,7 +35,8 @@ def pieces_of_body(services: Services, exchange: Exchange) -> Iterator[bytes]:
             if size > largest:
                 break
             yield piece
-            gevent.sleep(0)
+            if size >= PIECE_BYTES:
+                gevent.sleep(0)
     if size > largest:
         raise BodyTooLarge(f"the body is larger than {services.settings.server.max_body_mb} MB (server.max_body_mb)")
     if announced is not None and size < announced:

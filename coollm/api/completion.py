@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from coollm.api.body import LARGE_BODY_BYTES, parse_body, read_body
-from coollm.api.client_watch import ClientWatch
+from coollm.api.client_watch import ClientWatch, watch_of
 from coollm.api.face import Face
 from coollm.api.http import JSON, Exchange, Pieces, Reply, json_reply
 from coollm.call import Answer, Call
@@ -66,11 +66,12 @@ def serve(services: Services, face: Face, asked: ModelRequest, exchange: Exchang
         face=face,
         cancellation=cancellation,
         record=record,
-        session=exchange.headers.get(services.settings.policy.sticky.header),
+        session=_session(services, exchange),
         may_read_cache="no-cache" not in wishes,
         may_keep="no-store" not in wishes,
     )
-    watch = ClientWatch(exchange.environ.get("gunicorn.socket"), cancellation)
+    watch = watch_of(exchange.environ)
+    watch.start(cancellation)
     try:
         answer = services.gateway.complete(call)
     except BaseException:
@@ -83,6 +84,11 @@ def serve(services: Services, face: Face, asked: ModelRequest, exchange: Exchang
         reply = _streamed(services, answer, watch)
     _describe(reply, record, face)
     return reply
+
+
+def _session(services: Services, exchange: Exchange) -> str | None:
+    sticky = services.settings.policy.sticky
+    return exchange.headers.get(sticky.header) if sticky.by == "session" else None
 
 
 def _whole(face: Face, call: Call, answer: Answer) -> Reply:

@@ -10,7 +10,7 @@ from flask import Response, g, request
 from werkzeug.datastructures import Headers
 
 from coollm.api.body import parse_body, read_body
-from coollm.api.client_watch import ClientWatch
+from coollm.api.client_watch import watch_of
 from coollm.api.completion import complete
 from coollm.api.messages_wire import END_OF_STREAM, WIRE, MessageRenderer, frame, parse_request, render_error, render_message
 from coollm.api.routes import Access, Route
@@ -67,7 +67,8 @@ def count_tokens(services: Services) -> Response:
 
 def _counted_by_vendor(services: Services, chat: ChatRequest, targets: Sequence[Target]) -> int | None:
     cancellation = Cancellation()
-    watch = ClientWatch(request.environ.get("gunicorn.socket"), cancellation)
+    watch = watch_of(request.environ)
+    watch.start(cancellation)
     asked = CountRequest(model=chat.model, chat=chat, forwarded_headers=chat.forwarded_headers)
     try:
         for ranked in services.gateway.router.rank(list(targets)):

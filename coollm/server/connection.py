@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 import orjson
 
+from coollm.api.client_watch import ENVIRON_KEY, ClientWatch
 from coollm.core.errors import ClientGone, InvalidRequest
 
 RECEIVE_BYTES = 65536
@@ -114,6 +115,7 @@ class Connection:
         self._application = application
         self._environ = environ
         self._is_stopping = is_stopping
+        self._watch = ClientWatch(connection)
         self._idle = idle
         self._parser = httptools.HttpRequestParser(self)
         self._requests: deque[_Request] = deque()
@@ -141,6 +143,8 @@ class Connection:
             self._refuse(error)
         except TimeoutError:
             return
+        finally:
+            self._watch.close()
 
     def _next(self) -> _Request | None:
         """The next request whose head is complete; None at the end of the connection."""
@@ -287,6 +291,7 @@ class Connection:
         environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
         environ["wsgi.input"] = _Body(self, request)
         environ["gunicorn.socket"] = self._socket
+        environ[ENVIRON_KEY] = self._watch
         for name, value in request.headers:
             if b"_" in name:
                 continue  # it would be taken for the name with hyphens

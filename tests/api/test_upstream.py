@@ -277,7 +277,8 @@ def test_the_watch_tells_a_client_that_left_from_one_that_sends_more() -> None:
     for leaves in (True, False):
         ours, theirs = socket.socketpair()
         cancellation = Cancellation()
-        watch = ClientWatch(ours, cancellation)
+        watch = ClientWatch(ours)
+        watch.start(cancellation)
         gevent.sleep(0.01)
         assert not cancellation.is_cancelled
         if leaves:
@@ -289,9 +290,12 @@ def test_the_watch_tells_a_client_that_left_from_one_that_sends_more() -> None:
         if not leaves:
             assert ours.recv(3) == b"GET", "what was peeked at is still there"
         watch.stop()
-        watch.stop()
+        watch.close()
+        watch.close()
         ours.close()
 
 
 def test_a_watch_without_a_socket_is_harmless() -> None:
-    ClientWatch(None, Cancellation()).stop()
+    watch = ClientWatch(None)
+    watch.start(Cancellation())
+    watch.close()
