@@ -78,6 +78,7 @@ _READ = frozenset(
         "user",
     }
 )
+_UNDERSTOOD = _READ | _HARMLESS
 
 # Values that mean the same as leaving the parameter out.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"logit_bias": ({},), "modalities": (["text"],), "verbosity": ("medium",)}
@@ -89,7 +90,7 @@ DONE = b"data: [DONE]\n\n"
 
 def parse_request(body: Json) -> ChatRequest:
     """A chat request from its parsed body. Raises InvalidRequest naming the first field at fault."""
-    inexpressible = [name for name, value in body.items() if name not in _READ | _HARMLESS and value is not None and value not in _NEUTRAL.get(name, ())]
+    inexpressible = [name for name, value in body.items() if name not in _UNDERSTOOD and value is not None and value not in _NEUTRAL.get(name, ())]
     stream_options = typed(body, "stream_options", dict, "an object") or {}
     return ChatRequest(
         model=required_text(body, "model"),

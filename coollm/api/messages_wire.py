@@ -69,6 +69,7 @@ _READ = frozenset(
         "output_config",
     }
 )
+_UNDERSTOOD = _READ | _HARMLESS
 
 _SERVICE_TIERS: dict[str, ServiceTier] = {"auto": "auto", "standard_only": "default"}
 _SERVED_TIERS: dict[ServiceTier, str] = {"default": "standard", "priority": "priority", "batch": "batch"}
@@ -93,7 +94,7 @@ _ERROR_TYPES = {
 
 def parse_request(body: Json, headers: Headers) -> ChatRequest:
     """A messages request. Raises InvalidRequest naming the first field at fault."""
-    inexpressible = [name for name, value in body.items() if name not in _READ | _HARMLESS and value is not None]
+    inexpressible = [name for name, value in body.items() if name not in _UNDERSTOOD and value is not None]
     max_tokens = whole(body, "max_tokens")
     if max_tokens is None:
         raise InvalidRequest("'max_tokens' is missing", param="max_tokens", code="missing_required_parameter")

@@ -55,13 +55,14 @@ _READ = frozenset(
         "top_logprobs",
     }
 )
+_UNDERSTOOD = _READ | _HARMLESS
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"truncation": ("disabled",), "background": (False,), "modalities": (["text"],)}
 _LOGPROBS = "message.output_text.logprobs"
 
 
 def parse_request(body: Json) -> ChatRequest:
     """A request for a response. Raises InvalidRequest naming the first field at fault."""
-    lost = [name for name, value in body.items() if name not in _READ | _HARMLESS and value is not None and value not in _NEUTRAL.get(name, ())]
+    lost = [name for name, value in body.items() if name not in _UNDERSTOOD and value is not None and value not in _NEUTRAL.get(name, ())]
     included = typed(body, "include", list, "a list") or ()
     reasoning = typed(body, "reasoning", dict, "an object") or {}
     return ChatRequest(
