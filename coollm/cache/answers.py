@@ -89,13 +89,15 @@ class AnswerCache:
                 flight.landed.wait(POLL_SECONDS)
                 cancellation.check()
                 continue
+            # From now on nobody else of this worker asks: to the store all its requests are one owner.
+            flight = self.begin(place)
             found = self._ask(lambda: self._store.look(place, self._owner))
-            if found is None:
-                return None
-            if isinstance(found, bytes):
-                return self._decoder.decode(found)
             if found is Absent.YOURS:
-                return self.begin(place)
+                return flight
+            del self._flights[place]
+            flight.landed.set()
+            if not isinstance(found, Absent):
+                return None if found is None else self._decoder.decode(found)
             cancellation.sleep(POLL_SECONDS)
 
     def begin(self, place: str) -> Flight:
