@@ -40,16 +40,17 @@ def _client(settings: RuntimeStorage) -> Any:
         # Once more, for a pooled connection that the server has closed; the package's own many retries would hold requests for seconds.
         "retry": Retry(NoBackoff(), 1),
     }
+    tls: dict[str, Any] = {"ssl": True, "ssl_ca_certs": settings.ca_file, "ssl_check_hostname": True} if settings.tls else {}
     if (settings.addr or "").startswith("unix:"):
         return redis.Redis(unix_socket_path=(settings.addr or "").removeprefix("unix:"), **common)
     addresses = [Address.parse(one) for one in (settings.addr or "").split(",")]
     if settings.mode == "cluster":
-        return redis.RedisCluster(startup_nodes=[ClusterNode(one.host, one.port) for one in addresses], ssl=settings.tls, **common)
+        return redis.RedisCluster(startup_nodes=[ClusterNode(one.host, one.port) for one in addresses], **tls, **common)
     if settings.mode == "sentinel":
         told = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
         sentinels = Sentinel([(one.host, one.port) for one in addresses], sentinel_kwargs=told)
-        return sentinels.master_for(settings.master_name, ssl=settings.tls, **common)
-    return redis.Redis(host=addresses[0].host, port=addresses[0].port, ssl=settings.tls, **common)
+        return sentinels.master_for(settings.master_name, **tls, **common)
+    return redis.Redis(host=addresses[0].host, port=addresses[0].port, **tls, **common)
 
 
 def asked(work: Callable[[], Any]) -> Any:

@@ -15,7 +15,9 @@ import pytest
 
 from coollm.core.config.schema import RuntimeStorage
 from coollm.core.registry import STORES
+from coollm.core.secrets import Secret
 from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Settlement, Span, Store, StoreError, StoreForgot, seconds_until_room
+from coollm.stores.redis_client import connect
 from tests.conftest import clean_environment, free_port, redis_server, running, wait_for
 
 
@@ -47,14 +49,37 @@ def redis_sentinel(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> 
         yield f"127.0.0.1:{port}"
 
 
-@pytest.fixture(params=[*STORES.names(), "redis cluster", "redis sentinel"])
+# What the README gives the gateway's own user of Redis.
+RIGHTS = "~{coollm}:* ~{coollm-cache}:* -@all +@read +@write +@scripting +@connection +time"
+
+
+@pytest.fixture(scope="session")
+def redis_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis that speaks TLS alone, with a certificate of its own authority, to a user who may do no more than is needed."""
+    home, port = tmp_path_factory.mktemp("tls"), free_port()
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    make += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(home / "key.pem"), "-out", str(home / "ca.pem")]
+    subprocess.run(make, check=True, capture_output=True, timeout=60)
+    files = ["--tls-cert-file", str(home / "ca.pem"), "--tls-key-file", str(home / "key.pem"), "--tls-auth-clients", "no"]
+    users = ["default off", f"coollm on >a-redis-password {RIGHTS}", "cleaner on >a-cleaner-password ~* +flushall +@connection"]
+    words = [word for user in users for word in ("--user", *user.split())]
+    with redis_server(home, 0, "--tls-port", str(port), *files, *words):
+        yield f"127.0.0.1:{port} {home / 'ca.pem'}"
+
+
+@pytest.fixture(params=[*STORES.names(), "redis cluster", "redis sentinel", "redis tls"])
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """Opens the store under test; again for another worker's view of it."""
     kind, _, mode = request.param.partition(" ")
     settings = RuntimeStorage(type=kind)
     if kind == "redis":
         address = request.getfixturevalue(f"redis_{mode or 'url'}")
-        settings = RuntimeStorage(type="redis", addr=address, mode=mode or "single", master_name="counters")
+        settings = RuntimeStorage(type="redis", addr=address, mode=mode if mode in ("cluster", "sentinel") else "single", master_name="counters")
+    if mode == "tls":
+        address, ca_file = settings.addr.split()
+        common = {"type": "redis", "addr": address, "tls": True, "ca_file": ca_file}
+        settings = RuntimeStorage(**common, username="coollm", password=Secret("a-redis-password"))
+        connect(RuntimeStorage(**common, username="cleaner", password=Secret("a-cleaner-password"))).flushall()
     opened: list[Store] = []
 
     def opener() -> Store:
@@ -63,7 +88,7 @@ def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         opened.append(STORES[kind](settings, tmp_path))
         return opened[-1]
 
-    if kind == "redis":
+    if kind == "redis" and mode != "tls":
         opener()._client.flushall()  # type: ignore[attr-defined]
     yield opener
     for store in opened:
@@ -340,6 +365,13 @@ def test_seconds_until_room() -> None:
     assert seconds_until_room([], charge("c", 1, 1), 10.0) == 0
     assert seconds_until_room([(10, 1)], charge("c", 1, 1), 10.5) == pytest.approx(60.5)
     assert seconds_until_room([(10, 1)], charge("c", 2, 1), 10.5) is None
+
+
+def test_a_redis_whose_certificate_nobody_knows_is_not_spoken_to(redis_tls: str, tmp_path: Path) -> None:
+    address = redis_tls.split()[0]
+    store = STORES["redis"](RuntimeStorage(type="redis", addr=address, tls=True, username="coollm", password=Secret("a-redis-password")), tmp_path)
+    with pytest.raises(StoreError, match="certificate"):
+        store.ping()
 
 
 def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:

@@ -239,7 +239,8 @@ class RuntimeStorage(Section, frozen=True):
     master_name: Annotated[str, doc("With `sentinel`: the name of the master.")] = "mymaster"
     username: Annotated[str | None, doc("Redis user (ACL); the default user if not given.", "coollm")] = None
     password: Annotated[Secret | None, doc("Redis password.", "${REDIS_PASSWORD}")] = None
-    tls: Annotated[bool, doc("Speak TLS to Redis.")] = False
+    tls: Annotated[bool, doc("Speak TLS to Redis, whose certificate is verified.")] = False
+    ca_file: Annotated[str | None, doc("With `tls`: who signs its certificate, PEM; the system's authorities if not given.", "/etc/coollm/redis-ca.pem")] = None
     on_failure: Annotated[
         Literal["deny", "local", "allow"],
         doc("While the store fails or is slow: admit nothing, let each worker keep its share of the limits (and no budget), or admit everything."),
