@@ -6,7 +6,6 @@ It is a Flask application; requests to models go past Flask's request machinery,
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,8 +21,6 @@ from coollm.core.errors import InvalidRequest, MethodNotAllowed, RequestError, U
 from coollm.core.registry import ENDPOINTS
 from coollm.services import Services
 from coollm.telemetry.record import RequestRecord
-
-_log = logging.getLogger("coollm.app")
 
 LOCAL_CLIENT = "local"
 UNKNOWN_CLIENT = "unknown"

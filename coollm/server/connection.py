@@ -8,7 +8,6 @@ Sources: RFC 9112 (sections 3, 6 and 9), https://github.com/MagicStack/httptools
 
 from __future__ import annotations
 
-import logging
 import re
 import socket as _socket
 import time
@@ -41,8 +40,6 @@ LINGER_SECONDS = 2.0
 LINGER_BYTES = 1024 * 1024
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-_log = logging.getLogger("coollm.server")
 
 
 class _Refused(Exception):
