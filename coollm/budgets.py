@@ -18,7 +18,8 @@ from coollm.core.types import Value
 from coollm.ledger.book import Ledger
 from coollm.ledger.shipper import Shipper
 from coollm.ledger.threads import in_thread
-from coollm.limits.limiter import Limiter, budget_charge
+from coollm.limits.charges import budget_charge
+from coollm.limits.limiter import Limiter
 from coollm.limits.scopes import Scope
 from coollm.stores.base import Charge, Standing, Store, StoreError
 

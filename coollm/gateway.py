@@ -15,8 +15,9 @@ from coollm.core.config.schema import Policy
 from coollm.core.errors import ClientGone, InvalidRequest, LimitReached, RequestError, StoreUnavailable, VendorFailed
 from coollm.core.types import Completion, Content, Embeddings, ModelRequest, PassThroughRequest, Ranking, Target, Usage
 from coollm.hedging import race
+from coollm.limits.charges import COST
 from coollm.limits.estimate import estimate_of
-from coollm.limits.limiter import COST, Grant, Limiter, Reservation
+from coollm.limits.limiter import Grant, Limiter, Reservation
 from coollm.limits.output_sizes import OutputSizes
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.passing import PassedThrough
@@ -105,7 +106,7 @@ class Gateway:
     def _run(self, call: Call, targets: Sequence[Target], flight: Flight | None) -> Run:
         scopes = self._limiter.scopes
         belongs_to = stickiness(self._policy.sticky, call.request, call.session)
-        order = [ranked.target for ranked in self.router.rank(targets, belongs_to)]
+        order = self.router.order(targets, belongs_to)
         estimate = estimate_of(call.request, with_most=scopes.has_budgets, expected=self._sizes.expected(call.request.model))
         return Run(call, self._policy, order, scopes.of_client(call.client), estimate, flight)
 
@@ -356,6 +357,8 @@ class Gateway:
         if wanted is None:
             return targets
         fitting = [target for target in targets if target.max_tokens is None or wanted <= target.max_tokens]
+        if len(fitting) == len(targets):
+            return targets
         if not fitting:
             most = max(target.max_tokens or 0 for target in targets)
             raise LimitReached(

@@ -20,7 +20,7 @@ from coollm.limits.scopes import Scope
 from coollm.providers.verdict import Cause, VendorError, Verdict
 from coollm.routing.reaction import Next
 from coollm.stores.base import Decision
-from coollm.telemetry.record import Attempt
+from coollm.telemetry.record import ANSWERED, Attempt
 
 WORTH_WAITING = (f"cooling: {Cause.RATE_LIMITED}", f"cooling: {Cause.OVERLOADED}")
 
@@ -133,7 +133,7 @@ class Run:
 
     def succeeded(self, target: Target, started: float) -> None:
         """A target answered."""
-        self._add(target, "answered", started)
+        self._add(target, ANSWERED, started)
 
     def outpaced(self, target: Target, started: float) -> None:
         """Another target was faster."""

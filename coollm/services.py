@@ -125,7 +125,7 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
 
     def tell(record: RequestRecord) -> None:
         usage_log.write(entry_of(record))
-        log_request(record)
+        log_request(record, redact.short)
         metrics.observe(record)
 
     kept_days = settings.compliance.data_retention_days

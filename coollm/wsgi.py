@@ -52,7 +52,7 @@ def _application() -> Flask:
     open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
     usage_log = make_private(log_directory(config, state)) / USAGE_LOG
     services = build_services(settings, state, usage_log, embedded_simulator)
-    for work in (services.keeper.run, services.usage_log.run, services.shipper.run, services.watcher.run):
+    for work in (services.keeper.run, services.usage_log.run, services.shipper.run, services.watcher.run, services.metrics.run):
         gevent.spawn(work)
     if services.retention is not None:
         gevent.spawn(services.retention.run)

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from coollm.core.config.schema import Settings
 from coollm.core.errors import OperationFailed
 from coollm.core.paths import log_directory, make_private
@@ -19,6 +21,8 @@ from coollm.core.secrets import Redactor
 
 STANDARD_ERROR = "-"
 CHECK_FILE_EVERY_SECONDS = 1.0
+
+_root = logging.getLogger("coollm")
 
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -50,14 +54,23 @@ class JsonFormatter(logging.Formatter):
 
     def write(self, line: dict[str, Any]) -> str:
         """A line as JSON, redacted."""
-        import orjson
-
         return self._redact(orjson.dumps(line, default=str).decode())
 
 
+_told = (0, "")
+
+
+def _time(created: float) -> str:
+    """A time of the epoch in seconds, in ISO 8601 with milliseconds; all but these is made once a second."""
+    global _told
+    whole = int(created)
+    if _told[0] != whole:
+        _told = (whole, datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S."))
+    return f"{_told[1]}{int((created - whole) * 1000):03d}+00:00"
+
+
 def _beginning(created: float, level: str, name: str, message: str) -> dict[str, Any]:
-    when = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
-    return {"time": when, "level": level.lower(), "logger": name, "message": message}
+    return {"time": _time(created), "level": level.lower(), "logger": name, "message": message}
 
 
 class LineFileHandler(logging.Handler):
@@ -71,13 +84,13 @@ class LineFileHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record. A full disk loses the line and not the request."""
-        self.write(self.format(record))
+        self.write((self.format(record) + "\n").encode("utf-8", "backslashreplace"))
 
-    def write(self, line: str) -> None:
-        """Writes a line."""
+    def write(self, line: bytes) -> None:
+        """Writes a line with its end."""
         with contextlib.suppress(OSError):
             self._reopen_if_moved()
-            os.write(self._descriptor, (line + "\n").encode("utf-8", "backslashreplace"))
+            os.write(self._descriptor, line)
 
     def close(self) -> None:
         """Closes the file."""
@@ -115,24 +128,26 @@ def open_log(settings: Settings, path: Path | None, redact: Redactor) -> logging
     except OSError as error:
         raise OperationFailed(f"{path}: the log cannot be written: {error.strerror}", "give logging.file another path") from error
     handler.setFormatter(JsonFormatter(redact))
-    logger = logging.getLogger("coollm")
-    for before in list(logger.handlers):
-        logger.removeHandler(before)
+    for before in list(_root.handlers):
+        _root.removeHandler(before)
         before.close()
-    logger.addHandler(handler)
-    logger.setLevel(settings.logging.level.upper())
-    logger.propagate = False
+    _root.addHandler(handler)
+    _root.setLevel(settings.logging.level.upper())
+    _root.propagate = False
     return handler
 
 
 def write_line(logger: logging.Logger, level: int, message: str, fields: dict[str, Any]) -> None:
-    """What `logger.log(level, message, extra=fields)` writes, for a third of its cost: there is one for each request."""
+    """What `logger.log(level, message, extra=fields)` writes, for a tenth of its cost: there is one for each request.
+
+    Whoever calls it has redacted what others wrote in `fields`: to look through the whole line takes longer than to write it.
+    """
     if not logger.isEnabledFor(level):
         return
-    for handler in logging.getLogger("coollm").handlers:
-        formatter = handler.formatter
-        if isinstance(handler, LineFileHandler) and isinstance(formatter, JsonFormatter):
+    for handler in _root.handlers:
+        if isinstance(handler, LineFileHandler):
             line = _beginning(time.time(), logging.getLevelName(level), logger.name, message)
-            handler.write(formatter.write({**line, **fields}))
+            line.update(fields)
+            handler.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
         else:
             handler.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None, extra=fields))

@@ -77,12 +77,12 @@ CREDENTIALS = Registry(
 ALGORITHMS = Registry(
     "routing algorithm",
     {
-        "round_robin": "coollm.routing.round_robin:rank",
-        "weighted": "coollm.routing.weighted:rank",
-        "least_loaded": "coollm.routing.least_loaded:rank",
-        "latency": "coollm.routing.latency:rank",
-        "cost": "coollm.routing.cost:rank",
-        "hybrid": "coollm.routing.hybrid:rank",
+        "round_robin": "coollm.routing.round_robin:ALGORITHM",
+        "weighted": "coollm.routing.weighted:ALGORITHM",
+        "least_loaded": "coollm.routing.least_loaded:ALGORITHM",
+        "latency": "coollm.routing.latency:ALGORITHM",
+        "cost": "coollm.routing.cost:ALGORITHM",
+        "hybrid": "coollm.routing.hybrid:ALGORITHM",
     },
 )
 

@@ -11,6 +11,10 @@ from urllib.parse import urlsplit
 
 MASK = "********"
 
+# Texts of others that come with each request (a model's name) are looked through once.
+MOST_REMEMBERED = 2000
+LONGEST_REMEMBERED = 200
+
 # Shorter values would black out ordinary words in the logs.
 SHORTEST_REDACTED_LENGTH = 6
 
@@ -69,6 +73,16 @@ class Redactor:
         values = {form for secret in secrets for part in _parts(secret.reveal()) for form in _written_forms(part)}
         longest_first = sorted((re.escape(value) for value in values), key=len, reverse=True)
         self._known = re.compile("|".join(longest_first)) if longest_first else None
+        self._remembered: dict[str, str] = {}
+
+    def short(self, text: str) -> str:
+        """The same for a text that may come again and again."""
+        found = self._remembered.get(text)
+        if found is None:
+            found = self(text)
+            if len(text) <= LONGEST_REMEMBERED and len(self._remembered) < MOST_REMEMBERED:
+                self._remembered[text] = found
+        return found
 
     def __call__(self, text: str) -> str:
         if self._known is not None:

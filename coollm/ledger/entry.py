@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 
 import msgspec
-import orjson
 
 from coollm.core.money import nano_usd
 from coollm.core.types import Usage
 from coollm.telemetry.record import HIT, RequestRecord
+
+_encode = msgspec.json.Encoder().encode
+
+NOTHING = Usage()
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +52,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     def write(self) -> bytes:
         """As a line."""
-        return orjson.dumps(msgspec.structs.asdict(self)) + b"\n"
+        return _encode(self) + b"\n"
 
 
 def entry_of(record: RequestRecord) -> Entry:
@@ -72,7 +75,7 @@ def entry_of(record: RequestRecord) -> Entry:
         cache_write_tokens=usage.cache_write_tokens,
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.reasoning_tokens,
-        cost_nano_usd=0 if usage == Usage() else None if cost is None else nano_usd(cost),
+        cost_nano_usd=0 if usage == NOTHING else None if cost is None else nano_usd(cost),
         estimated=usage.estimated,
         cache_write_1h_tokens=usage.cache_write_1h_tokens,
         service_tier=usage.service_tier or "",

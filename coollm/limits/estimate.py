@@ -11,11 +11,13 @@ from coollm.core.types import (
     EmbeddingRequest,
     ImagePart,
     ModelRequest,
+    Part,
     PassThroughRequest,
     ReasoningPart,
     RerankRequest,
     ServiceTier,
     TextPart,
+    Tool,
     ToolCall,
     ToolResult,
     Usage,
@@ -93,11 +95,17 @@ def input_tokens(request: ModelRequest, per_token: int = CHARACTERS_PER_TOKEN) -
     if not isinstance(request, ChatRequest):
         return 0
     characters = files = 0
-    for piece in _pieces(request):
-        if isinstance(piece, str):
-            characters += len(piece)
-        else:
-            files += 1
+    for message in request.messages:
+        for part in message.parts:
+            if type(part) is TextPart:  # most are
+                characters += len(part.text)
+                continue
+            for piece in _pieces(part):
+                if isinstance(piece, str):
+                    characters += len(piece)
+                else:
+                    files += 1
+    characters += sum(len(text) for tool in request.tools for text in _texts(tool))
     return request.prompt_tokens + text_tokens(characters, per_token) + files * TOKENS_PER_FILE + len(request.messages) * TOKENS_PER_MESSAGE
 
 
@@ -110,7 +118,8 @@ def most_input_tokens(request: ModelRequest) -> int:
     if not isinstance(request, ChatRequest):
         return 0
     most = request.prompt_tokens + MOST_TOKENS_PER_MESSAGE * (len(request.messages) + len(request.tools) + 1)
-    for piece in _pieces(request):
+    most += sum(_bytes(text) for tool in request.tools for text in _texts(tool))
+    for piece in (piece for message in request.messages for part in message.parts for piece in _pieces(part)):
         if isinstance(piece, str):
             most += _bytes(piece)
         else:
@@ -122,24 +131,22 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def _pieces(request: ChatRequest) -> Iterator[str | File]:
-    """Everything that a chat gives to the model, its texts and its files."""
-    for message in request.messages:
-        for part in message.parts:
-            for inner in part.content if isinstance(part, ToolResult) else (part,):
-                if isinstance(inner, DocumentPart):
-                    yield inner if inner.text is None else inner.text
-                elif isinstance(inner, TextPart | ReasoningPart):
-                    yield inner.text
-                elif isinstance(inner, ToolCall):
-                    yield inner.name
-                    yield inner.arguments
-                elif isinstance(inner, File):
-                    yield inner
-    for tool in request.tools:
-        yield tool.name
-        yield tool.description or ""
-        yield str(tool.parameters or "")
+def _pieces(part: Part) -> Iterator[str | File]:
+    """What a part gives to the model, its texts and its files."""
+    for inner in part.content if isinstance(part, ToolResult) else (part,):
+        if isinstance(inner, DocumentPart):
+            yield inner if inner.text is None else inner.text
+        elif isinstance(inner, TextPart | ReasoningPart):
+            yield inner.text
+        elif isinstance(inner, ToolCall):
+            yield inner.name
+            yield inner.arguments
+        elif isinstance(inner, File):
+            yield inner
+
+
+def _texts(tool: Tool) -> tuple[str, ...]:
+    return tool.name, tool.description or "", str(tool.parameters or "")
 
 
 def counted_usage(request: ModelRequest, output_characters: int) -> Usage:

@@ -8,27 +8,19 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from coollm.core.errors import LimitReached, NotAllowed
-from coollm.core.money import NANO_USD, nano_usd
+from coollm.core.money import nano_usd
 from coollm.core.types import RateLimit, Target, Usage, Value
+from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, REQUESTS, RUNNING, TOKENS, KeyCharges, budget_charges, rate_charges
 from coollm.limits.estimate import Estimate
-from coollm.limits.period import period_span
 from coollm.limits.scopes import CLIENT, LOCAL, TEAM, Scope, Scopes
-from coollm.stores.base import LIVE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Span, Store, Used
-
-REQUESTS = "requests"
-TOKENS = "tokens"
-SESSION_TOKENS = "session_tokens"
-RUNNING = "running"
-COST = "cost"
+from coollm.stores.base import WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, Used, shortest_wait
 
 # Whose rates are told to a client.
 WHOSE = (f"{CLIENT}:", f"{TEAM}:")
+KEYS = "key:"
 
-# What an answer costs at most must be known before it is asked for: a request that gives no limit of output is given one.
-BUDGETED_OUTPUT_TOKENS = 4096
-
-# A session of hours is counted in so many buckets.
-BUCKETS_OF_A_SESSION = 60
+# So many keys and counters are remembered.
+MOST_REMEMBERED = 10_000
 
 
 class Lease(Value, frozen=True):
@@ -77,33 +69,61 @@ class Limiter:
         self._store = store
         self._owner = owner
         self._fullness: dict[str, tuple[float, float]] = {}
+        self._of_keys: dict[str, KeyCharges] = {}
+        self._cooling: dict[str, float] = {}
         self.scopes = scopes
 
     def lease(self, lease: Lease, estimate: Estimate, targets: Sequence[Target]) -> tuple[Grant | None, Decision]:
-        """Leases the first of `targets` whose key, model and budgets have room, in one round trip.
+        """Leases the first of `targets` whose key, model and budgets have room: in one round trip, mostly, for the first is asked for alone unless it cools.
 
         Raises LimitReached if it is the client who has no room, NotAllowed if its budget cannot hold for any target, and StoreError.
         """
         charged = time.time()
-        own = [charge for scope in lease.scopes for charge in rate_charges(scope, estimate)] if lease.is_first else []
-        budgeted = (*lease.scopes, *lease.extra)
+        own = rate_charges(lease.scopes, estimate) if lease.is_first else []
+        budgeted = (*lease.scopes, *lease.extra) if lease.extra else lease.scopes
         bounded = self._bounded(budgeted, estimate, targets)
-        candidates = [Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)) for target in bounded]
-        note = lease.note() if own or any(candidate.charges for candidate in candidates) else ""
-        holds = [Hold(id=name, owner=self._owner, note=note) for name in (lease.request_id, f"{lease.request_id}/{lease.attempt}")]
-        decision = self._store.decide(own, candidates, *holds)
+        alone = 1 if len(bounded) > 1 and not self._cools(bounded[0].key) else len(bounded)
+        candidates = [self._candidate(budgeted, target, estimate, charged) for target in bounded[:alone]]
+        decision = self._decide(lease, own, candidates)
+        if decision.chosen is None and decision.refused is None and alone < len(bounded):
+            others = [self._candidate(budgeted, target, estimate, charged) for target in bounded[alone:]]
+            decision = _joined(decision, self._decide(lease, own, others), alone)
+            candidates += others
         if decision.refused is not None:
             raise _refusal(decision.refused, decision)
+        for skipped in decision.skipped:
+            if skipped.reason.startswith("cooling") and skipped.retry_after_seconds and len(self._cooling) < MOST_REMEMBERED:
+                self._cooling[skipped.key] = time.monotonic() + skipped.retry_after_seconds
         if decision.chosen is None:
             return None, decision
         now = time.monotonic()
         for used in decision.used:
-            self._fullness[used.counter] = (used.used / max(1, used.limit), now)
-        target = bounded[decision.chosen]
+            if used.counter.startswith(KEYS):
+                self._fullness[used.counter] = (used.used / max(1, used.limit), now)
+        target, request_id = bounded[decision.chosen], lease.request_id
         epoch = self._store.epoch
-        client = Reservation(id=holds[0].id, now=decision.now, charges=tuple(own), target=target, epoch=epoch) if lease.is_first else None
-        key = Reservation(id=holds[1].id, now=decision.now, charges=candidates[decision.chosen].charges, target=target, epoch=epoch)
+        client = Reservation(id=request_id, now=decision.now, charges=tuple(own), target=target, epoch=epoch) if lease.is_first else None
+        charges = candidates[decision.chosen].charges
+        key = Reservation(id=f"{request_id}/{lease.attempt}", now=decision.now, charges=charges, target=target, epoch=epoch)
         return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra)), decision
+
+    def _cools(self, key: str) -> bool:
+        """Whether the key cools down, as far as this worker knows."""
+        until = self._cooling.get(key)
+        if until is None:
+            return False
+        if until > time.monotonic():
+            return True
+        del self._cooling[key]
+        return False
+
+    def _decide(self, lease: Lease, own: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
+        note = lease.note() if own or any(candidate.charges for candidate in candidates) else ""
+        first = Hold(id=lease.request_id, owner=self._owner, note=note)
+        return self._store.decide(own, candidates, first, Hold(id=f"{lease.request_id}/{lease.attempt}", owner=self._owner, note=note))
+
+    def _candidate(self, scopes: Sequence[Scope], target: Target, estimate: Estimate, charged: float) -> Candidate:
+        return Candidate(key=target.key, charges=self._charges(scopes, target, estimate, charged))
 
     def settle(self, reservations: Iterable[Reservation | None], usage: Usage) -> None:
         """Replaces what was reserved by what was used. Raises StoreError."""
@@ -125,8 +145,7 @@ class Limiter:
 
     def charges(self, scopes: Sequence[Scope], estimate: Estimate, target: Target) -> tuple[Charge, ...]:
         """All that a request to a target would be charged."""
-        own = [charge for scope in scopes for charge in rate_charges(scope, estimate)]
-        return (*own, *self._charges(scopes, target, estimate, time.time()))
+        return (*rate_charges(scopes, estimate), *self._charges(scopes, target, estimate, time.time()))
 
     def _bounded(self, scopes: Sequence[Scope], estimate: Estimate, targets: Sequence[Target]) -> Sequence[Target]:
         """The targets whose cost is bounded, where a budget asks for it: with a price, and a limit of output that the vendor is told."""
@@ -150,27 +169,40 @@ class Limiter:
 
     def _charges(self, scopes: Sequence[Scope], target: Target, estimate: Estimate, charged: float) -> tuple[Charge, ...]:
         """What the vendor key and the model are charged, and the budgets, whose charge depends on the price."""
+        own = self._of_keys.get(target.key)
+        if own is None:
+            own = KeyCharges(target)
+            if len(self._of_keys) < MOST_REMEMBERED:
+                self._of_keys[target.key] = own
+        charges = own.of(target, estimate)
         models = self.scopes.of_target(target)
-        rates = [charge for scope in models for charge in rate_charges(scope, estimate)]
-        return (*key_charges(target, estimate), *rates, *_budget_charges((*scopes, *models), target, estimate, charged))
+        if models:
+            charges += rate_charges(models, estimate)
+        if self.scopes.has_budgets:
+            charges += budget_charges((*scopes, *models), target, estimate, charged)
+        return tuple(charges)
+
+
+def _joined(first: Decision, then: Decision, offset: int) -> Decision:
+    """Two decisions, of which the first chose nothing of its `offset` candidates."""
+    skipped = (*first.skipped, *then.skipped)
+    chosen = None if then.chosen is None else then.chosen + offset
+    wait = then.retry_after_seconds if then.refused is not None else shortest_wait(skipped) if chosen is None else None
+    return msgspec.structs.replace(then, chosen=chosen, skipped=skipped, retry_after_seconds=wait)
 
 
 def _corrections(reservation: Reservation, usage: Usage) -> tuple[Correction, ...]:
-    return tuple(
-        Correction(counter=charge.counter, bucket=charge.span.bucket(reservation.now), difference=_used(charge, reservation, usage) - charge.amount)
-        for charge in reservation.charges
-        if charge.counter.endswith((TOKENS, COST))
-    )
+    found = []
+    for charge in reservation.charges:
+        if charge.counter.endswith((TOKENS, COST)):
+            difference = _used(charge, reservation, usage) - charge.amount
+            found.append(Correction(counter=charge.counter, bucket=charge.span.bucket(reservation.now), difference=difference))
+    return tuple(found)
 
 
 def _used(charge: Charge, reservation: Reservation, usage: Usage) -> int:
     """What a request has used of what it was charged for: money, or tokens."""
     return nano_usd(reservation.target.cost_usd(usage) or 0.0) if charge.counter.endswith(COST) else usage.total_tokens
-
-
-def key_counter(key: str, what: str) -> str:
-    """The counter of a vendor key's `requests`, `tokens`, `session_tokens` or `running`."""
-    return f"key:{key}:{what}"
 
 
 def client_room(used: Iterable[Used]) -> tuple[RateLimit, ...]:
@@ -179,8 +211,10 @@ def client_room(used: Iterable[Used]) -> tuple[RateLimit, ...]:
     """
     least: dict[str, RateLimit] = {}
     for one in used:
+        if not one.counter.startswith(WHOSE):
+            continue
         what = one.counter.rpartition(":")[2]
-        if what in (REQUESTS, TOKENS) and one.counter.startswith(WHOSE):
+        if what in (REQUESTS, TOKENS):
             left = max(0, one.limit - one.used)
             if what not in least or left < least[what].remaining:
                 least[what] = RateLimit(of=what, limit=one.limit, remaining=left, reset_seconds=WINDOW_SECONDS)
@@ -191,67 +225,11 @@ def budgets_used(decision: Decision) -> tuple[tuple[str, str, float], ...]:
     """How full each budget is after a decision: (kind, id, share from 0 to 1)."""
     found = []
     for used in decision.used:
-        name, _, what = used.counter.rpartition(":")
-        if what == COST:
+        if used.counter.endswith(f":{COST}"):
+            name = used.counter.rpartition(":")[0]
             kind, _, identity = name.partition(":")
             found.append((kind, identity, used.used / max(1, used.limit)))
     return tuple(found)
-
-
-def rate_charges(scope: Scope, estimate: Estimate) -> tuple[Charge, ...]:
-    """What a request is charged on the rates of a client, a team or a model."""
-    limits = scope.limits
-    charges = []
-    if limits.req_per_min is not None:
-        charges.append(Charge(counter=scope.counter(REQUESTS), amount=1, limit=limits.req_per_min))
-    if limits.tokens_per_min is not None:
-        amount = _token_amount(estimate, None, limits.tokens_per_min)
-        charges.append(Charge(counter=scope.counter(TOKENS), amount=amount, limit=limits.tokens_per_min))
-    if limits.concurrent is not None:
-        charges.append(Charge(counter=scope.counter(RUNNING), amount=1, limit=limits.concurrent, span=LIVE))
-    return tuple(charges)
-
-
-def key_charges(target: Target, estimate: Estimate) -> tuple[Charge, ...]:
-    """What a request is charged on a vendor key's limits."""
-    charges = []
-    if target.req_per_min is not None:
-        charges.append(Charge(counter=key_counter(target.key, REQUESTS), amount=1, limit=target.req_per_min))
-    if target.tokens_per_min is not None:
-        amount = _token_amount(estimate, target.max_tokens, target.tokens_per_min)
-        charges.append(Charge(counter=key_counter(target.key, TOKENS), amount=amount, limit=target.tokens_per_min))
-    if target.concurrent is not None:
-        charges.append(Charge(counter=key_counter(target.key, RUNNING), amount=1, limit=target.concurrent, span=LIVE))
-    if target.session_tokens is not None:
-        amount = _token_amount(estimate, target.max_tokens, target.session_tokens)
-        span = Span(seconds=target.session_seconds, width=max(1, target.session_seconds // BUCKETS_OF_A_SESSION))
-        charges.append(Charge(counter=key_counter(target.key, SESSION_TOKENS), amount=amount, limit=target.session_tokens, span=span))
-    return tuple(charges)
-
-
-def budget_charge(scope: Scope, amount: int, now: float) -> Charge | None:
-    """A charge of `amount` billionths of a dollar on the budget of a scope, in the period of now; None if it has no budget."""
-    limits = scope.limits
-    if limits.budget_usd is None:
-        return None
-    span = period_span(limits.budget_period, limits.budget_timezone, now, scope.budget_since)
-    return Charge(counter=scope.counter(COST), amount=amount, limit=round(limits.budget_usd * NANO_USD), span=span)
-
-
-def _budget_charges(scopes: Sequence[Scope], target: Target, estimate: Estimate, now: float) -> list[Charge]:
-    """What a request may cost at most: no text has more tokens than bytes, and no answer more than the vendor is told."""
-    budgeted = [scope for scope in scopes if scope.has_budget]
-    if not budgeted or target.price is None:
-        return []
-    output = (estimate.max_output_tokens or target.max_tokens or BUDGETED_OUTPUT_TOKENS) * estimate.choices
-    amount = nano_usd(target.price.dearest_usd(estimate.most_input_tokens, output, estimate.service_tier))
-    return [charge for scope in budgeted if (charge := budget_charge(scope, amount, now)) is not None]
-
-
-def _token_amount(estimate: Estimate, key_limit: int | None, limit: int) -> int:
-    """Input and output. An output that is only guessed is not let make the request too large for the limit."""
-    amount = estimate.reserved_tokens(key_limit)
-    return min(amount, limit) if not estimate.has_limit and estimate.reserved_input_tokens <= limit else amount
 
 
 def _refusal(charge: Charge, decision: Decision) -> LimitReached:

@@ -9,7 +9,9 @@ import msgspec
 
 from coollm.core.config.schema import Client, Limits, Settings
 from coollm.core.types import Target, Value
+from coollm.limits.charges import REQUESTS, RUNNING, TOKENS
 from coollm.limits.overrides import NOTHING_SET, Override, Overrides, merged
+from coollm.stores.base import LIVE, Charge
 
 # Names of models come from clients: beyond so many the scopes of a model are looked up again.
 MOST_REMEMBERED = 2000
@@ -24,6 +26,18 @@ class Scope(Value, frozen=True):
     id: str
     limits: Limits
     budget_since: int = 0
+    token_counter: str = ""
+    request_charge: Charge | None = None
+    running_charge: Charge | None = None
+
+    def __post_init__(self) -> None:
+        # What every request is charged alike is made once.
+        limits, put = self.limits, msgspec.structs.force_setattr
+        put(self, "token_counter", self.counter(TOKENS))
+        if limits.req_per_min is not None:
+            put(self, "request_charge", Charge(counter=self.counter(REQUESTS), amount=1, limit=limits.req_per_min))
+        if limits.concurrent is not None:
+            put(self, "running_charge", Charge(counter=self.counter(RUNNING), amount=1, limit=limits.concurrent, span=LIVE))
 
     def counter(self, what: str) -> str:
         """The counter of its `requests`, `tokens`, `running` or `cost`."""

@@ -33,6 +33,15 @@ Rank = Callable[[Sequence[Target], Mapping[str, Reading], int, Policy], list[Ran
 """rank(targets, readings by key, turn, policy) → the targets in order. `turn` goes up by one with each request."""
 
 
+class Algorithm(Value, frozen=True):
+    """A way to rank. With `repeats` its order is the same again after as many turns as there are targets, as long as the readings are, and does not look at
+    calls in flight: then it need not be made for each request.
+    """
+
+    rank: Rank
+    repeats: bool = False
+
+
 def rotate(targets: Sequence[Target], turn: int) -> list[Target]:
     """The targets from number `turn` on, so that equals take turns."""
     start = turn % len(targets) if targets else 0

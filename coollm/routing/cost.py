@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from coollm.core.config.schema import Policy
 from coollm.core.types import Target
-from coollm.routing.base import Ranked, Reading, by_score, price, relative_to_best
+from coollm.routing.base import Algorithm, Ranked, Reading, by_score, price, relative_to_best
 
 
 def rank(targets: Sequence[Target], readings: Mapping[str, Reading], turn: int, policy: Policy) -> list[Ranked]:  # noqa: ARG001  the signature of all algorithms
@@ -19,3 +19,6 @@ def rank(targets: Sequence[Target], readings: Mapping[str, Reading], turn: int, 
         return {"cost_ratio": 0.0 if found is None and prices else relative_to_best(found, best)}
 
     return by_score(targets, turn, component, {"cost_ratio": 1.0})
+
+
+ALGORITHM = Algorithm(rank=rank, repeats=True)

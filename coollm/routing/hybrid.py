@@ -8,7 +8,7 @@ import msgspec
 
 from coollm.core.config.schema import HybridWeights, Policy
 from coollm.core.types import Target
-from coollm.routing.base import Ranked, Reading, by_score, price, relative_to_best
+from coollm.routing.base import Algorithm, Ranked, Reading, by_score, price, relative_to_best
 
 PRIORITIES: dict[str, HybridWeights] = {
     "balanced": HybridWeights(),
@@ -39,3 +39,6 @@ def rank(targets: Sequence[Target], readings: Mapping[str, Reading], turn: int, 
     weights = policy.hybrid_weights or PRIORITIES[policy.priority]
     given = msgspec.structs.asdict(weights)
     return by_score(targets, turn, components, given if any(given.values()) else msgspec.structs.asdict(HybridWeights()))
+
+
+ALGORITHM = Algorithm(rank=rank, repeats=True)

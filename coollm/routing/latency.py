@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from coollm.core.config.schema import Policy
 from coollm.core.types import Target
-from coollm.routing.base import Ranked, Reading, by_score, relative_to_best
+from coollm.routing.base import Algorithm, Ranked, Reading, by_score, relative_to_best
 
 
 def rank(targets: Sequence[Target], readings: Mapping[str, Reading], turn: int, policy: Policy) -> list[Ranked]:  # noqa: ARG001  the signature of all algorithms
@@ -25,3 +25,6 @@ def rank(targets: Sequence[Target], readings: Mapping[str, Reading], turn: int, 
 
 def _load(reading: Reading) -> float | None:
     return None if reading.peak_seconds is None else reading.peak_seconds * (1 + reading.in_flight)
+
+
+ALGORITHM = Algorithm(rank=rank)

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from coollm.core.config.schema import Policy
 from coollm.core.registry import ALGORITHMS
 from coollm.core.types import Target
-from coollm.limits.limiter import REQUESTS, TOKENS, Limiter, key_counter
+from coollm.limits.charges import REQUESTS, TOKENS, key_counter
+from coollm.limits.limiter import Limiter
 from coollm.providers.verdict import Verdict
-from coollm.routing.base import Rank, Ranked, Reading
+from coollm.routing.base import Algorithm, Ranked, Reading
 from coollm.routing.reaction import Reaction, react
 from coollm.routing.stats import Board
 from coollm.routing.sticky import stick
 from coollm.stores.base import Store, StoreError
 
+# How long a ranking holds: figures that are a mean of seconds do not change much in it.
+SNAPSHOT_SECONDS = 0.01
+MOST_GROUPS = 10_000
+
 _log = logging.getLogger("coollm.routing")
+
+
+class _Group:
+    """The targets of a request: whose turn it is, and their orders for each turn, as they were ranked when the snapshot was taken."""
+
+    __slots__ = ("failures", "orders", "serving", "stand_ins", "targets", "turn", "until")
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self.targets = targets
+        self.serving = [target for target in targets if not target.fallback]
+        self.stand_ins = [target for target in targets if target.fallback]
+        self.turn = 0
+        self.until = 0.0
+        self.failures = 0
+        self.orders: dict[int, list[Target]] = {}
 
 
 class Router:
@@ -24,22 +45,60 @@ class Router:
 
     def __init__(self, policy: Policy, board: Board, limiter: Limiter, store: Store) -> None:
         self._policy = policy
-        self._rank: Rank = ALGORITHMS[policy.algorithm]
+        self._algorithm: Algorithm = ALGORITHMS[policy.algorithm]
         self._limiter = limiter
         self._store = store
+        self._groups: dict[tuple[tuple[str, str], ...], _Group] = {}
+        self._known: dict[int, tuple[Sequence[Target], _Group]] = {}
         self.board = board
+
+    def order(self, targets: Sequence[Target], belongs_to: str | None = None) -> list[Target]:
+        """The targets in the order in which a request tries them, as `rank` has it. Where the algorithm allows it, ranked anew only when SNAPSHOT_SECONDS are
+        over or an attempt has failed: in between the targets take their turns.
+        """
+        if belongs_to is not None or not self._algorithm.repeats:
+            return [ranked.target for ranked in self.rank(targets, belongs_to)]
+        group, now, failures = self._group(targets), time.monotonic(), self.board.failures
+        if now >= group.until or group.failures != failures:
+            group.until, group.failures = now + SNAPSHOT_SECONDS, failures
+            group.orders.clear()
+        group.turn += 1
+        turn = group.turn % (len(group.serving) or 1)
+        order = group.orders.get(turn)
+        if order is None:
+            order = group.orders[turn] = [ranked.target for ranked in self._ranked(group, turn, None)]
+        return order
 
     def rank(self, targets: Sequence[Target], belongs_to: str | None = None) -> list[Ranked]:
         """The targets in the order in which they are to be tried: those that serve the model by the algorithm, the one that the request belongs to before the
         others, then the stand-ins as configured.
         """
-        serving = [target for target in targets if not target.fallback]
-        stand_ins = [target for target in targets if target.fallback]
-        readings = {target.key: self.reading(target) for target in targets}
-        ranked = self._rank(serving, readings, self.board.turn(tuple(target.key for target in serving)), self._policy)
+        group = self._group(targets)
+        group.turn += 1
+        return self._ranked(group, group.turn, belongs_to)
+
+    def _group(self, targets: Sequence[Target]) -> _Group:
+        # The catalog gives the same tuple for the same name; as long as it is held here, its identity names it.
+        known = self._known.get(id(targets))
+        if known is not None and known[0] is targets:
+            return known[1]
+        if len(self._groups) > MOST_GROUPS or len(self._known) > MOST_GROUPS:
+            self._groups.clear()
+            self._known.clear()
+        name = tuple((target.key, target.model) for target in targets)
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = _Group(targets)
+        if isinstance(targets, tuple):
+            self._known[id(targets)] = (targets, group)
+        return group
+
+    def _ranked(self, group: _Group, turn: int, belongs_to: str | None) -> list[Ranked]:
+        readings = {target.key: self.reading(target) for target in group.targets}
+        ranked = self._algorithm.rank(group.serving, readings, turn, self._policy)
         if belongs_to is not None:
             ranked = stick(ranked, belongs_to)
-        return ranked + [Ranked(target=target, score=0.0, components={"stand_in": 1.0}) for target in stand_ins]
+        return ranked + [Ranked(target=target, score=0.0, components={"stand_in": 1.0}) for target in group.stand_ins]
 
     def reading(self, target: Target) -> Reading:
         """What is known of a target now."""

@@ -75,11 +75,14 @@ class Board:
         self._clock = clock
         self._keys: dict[str, KeyStats] = {}
         self._others: dict[str, list[Told]] = {}
-        self._turns: dict[str, int] = {}
+        self.failures = 0
 
     def of(self, key: str) -> KeyStats:
         """What this worker has seen of a key."""
-        return self._keys.setdefault(key, KeyStats())
+        stats = self._keys.get(key)
+        if stats is None:
+            stats = self._keys[key] = KeyStats()
+        return stats
 
     def all_of(self, key: str) -> Told:
         """What all workers have seen of a key: calls in flight added up, the others by their weight. A weight of 0 is one of which nothing is known."""
@@ -125,13 +128,5 @@ class Board:
 
     def record(self, key: str, *, failed: bool, latency_seconds: float | None = None) -> None:
         """Takes in how an attempt went."""
+        self.failures += failed
         self.of(key).record(self._clock(), failed=failed, latency_seconds=latency_seconds)
-
-    def turn(self, group: tuple[str, ...]) -> int:
-        """A number that goes up by one with each call for the same group of targets."""
-        name = "\n".join(group)
-        if len(self._turns) > 10_000:
-            self._turns.clear()
-        number = self._turns.get(name, 0)
-        self._turns[name] = number + 1
-        return number

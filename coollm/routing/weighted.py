@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from coollm.core.config.schema import Policy
 from coollm.core.types import Target
-from coollm.routing.base import Ranked, Reading
+from coollm.routing.base import Algorithm, Ranked, Reading
 
 # Multiples of the golden ratio, modulo 1, spread more evenly than chance and never repeat.
 GOLDEN_RATIO = 0.6180339887498949
@@ -30,3 +30,6 @@ def rank(targets: Sequence[Target], readings: Mapping[str, Reading], turn: int, 
         for index, target in enumerate(targets)
     ]
     return sorted(ranked, key=lambda one: -one.score)
+
+
+ALGORITHM = Algorithm(rank=rank)

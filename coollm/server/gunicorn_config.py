@@ -43,8 +43,6 @@ proc_name = "coollm"
 # The sockets and files of a gateway are its own user's.
 umask = 0o177
 
-# Longer than the 60 s for which clients and proxies keep a connection, so that it is they who close it.
-keepalive = 75
 timeout = 60
 graceful_timeout = int(_settings.server.drain_seconds) + 10
 
@@ -91,6 +89,13 @@ def _prepare_ledger() -> None:
     except OperationFailed as error:
         sys.stderr.write(f"error: {error.message}\nhint: {error.hint}\n")
         sys.exit(error.exit_code)
+
+
+def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
+    """In a worker that ends: what its last requests have come to is written."""
+    application = getattr(worker, "wsgi", None)
+    if application is not None:
+        application.extensions["coollm"].metrics.write()
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001

@@ -47,7 +47,7 @@ class Span(Value, frozen=True):
     def bucket(self, now: float) -> int:
         """The bucket of a charge made at `now`."""
         if self.kind == "window":
-            return int(now // self.width) * self.width
+            return int(now) if self.width == 1 else int(now // self.width) * self.width
         return self.starts if self.kind == "period" else 0
 
     def oldest(self, now: float) -> int:
@@ -259,11 +259,12 @@ def seconds_until_room(buckets: Iterable[tuple[int, int]], charge: Charge, now: 
 
 def held_parts(charges: Iterable[Charge], now: float) -> tuple[Part, ...]:
     """What a hold remembers of its charges: what must be let go when it ends, and what a period is to be corrected by. Windows forget by themselves."""
-    return tuple(
-        Part(counter=charge.counter, bucket=charge.span.bucket(now), amount=charge.amount, is_live=charge.span.kind == "live")
-        for charge in charges
-        if charge.span.kind != "window"
-    )
+    found: list[Part] | None = None
+    for charge in charges:
+        if charge.span.kind != "window":
+            found = found or []
+            found.append(Part(counter=charge.counter, bucket=charge.span.bucket(now), amount=charge.amount, is_live=charge.span.kind == "live"))
+    return tuple(found) if found else ()
 
 
 def periods_of(parts: Iterable[Part]) -> tuple[Part, ...]:

@@ -38,11 +38,41 @@ def open_store(settings: RuntimeStorage, state: Path) -> Store:  # noqa: ARG001 
     return MemoryStore()
 
 
-class _Bucket(msgspec.Struct):
+class _Bucket:
     """An amount, and when it may be forgotten."""
 
-    amount: int
-    expires: int
+    __slots__ = ("amount", "expires")
+
+    def __init__(self, expires: int) -> None:
+        self.amount = 0
+        self.expires = expires
+
+
+class _Counter:
+    """The buckets of one counter, and their sum from `oldest` on: it is made anew when a window has moved on, and not for each request."""
+
+    __slots__ = ("buckets", "oldest", "total")
+
+    def __init__(self) -> None:
+        self.buckets: dict[int, _Bucket] = {}
+        self.oldest = 0
+        self.total = 0
+
+    def used(self, oldest: int) -> int:
+        """What the buckets from `oldest` on come to."""
+        if oldest != self.oldest:
+            self.oldest = oldest
+            self.total = sum(held.amount for bucket, held in self.buckets.items() if bucket >= oldest)
+        return self.total
+
+    def add(self, bucket: int, difference: int) -> None:
+        """Changes a bucket that is there."""
+        held = self.buckets.get(bucket)
+        if held is not None:
+            change = max(-held.amount, difference)
+            held.amount += change
+            if bucket >= self.oldest:
+                self.total += change
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -61,7 +91,7 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._counters: dict[str, dict[int, _Bucket]] = {}
+        self._counters: dict[str, _Counter] = {}
         self._cooling: dict[str, tuple[float, str]] = {}
         self._holds: dict[str, _Held] = {}
         self._owners: dict[str, float] = {}
@@ -72,9 +102,12 @@ class MemoryStore:
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         now = self._clock()
-        self._sweep(now)
+        if now - self._swept >= SWEEP_EVERY_SECONDS:
+            self._sweep(now)
         if self._holds:
-            self.cancel([hold.id for hold in (own, leased) if hold is not None])
+            for hold in (own, leased):
+                if hold is not None and hold.id in self._holds:
+                    self._end(hold.id, takes_back=True)
         for charge in charges:
             wait = self._wait(charge, now)
             if wait != 0:
@@ -84,11 +117,13 @@ class MemoryStore:
         for index, candidate in enumerate(candidates):
             reason = self._why_not(candidate, now)
             if reason is None:
-                used = tuple(self._charge(charge, now) for charge in (*charges, *candidate.charges))
-                for hold, held in ((own, charges), (leased, candidate.charges)):
-                    if hold is not None and held:
-                        self._holds[hold.id] = _Held(hold, candidate.key, now, held_parts(held, now))
-                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=used)
+                used = [self._charge(charge, now) for charge in charges]
+                used += [self._charge(charge, now) for charge in candidate.charges]
+                if own is not None and charges:
+                    self._holds[own.id] = _Held(own, candidate.key, now, held_parts(charges, now))
+                if leased is not None and candidate.charges:
+                    self._holds[leased.id] = _Held(leased, candidate.key, now, held_parts(candidate.charges, now))
+                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=tuple(used))
             skipped.append(reason)
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
@@ -172,14 +207,15 @@ class MemoryStore:
         return held is not None
 
     def _add(self, counter: str, bucket: int, difference: int) -> None:
-        held = self._counters.get(counter, {}).get(bucket)
-        if held is not None:
-            held.amount = max(0, held.amount + difference)
+        found = self._counters.get(counter)
+        if found is not None:
+            found.add(bucket, difference)
 
     def _why_not(self, candidate: Candidate, now: float) -> Skipped | None:
-        until, cause = self._cooling.get(candidate.key, (0.0, ""))
-        if until > now:
-            return Skipped(key=candidate.key, reason=f"cooling: {cause}", retry_after_seconds=until - now)
+        if candidate.key in self._cooling:
+            until, cause = self._cooling[candidate.key]
+            if until > now:
+                return Skipped(key=candidate.key, reason=f"cooling: {cause}", retry_after_seconds=until - now)
         for charge in candidate.charges:
             wait = self._wait(charge, now)
             if wait != 0:
@@ -187,30 +223,39 @@ class MemoryStore:
         return None
 
     def _wait(self, charge: Charge, now: float) -> float | None:
-        return seconds_until_room(self._counted(charge, now), charge, now)
-
-    def _counted(self, charge: Charge, now: float) -> list[tuple[int, int]]:
+        counter = self._counters.get(charge.counter)
+        if counter is None:
+            return 0.0 if charge.amount <= charge.limit else seconds_until_room((), charge, now)
         oldest = charge.span.oldest(now)
-        return [(bucket, held.amount) for bucket, held in self._counters.get(charge.counter, {}).items() if bucket >= oldest]
+        if counter.used(oldest) + charge.amount <= charge.limit:
+            return 0.0
+        return seconds_until_room([(bucket, held.amount) for bucket, held in counter.buckets.items() if bucket >= oldest], charge, now)
 
     def _used(self, charge: Charge, now: float) -> int:
-        return sum(amount for _, amount in self._counted(charge, now))
+        counter = self._counters.get(charge.counter)
+        return counter.used(charge.span.oldest(now)) if counter is not None else 0
 
     def _charge(self, charge: Charge, now: float) -> Used:
-        buckets = self._counters.setdefault(charge.counter, {})
-        held = buckets.setdefault(charge.span.bucket(now), _Bucket(0, charge.span.expires(now)))
-        held.amount = max(0, held.amount + charge.amount)
-        return Used(counter=charge.counter, used=self._used(charge, now), limit=charge.limit)
+        counter = self._counters.get(charge.counter)
+        if counter is None:
+            counter = self._counters[charge.counter] = _Counter()
+        used = counter.used(charge.span.oldest(now))
+        bucket = charge.span.bucket(now)
+        if bucket not in counter.buckets:
+            counter.buckets[bucket] = _Bucket(charge.span.expires(now))
+        if charge.amount:
+            counter.add(bucket, charge.amount)
+            used = counter.total
+        return Used(counter=charge.counter, used=used, limit=charge.limit)
 
     def _sweep(self, now: float) -> None:
-        if now - self._swept < SWEEP_EVERY_SECONDS:
-            return
         self._swept = now
-        for counter, buckets in list(self._counters.items()):
-            for bucket in [bucket for bucket, held in buckets.items() if held.expires < now]:
-                del buckets[bucket]
-            if not buckets:
-                del self._counters[counter]
+        for name, counter in list(self._counters.items()):
+            for bucket in [bucket for bucket, held in counter.buckets.items() if held.expires < now]:
+                del counter.buckets[bucket]
+            counter.oldest = -1
+            if not counter.buckets:
+                del self._counters[name]
         for timed in (self._cooling, self._claims):
             for key in [key for key, (until, _) in timed.items() if until <= now]:
                 del timed[key]

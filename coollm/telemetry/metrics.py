@@ -1,21 +1,24 @@
 """Prometheus metrics of requests, summed over all workers of the host.
 
 With PROMETHEUS_MULTIPROC_DIR set (the server sets it) every worker writes to files there and a scrape of any of them reads all
-(https://prometheus.github.io/client_python/multiprocess/). Labelled children are kept: looking one up costs more than counting.
+(https://prometheus.github.io/client_python/multiprocess/). What a request adds is summed up in the worker, for a tenth of the cost, and written once a second.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
+import gevent
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 from prometheus_client.exposition import choose_encoder
 
 from coollm import __version__
 from coollm.core.config.schema import Settings
-from coollm.core.types import Target, Usage
-from coollm.telemetry.record import HIT, RequestRecord
+from coollm.core.types import Target
+from coollm.telemetry.record import ANSWERED, HIT, Attempt, RequestRecord
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
@@ -23,6 +26,75 @@ OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 # Models come from clients where a provider lists none: beyond this many the label says "other".
 MOST_MODELS = 500
 OTHER = "other"
+
+
+WRITE_EVERY_SECONDS = 1.0
+
+KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")
+
+
+class SummedHistogram(Histogram):
+    """A histogram that many observations are added to at once."""
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """So many more observations in each bucket, the last one having no bound, and their sum."""
+        self._sum.inc(total)  # type: ignore[attr-defined]
+        for bucket, count in zip(self._buckets, counts, strict=True):  # type: ignore[attr-defined]
+            if count:
+                bucket.inc(count)
+
+
+class _Times:
+    """Observations that are not written yet."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """One more."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+    def write(self, histogram: Any) -> None:
+        """Adds all to a histogram, and begins anew."""
+        histogram.add(self.counts, self.total)
+        self.counts = [0] * len(self.counts)
+        self.total = 0.0
+
+
+class _Sums:
+    """What the requests of one client, or to one target, have come to since it was last written."""
+
+    __slots__ = ("cost", "errors", "first_token", "latency", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.latency = _Times(LATENCY_BUCKETS)
+        self.first_token = _Times(LATENCY_BUCKETS)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begins anew."""
+        self.requests = 0
+        self.errors = 0
+        self.cost = 0.0
+        self.tokens = [0] * len(KINDS)
+
+    def add(self, record: RequestRecord) -> None:
+        """One more request."""
+        self.requests += 1
+        usage, tokens = record.usage, self.tokens
+        tokens[0] += usage.input_tokens
+        tokens[3] += usage.output_tokens
+        if usage.has_details:
+            tokens[1] += usage.cached_input_tokens
+            tokens[2] += usage.all_cache_write_tokens
+            tokens[4] += usage.reasoning_tokens
+        if record.cost_usd:
+            self.cost += record.cost_usd
 
 
 class Metrics:
@@ -33,6 +105,9 @@ class Metrics:
         self.is_enabled = settings.logging.prometheus.enabled
         self._models: set[str] = set()
         self._children: dict[tuple[Any, ...], Any] = {}
+        self._of_clients: dict[str, _Sums] = {}
+        self._of_targets: dict[tuple[str, str, str, int], _Sums] = {}
+        self._overheads = _Times(OVERHEAD_BUCKETS)
         self._requests = self._counter("coo_llm_requests", "Requests that reached a provider, by outcome.", "provider", "model", "key", "status")
         self._errors = self._counter("coo_llm_errors", "Attempts at a provider that failed, by cause.", "provider", "type")
         self._tokens = self._counter("coo_llm_tokens", "Tokens, in disjoint kinds.", "provider", "model", "key", "kind")
@@ -69,8 +144,8 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> SummedHistogram:
+        return SummedHistogram(name, text, labels, buckets=buckets, registry=self.registry)
 
     def _child(self, metric: Any, *labels: str) -> Any:
         key = (id(metric), *labels)
@@ -80,15 +155,18 @@ class Metrics:
         return child
 
     def observe(self, record: RequestRecord) -> None:
-        """Takes in a request that has ended."""
+        """Takes in a request that has ended. What is rare is written at once."""
         if not self.is_enabled:
             return
-        self._observe_client(record)
+        own = self._of_clients.get(record.client)
+        if own is None:
+            own = self._of_clients[record.client] = _Sums()
+        own.add(record)
+        if record.error is not None:
+            own.errors += 1
         for attempt in record.attempts:
-            if attempt.outcome == "rate_limited":
-                self._child(self._rate_limits, "provider").inc()
-            if attempt.outcome not in ("answered", "skipped", "client_gone"):
-                self._child(self._errors, attempt.provider, attempt.outcome).inc()
+            if attempt.outcome != ANSWERED:
+                self._observe_failure(attempt)
         if record.status == 429 and not record.attempts:
             self._child(self._rate_limits, "client").inc()
         for kind, identity, share in record.budgets:
@@ -99,28 +177,58 @@ class Metrics:
         if record.target is not None and record.cache != HIT:
             self._observe_target(record, record.target)
 
-    def _observe_target(self, record: RequestRecord, target: Target) -> None:
-        provider, key = target.provider, target.key_id
-        model = self._model(f"{provider}:{target.model}", target.model)
-        self._child(self._requests, provider, model, key, str(record.status)).inc()
-        for kind, amount in _kinds(record.usage):
-            self._child(self._tokens, provider, model, key, kind).inc(amount)
-        if record.cost_usd:
-            self._child(self._cost, provider, model, key).inc(record.cost_usd)
-        self._child(self._latency, provider, model).observe(record.latency_seconds)
-        if record.first_token_seconds is not None:
-            self._child(self._first_token, provider, model).observe(record.first_token_seconds)
-        if not record.is_stream:
-            self._overhead.observe(max(0.0, record.latency_seconds - record.upstream_seconds))
+    def _observe_failure(self, attempt: Attempt) -> None:
+        if attempt.outcome == "rate_limited":
+            self._child(self._rate_limits, "provider").inc()
+        if attempt.outcome not in ("skipped", "client_gone"):
+            self._child(self._errors, attempt.provider, attempt.outcome).inc()
 
-    def _observe_client(self, record: RequestRecord) -> None:
-        self._child(self._client_requests, record.client).inc()
-        for kind, amount in _kinds(record.usage):
-            self._child(self._client_tokens, record.client, kind).inc(amount)
-        if record.cost_usd:
-            self._child(self._client_cost, record.client).inc(record.cost_usd)
-        if record.error is not None:
-            self._child(self._client_errors, record.client).inc()
+    def _observe_target(self, record: RequestRecord, target: Target) -> None:
+        place = (target.provider, target.model, target.key_id, record.status)
+        sums = self._of_targets.get(place)
+        if sums is None:
+            place = (target.provider, self._model(f"{target.provider}:{target.model}", target.model), target.key_id, record.status)
+            sums = self._of_targets.get(place)
+            if sums is None:
+                sums = self._of_targets[place] = _Sums()
+        sums.add(record)
+        sums.latency.observe(record.latency_seconds)
+        if record.first_token_seconds is not None:
+            sums.first_token.observe(record.first_token_seconds)
+        if not record.is_stream:
+            self._overheads.observe(max(0.0, record.latency_seconds - record.upstream_seconds))
+
+    def run(self) -> None:
+        """Writes what has come together, until the worker ends."""
+        while True:
+            gevent.sleep(WRITE_EVERY_SECONDS)
+            self.write()
+
+    def write(self) -> None:
+        """Writes what has come together since the last time."""
+        self._overheads.write(self._overhead)
+        for client, sums in self._of_clients.items():
+            if sums.requests:
+                self._write(sums, (client,), (client,), self._client_requests, self._client_tokens, self._client_cost)
+                if sums.errors:
+                    self._child(self._client_errors, client).inc(sums.errors)
+                sums.clear()
+        for (provider, model, key, status), sums in self._of_targets.items():
+            if sums.requests:
+                place = (provider, model, key)
+                self._write(sums, (*place, str(status)), place, self._requests, self._tokens, self._cost)
+                sums.latency.write(self._child(self._latency, provider, model))
+                if any(sums.first_token.counts):
+                    sums.first_token.write(self._child(self._first_token, provider, model))
+                sums.clear()
+
+    def _write(self, sums: _Sums, counted: tuple[str, ...], place: tuple[str, ...], requests: Counter, tokens: Counter, cost: Counter) -> None:
+        self._child(requests, *counted).inc(sums.requests)
+        for kind, amount in zip(KINDS, sums.tokens, strict=True):
+            if amount:
+                self._child(tokens, *place, kind).inc(amount)
+        if sums.cost:
+            self._child(cost, *place).inc(sums.cost)
 
     def _model(self, name: str, model: str) -> str:
         if name not in self._models and len(self._models) >= MOST_MODELS:
@@ -129,21 +237,11 @@ class Metrics:
         return model
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """The exposition of all workers, and its content type."""
+        """The exposition of all workers, and its content type. What the others have counted in the last second may be missing."""
+        self.write()
         encoder, content_type = choose_encoder(accept)
         registry = self.registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return encoder(registry), content_type
-
-
-def _kinds(usage: Usage) -> list[tuple[str, int]]:
-    kinds = (
-        ("input", usage.input_tokens),
-        ("cached_input", usage.cached_input_tokens),
-        ("cache_write", usage.all_cache_write_tokens),
-        ("output", usage.output_tokens),
-        ("reasoning", usage.reasoning_tokens),
-    )
-    return [(kind, amount) for kind, amount in kinds if amount]

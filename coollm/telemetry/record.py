@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from coollm.core.errors import RequestError
@@ -11,6 +12,9 @@ from coollm.limits.settlement import Ending
 
 HIT, MISS = "hit", "miss"
 """What the cache had for a request that it may answer."""
+
+ANSWERED = "answered"
+"""The outcome of an attempt that succeeded."""
 
 
 class Attempt(Value, frozen=True):
@@ -26,44 +30,42 @@ class Attempt(Value, frozen=True):
 
 
 class RequestRecord:
-    """What is known of a request. Times are of `time.monotonic()`, in seconds; `charged` is one of the epoch, by which budgets have their periods."""
+    """What is known of a request. Times are of `time.monotonic()`, in seconds; `charged` is one of the epoch, by which budgets have their periods. `cost_usd`
+    is known at its end, None where no price is; what the cache answers costs nothing.
+    """
+
+    # Defaults of the class: most requests change few of them.
+    team = ""
+    requested_model = ""
+    is_stream = False
+    target: Target | None = None
+    upstream_seconds = 0.0
+    first_token_seconds: float | None = None
+    latency_seconds = 0.0
+    usage = Usage()
+    ending: Ending | None = None
+    status = 200
+    error: RequestError | None = None
+    dropped: tuple[str, ...] = ()
+    rate_limits: tuple[RateLimit, ...] = ()
+    budgets: tuple[tuple[str, str, float], ...] = ()
+    charged = 0.0
+    is_second = False
+    cache: str | None = None
+    saved_usd = 0.0
+    cost_usd: float | None = None
 
     def __init__(self, request_id: str, client: str, route: str) -> None:
         self.request_id = request_id
         self.client = client
-        self.team = ""
         self.route = route
         self.started = time.monotonic()
-        self.requested_model = ""
-        self.is_stream = False
-        self.target: Target | None = None
         self.attempts: list[Attempt] = []
-        self.upstream_seconds = 0.0
-        self.first_token_seconds: float | None = None
-        self.latency_seconds = 0.0
-        self.usage = Usage()
-        self.ending: Ending | None = None
-        self.status = 200
-        self.error: RequestError | None = None
-        self.dropped: tuple[str, ...] = ()
-        self.rate_limits: tuple[RateLimit, ...] = ()
-        self.budgets: tuple[tuple[str, str, float], ...] = ()
-        self.charged = 0.0
-        self.is_second = False
-        self.cache: str | None = None
-        self.saved_usd = 0.0
 
     @property
     def has_ended(self) -> bool:
         """Whether the request has been told of."""
         return self.latency_seconds > 0
-
-    @property
-    def cost_usd(self) -> float | None:
-        """US dollars of the usage, None where no price is known. What the cache answers costs nothing."""
-        if self.cache == HIT:
-            return 0.0
-        return self.target.cost_usd(self.usage) if self.target else None
 
     def first_token(self) -> None:
         """The first content is on its way to the client."""
@@ -78,17 +80,21 @@ class RequestRecord:
         self.latency_seconds = time.monotonic() - self.started
         if error is not None:
             self.status = error.status
+        if self.cache == HIT:
+            self.cost_usd = 0.0
+        elif self.target is not None:
+            self.cost_usd = self.target.cost_usd(usage)
 
-    def as_log_fields(self) -> dict[str, Any]:
-        """The fields of the log line."""
+    def as_log_fields(self, redact: Callable[[str], str]) -> dict[str, Any]:
+        """The fields of the log line: what clients and vendors wrote is redacted, the rest are our own words and numbers."""
         target, usage = self.target, self.usage
         return {
             "request_id": self.request_id,
             "client": self.client,
             "route": self.route,
-            "requested_model": self.requested_model,
+            "requested_model": redact(self.requested_model),
             "provider": target.provider if target else None,
-            "model": target.model if target else None,
+            "model": redact(target.model) if target else None,
             "key_id": target.key_id if target else None,
             "status": self.status,
             "stream": self.is_stream,
@@ -106,15 +112,15 @@ class RequestRecord:
             "time_to_first_token_ms": None if self.first_token_seconds is None else round(self.first_token_seconds * 1000, 1),
             "cache": self.cache,
             "saved_usd": self.saved_usd,
-            "dropped": list(self.dropped),
+            "dropped": [redact(one) for one in self.dropped],
             "error": self.error.code or self.error.type if self.error else None,
             "attempts": [
                 {
                     "provider": attempt.provider,
                     "key_id": attempt.key_id,
-                    "model": attempt.model,
+                    "model": redact(attempt.model),
                     "outcome": attempt.outcome,
-                    "reason": attempt.reason,
+                    "reason": redact(attempt.reason),
                     "status": attempt.status,
                     "ms": attempt.milliseconds,
                 }

@@ -46,7 +46,7 @@ def test_every_provider_encodes_a_request_and_judges_answers(name: str) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS.names())
 def test_every_algorithm_orders_all_targets_without_losing_one(name: str) -> None:
     for turn in range(8):
-        ranked = ALGORITHMS[name](TARGETS, READINGS, turn, Policy())
+        ranked = ALGORITHMS[name].rank(TARGETS, READINGS, turn, Policy())
         assert sorted(one.target.provider for one in ranked) == ["p0", "p1", "p2", "p3"]
         assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
         assert all(0 <= value <= 1 for one in ranked for value in one.components.values())

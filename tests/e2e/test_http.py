@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import GatewayHandle, SimulatorHandle, serve, simulated
+from tests.conftest import GatewayHandle, SimulatorHandle, serve, simulated, wait_for
 
 SAY = [{"role": "user", "content": "hello"}]
 
@@ -151,7 +151,7 @@ def test_metrics_are_those_of_all_workers(gateway: GatewayHandle) -> None:
     before = served()
     for _ in range(20):
         assert post(gateway, {"model": "gpt-sim", "messages": SAY}, headers={**gateway.headers, "connection": "close"}).status_code == 200
-    assert {served() for _ in range(6)} == {before + 20}
+    wait_for(lambda: {served() for _ in range(6)} == {before + 20}, 5, "the sum of all workers")
     text = requests.get(f"{gateway.url}/metrics", timeout=5).text
     for name in ("coo_llm_requests_total", "coo_llm_tokens_total", "coo_llm_cost_total", "coo_llm_latency_seconds_bucket", "coo_llm_overhead_seconds_count"):
         assert f"\n{name}" in text

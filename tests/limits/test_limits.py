@@ -14,9 +14,10 @@ from coollm.core.money import nano_usd
 from coollm.core.pricing import Rates, flat
 from coollm.core.secrets import Secret
 from coollm.core.types import Base64, ChatRequest, ImagePart, Message, Target, TextPart, Usage
+from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, TOKENS, key_counter
 from coollm.limits.estimate import DEFAULT_OUTPUT_TOKENS, Estimate, estimate_of, input_tokens
 from coollm.limits.keeper import Keeper, Note
-from coollm.limits.limiter import BUDGETED_OUTPUT_TOKENS, TOKENS, Lease, Limiter, budgets_used, key_counter
+from coollm.limits.limiter import Lease, Limiter, budgets_used
 from coollm.limits.output_sizes import OutputSizes
 from coollm.limits.period import period_span
 from coollm.limits.scopes import Scope, Scopes
@@ -40,7 +41,8 @@ def who(attempt: int = 1, team: Limits | None = None, **limits: Any) -> Lease:
 
 
 def total(store: MemoryStore, *counters: str) -> list[int]:
-    return [sum(bucket.amount for bucket in store._counters.get(counter, {}).values()) for counter in counters]
+    found = [store._counters.get(counter) for counter in counters]
+    return [sum(bucket.amount for bucket in one.buckets.values()) if one else 0 for one in found]
 
 
 NUMBERS = itertools.count()

@@ -24,7 +24,7 @@ def target(name: str, **more: Any) -> Target:
 
 
 def first(algorithm: str, targets: list[Target], readings: dict[str, Reading], turn: int = 0, policy: Policy | None = None) -> str:
-    return ALGORITHMS[algorithm](targets, {t.key: readings.get(t.provider, Reading()) for t in targets}, turn, policy or Policy())[0].target.provider
+    return ALGORITHMS[algorithm].rank(targets, {t.key: readings.get(t.provider, Reading()) for t in targets}, turn, policy or Policy())[0].target.provider
 
 
 def test_round_robin_takes_turns() -> None:
@@ -55,7 +55,7 @@ def test_latency_prefers_the_fast_and_tries_the_unknown() -> None:
 
 def test_cost_prefers_the_cheap_and_fears_the_unknown() -> None:
     targets = [target("unknown"), target("dear", price=flat(Rates(input=5.0, output=5.0))), target("cheap", price=flat(Rates(input=1.0, output=1.0)))]
-    order = [one.target.provider for one in ALGORITHMS["cost"](targets, {}, 0, Policy())]
+    order = [one.target.provider for one in ALGORITHMS["cost"].rank(targets, {}, 0, Policy())]
     assert order == ["cheap", "dear", "unknown"]
 
 
@@ -66,7 +66,7 @@ def test_hybrid_weighs_normalised_components() -> None:
     assert first("hybrid", targets, readings, policy=Policy(priority="latency")) == "dear"
     only_errors = Policy(hybrid_weights=HybridWeights(token_ratio=0, req_ratio=0, latency=0, cost_ratio=0, error_score=5))
     assert first("hybrid", targets, {"slow": Reading(error_rate=0.5), "dear": Reading(error_rate=0.1)}, policy=only_errors) == "dear"
-    ranked = ALGORITHMS["hybrid"](targets, {t.key: readings[t.provider] for t in targets}, 0, Policy())
+    ranked = ALGORITHMS["hybrid"].rank(targets, {t.key: readings[t.provider] for t in targets}, 0, Policy())
     assert all(0 <= one.score <= 1 for one in ranked)
     assert set(ranked[0].components) == {"token_ratio", "req_ratio", "error_score", "latency", "cost_ratio"}
 
@@ -124,14 +124,14 @@ def test_workers_know_what_the_others_have_seen() -> None:
 
 def test_a_session_stays_with_its_key_and_keys_keep_their_shares() -> None:
     targets = [target("a", weight=3.0), target("b", weight=1.0), target("c", weight=1.0)]
-    ranked = ALGORITHMS["round_robin"](targets, {}, 0, Policy())
+    ranked = ALGORITHMS["round_robin"].rank(targets, {}, 0, Policy())
     chosen = {name: stick(ranked, name)[0].target.provider for name in map(str, range(2000))}
     counted = Counter(chosen.values())
     assert abs(counted["a"] - 1200) < 100
     without = [one for one in ranked if one.target.provider != "b"]
     moved = [name for name, provider in chosen.items() if stick(without, name)[0].target.provider != provider]
     assert {chosen[name] for name in moved} == {"b"}, "when a key goes only its own sessions move"
-    turned = ALGORITHMS["round_robin"](targets, {}, 1, Policy())
+    turned = ALGORITHMS["round_robin"].rank(targets, {}, 1, Policy())
     assert all(stick(turned, name)[0].target.provider == provider for name, provider in chosen.items())
 
 
