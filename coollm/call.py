@@ -67,9 +67,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A whole answer. `body` are the vendor's own bytes where it speaks the client's dialect, else None."""
+    """A whole answer: `body` are the vendor's own bytes where it speaks the client's dialect, else None. Then nobody may have read them into `content`."""
 
-    content: Content
+    content: Content | None
     usage: Usage
     target: Target
     body: bytes | None

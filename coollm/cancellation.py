@@ -12,27 +12,28 @@ from coollm.core.errors import ClientGone
 class Cancellation:
     """Set once, when nobody waits for the answer any more. Whoever holds a resource registers how to let go of it."""
 
-    def __init__(self) -> None:
-        self._event = Event()
-        self._callbacks: list[Callable[[], None]] = []
+    __slots__ = ("_callbacks", "_event", "is_cancelled")
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether the client has left."""
-        return self._event.is_set()
+    def __init__(self) -> None:
+        self.is_cancelled = False
+        self._callbacks: list[Callable[[], None]] = []
+        # Made by the first who waits: most requests never do.
+        self._event: Event | None = None
 
     def cancel(self) -> None:
         """The client has left: every registered callback runs, once."""
-        if self._event.is_set():
+        if self.is_cancelled:
             return
-        self._event.set()
+        self.is_cancelled = True
+        if self._event is not None:
+            self._event.set()
         for callback in self._callbacks:
             callback()
 
     def add(self, callback: Callable[[], None]) -> None:
         """Runs `callback` when the client leaves; at once if it has."""
         self._callbacks.append(callback)
-        if self._event.is_set():
+        if self.is_cancelled:
             callback()
 
     def discard(self, callback: Callable[[], None]) -> None:
@@ -42,10 +43,12 @@ class Cancellation:
 
     def check(self) -> None:
         """Raises ClientGone if the client has left."""
-        if self._event.is_set():
+        if self.is_cancelled:
             raise ClientGone("the client closed its connection")
 
     def sleep(self, seconds: float) -> None:
         """Waits. Raises ClientGone as soon as the client leaves."""
+        self.check()
+        self._event = self._event or Event()
         self._event.wait(seconds)
         self.check()

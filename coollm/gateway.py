@@ -11,6 +11,7 @@ import msgspec
 from coollm.cache.answers import AnswerCache, Flight, Kept
 from coollm.call import Account, Answer, Call
 from coollm.cancellation import Cancellation
+from coollm.closing import Closer
 from coollm.core.config.schema import Policy
 from coollm.core.errors import ClientGone, InvalidRequest, LimitReached, RequestError, StoreUnavailable, VendorFailed
 from coollm.core.types import Completion, Content, Embeddings, ModelRequest, PassThroughRequest, Ranking, Target, Usage
@@ -42,10 +43,11 @@ _log = logging.getLogger("coollm.gateway")
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """A whole answer as it came, from the target of `grant`."""
+    """A whole answer as it came, from the target of `grant`. `body` is there where its bytes go to the client as they are; only then may `content` be None."""
 
     grant: Grant
-    content: Content
+    content: Content | None
+    usage: Usage | None
     body: bytes | None
     started: float
 
@@ -67,7 +69,7 @@ class Gateway:
         cache: AnswerCache | None,
         upstream: Upstream,
         redact: Callable[[str], str],
-        tell: Callable[[RequestRecord], None],
+        closer: Closer,
     ) -> None:
         self._policy = policy
         self._accounts = accounts
@@ -76,7 +78,7 @@ class Gateway:
         self._cache = cache
         self._upstream = upstream
         self._redact = redact
-        self._tell = tell
+        self._closer = closer
         self.catalog = catalog
         self.router = router
 
@@ -133,7 +135,7 @@ class Gateway:
             return Failed(grant, error)
         except ClientGone:
             if run.call.cancellation.is_cancelled:
-                self.settle((grant.key,), settled_usage(Ending.CLIENT_GONE, run.call.request, None, 0))
+                self._closer.settle_now((grant.key,), settled_usage(Ending.CLIENT_GONE, run.call.request, None, 0))
             raise
 
     def failed(self, run: Run, failed: Failed) -> Next:
@@ -141,7 +143,7 @@ class Gateway:
         verdict, target = failed.error.verdict, failed.grant.target
         reaction = self.router.failed(target, verdict)
         run.failed(target, verdict, reaction.next)
-        self.settle((failed.grant.key,), Usage())
+        self._closer.settle_now((failed.grant.key,), Usage())
         return reaction.next
 
     def lease_beside(self, run: Run, grant: Grant) -> Grant | None:
@@ -166,8 +168,7 @@ class Gateway:
         line.team, line.requested_model, line.target = record.team, request.model, grant.target
         line.charged, line.is_second = grant.charged, grant.is_second
         line.end(Ending.HEDGED, usage)
-        self._tell(line)
-        self.settle((grant.key,), usage)
+        self.end(line, (grant.key,), usage)
 
     def _lease(self, run: Run) -> Grant:
         """The next target with room. Waits where a `Retry-After` or the retry interval says so; raises RequestError when nothing is left."""
@@ -220,7 +221,9 @@ class Gateway:
                 run.succeeded(target, started)
                 return stream
             body = vendor.read()
-            content = vendor.form.decode(call.request, body)
+            is_forwarded = vendor.form.wire == call.face.wire and not call.request.stream
+            usage = vendor.form.usage(body) if is_forwarded and run.flight is None else None
+            content = None if usage is not None else vendor.form.decode(call.request, body)
         except BaseException as error:
             self.router.board.end(target.key)
             vendor.close(is_wanted=False)
@@ -228,8 +231,7 @@ class Gateway:
             raise
         vendor.close(is_wanted=True)
         self.router.board.end(target.key)
-        is_forwarded = vendor.form.wire == call.face.wire and not call.request.stream
-        return Whole(grant, content, body if is_forwarded else None, started)
+        return Whole(grant, content, usage if content is None else content.usage, body if is_forwarded else None, started)
 
     def ask(self, request: ModelRequest, target: Target, cancellation: Cancellation) -> Content:
         """One call of one target, past routing and limits; for probes, and for what costs nothing. Raises VendorError or ClientGone."""
@@ -283,12 +285,12 @@ class Gateway:
         call.record.target = target
         call.record.saved_usd = kept.cost_usd
         call.record.end(Ending.CACHED, Usage())
-        self._tell(call.record)
+        self._closer.tell(call.record)
         return Answer(content=kept.content, usage=kept.usage, target=target, body=None if call.request.stream else kept.body)
 
     def _answered(self, run: Run, whole: Whole) -> Answer:
         call, target = run.call, whole.grant.target
-        usage = settled_usage(Ending.ANSWERED, call.request, whole.content.usage, _characters(whole.content))
+        usage = settled_usage(Ending.ANSWERED, call.request, whole.usage, _characters(whole.content))
         self.router.succeeded(target, time.monotonic() - whole.started)
         run.succeeded(target, whole.started)
         run.served_by(whole.grant)
@@ -302,9 +304,7 @@ class Gateway:
         run.call.record.end(ending, usage, error)
         if ending is Ending.ANSWERED and request.max_output_tokens is None and usage.completion_tokens:
             self._sizes.learn(request.model, usage.completion_tokens // max(1, request.choices))
-        # First the usage log: who is killed between the two is settled at the estimate, and not counted twice.
-        self._tell(run.call.record)
-        self.settle((grant.key, run.client_reservation), usage)
+        self.end(run.call.record, (grant.key, run.client_reservation), usage)
 
     def keep(self, run: Run, content: Content | None, usage: Usage, body: bytes | None) -> None:
         """Keeps the answer of a request that has ended, if it is one to keep."""
@@ -320,16 +320,10 @@ class Gateway:
         )
         run.flight.land(made)
 
-    def settle(self, reservations: Sequence[Reservation | None], usage: Usage) -> None:
-        """Settles; a store that fails now leaves the estimate standing, which is the safe side, and does not fail a request that was served."""
-        try:
-            self._limiter.settle(reservations, usage)
-        except StoreError:
-            _log.warning("a reservation could not be settled and stands at its estimate")
-
-    def tell(self, record: RequestRecord) -> None:
-        """Tells of a request that has ended."""
-        self._tell(record)
+    def end(self, record: RequestRecord, reservations: Sequence[Reservation | None], usage: Usage) -> None:
+        """Tells of a request that has ended, and settles it."""
+        self._closer.tell(record)
+        self._closer.settle(reservations, usage)
 
     def redact(self, text: str) -> str:
         """`text` without secrets."""
@@ -347,9 +341,7 @@ class Gateway:
             usage = settled_usage(ending, call.request, None, 0)
             call.record.target = run.last_target
         call.record.end(ending, usage, error)
-        self._tell(call.record)
-        if run is not None:
-            self.settle((run.client_reservation,), usage)
+        self.end(call.record, () if run is None else (run.client_reservation,), usage)
 
     def _fitting(self, targets: Sequence[Target], call: Call) -> Sequence[Target]:
         """The targets whose keys allow as many output tokens as the request asks for."""
@@ -370,7 +362,7 @@ class Gateway:
         return fitting
 
 
-def _characters(content: Content) -> int:
+def _characters(content: Content | None) -> int:
     """The length of an answer's text, to count its tokens by where the vendor does not."""
     if not isinstance(content, Completion) or content.usage is not None:
         return 0

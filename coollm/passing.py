@@ -82,8 +82,7 @@ class PassedThrough:
             self._error = ClientGone("the client closed its connection")
         usage = settled_usage(ending, self._call.request, find_usage(self._last) or find_usage(self._first), 0)
         self._call.record.end(ending, usage, self._error)
-        self._gateway.tell(self._call.record)
-        self._gateway.settle((self.grant.key, self._client), usage)
+        self._gateway.end(self._call.record, (self.grant.key, self._client), usage)
 
 
 def find_usage(data: bytes) -> Usage | None:

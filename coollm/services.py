@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from coollm.budgets import Budgets
 from coollm.cache.answers import AnswerCache
 from coollm.call import Account
+from coollm.closing import Closer
 from coollm.core.config.schema import Client, Provider, Settings
 from coollm.core.errors import OperationFailed
 from coollm.core.registry import CACHES, CREDENTIALS, PROVIDERS, STORES
@@ -23,7 +24,6 @@ from coollm.core.secrets import Redactor
 from coollm.credentials import FixedKey
 from coollm.gateway import Gateway
 from coollm.ledger.book import Ledger, open_ledger
-from coollm.ledger.entry import entry_of
 from coollm.ledger.override_book import OverrideBook
 from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
@@ -71,7 +71,7 @@ class Services(msgspec.Struct, frozen=True):
     retention: Retention | None
     metrics: Metrics
     redact: Redactor
-    tell: Callable[[RequestRecord], None]
+    closer: Closer
     clients: dict[bytes, Client]
     accounts: dict[str, Account]
     started: float
@@ -123,23 +123,23 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         except (SQLAlchemyError, OperationFailed):
             return None
 
-    def tell(record: RequestRecord) -> None:
-        usage_log.write(entry_of(record))
+    def watch(record: RequestRecord) -> None:
         log_request(record, redact.short)
         metrics.observe(record)
 
+    closer = Closer(usage_log, limiter, watch)
     kept_days = settings.compliance.data_retention_days
     budgets = Budgets(limiter, ledger, shipper, owner)
     store.recount = budgets.recount
     return Services(
         settings=settings,
-        gateway=Gateway(settings.policy, accounts, catalog, router, limiter, sizes, cache, upstream, redact, tell),
+        gateway=Gateway(settings.policy, accounts, catalog, router, limiter, sizes, cache, upstream, redact, closer),
         limiter=limiter,
         overrides=overrides,
         watcher=LimitWatcher(overrides, limiter, settings),
         budgets=budgets,
         cache=cache,
-        keeper=Keeper(store, owner, Exchange(router.board, sizes), catalog.target, cost_in_ledger, tell),
+        keeper=Keeper(store, owner, Exchange(router.board, sizes), catalog.target, cost_in_ledger, closer.tell_now),
         upstream=upstream,
         store=store,
         usage_log=usage_log,
@@ -148,7 +148,7 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         retention=Retention(ledger, kept_days, state / RETENTION_LOCK) if kept_days else None,
         metrics=metrics,
         redact=redact,
-        tell=tell,
+        closer=closer,
         clients={client.key.digest(): client for client in settings.api_keys},
         accounts=accounts,
         started=time.time(),

@@ -1,4 +1,4 @@
-"""The only file that opens sockets to vendors: a keep-alive pool on gevent, with llhttp (httptools) to parse answers.
+"""Requests to vendors: a keep-alive pool, with llhttp (httptools) to parse answers.
 
 Tokens are fetched by google-auth and botocore themselves (`coollm/providers/vertex_key.py`, `bedrock_key.py`).
 
@@ -8,7 +8,6 @@ Redirects are not followed: a vendor's API does not send them, and following one
 
 from __future__ import annotations
 
-import select as _select
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,52 +15,54 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
-from gevent import monkey, socket, ssl
 
 from coollm.cancellation import Cancellation
+from coollm.connecting import Connector, Origin, proxy_headers
 from coollm.core.config.schema import Timeouts
 from coollm.core.errors import ClientGone
 from coollm.providers.base import VendorRequest
 from coollm.providers.payload import Body
 from coollm.providers.verdict import Cause, VendorError, Verdict
+from coollm.wire import RECEIVE_BYTES, Wire
 
-RECEIVE_BYTES = 65536
 SMALL_BODY_BYTES = 65536
 LARGEST_ANSWER_BYTES = 256 * 1024 * 1024
 LARGEST_HEADER_BYTES = 256 * 1024
 MOST_IDLE_CONNECTIONS = 128
+MOST_HEADS = 2000
 DRAIN_SECONDS = 0.05
 LONGEST_IDLE_SECONDS = 55.0  # the usual keep-alive time of servers is 60 s and more
 
-_poll = monkey.get_original("select", "poll") if monkey.is_module_patched("select") else _select.poll
-
-
-class _Origin(NamedTuple):
-    is_tls: bool
-    host: str
-    port: int
-
 
 class _Idle(NamedTuple):
-    socket: socket.socket
+    wire: Wire
     since: float
+
+
+class _Head(NamedTuple):
+    """Where a request goes, and the beginning of its bytes: all but the length of the body."""
+
+    origin: Origin
+    start: bytes
 
 
 class Upstream:
     """Sends requests to vendors. One for each worker; it keeps connections open between requests."""
 
-    def __init__(self, timeouts: Timeouts, tls_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, timeouts: Timeouts, connector: Connector | None = None) -> None:
         self._timeouts = timeouts
-        self._tls = tls_context or _tls_context()
-        self._idle: dict[_Origin, deque[_Idle]] = {}
+        self._connector = connector or Connector()
+        self._idle: dict[Origin, deque[_Idle]] = {}
+        self._heads: dict[tuple[str, str, tuple[tuple[str, str], ...]], _Head] = {}
 
     def send(self, request: VendorRequest, cancellation: Cancellation) -> Exchange:
         """Sends `request` and waits for the head of the answer.
 
         Raises VendorError (CONNECT_FAILED, TIMEOUT, CUT, BAD_ANSWER), or ClientGone as soon as the client leaves. The caller closes the exchange.
         """
-        origin, target, authority = _address(request.url)
-        head = _head(request, target, authority)
+        origin, start = self._head(request)
+        size = len(request.body) if isinstance(request.body, bytes) else request.body.size
+        head = start + (b"content-length: %d\r\n\r\n" % size if size or request.method not in ("GET", "DELETE") else b"\r\n")
         deadline = time.monotonic() + self._timeouts.total
         cancellation.check()
         pooled = self._take(origin)
@@ -79,50 +80,81 @@ class Upstream:
         """Closes every idle connection."""
         for waiting in self._idle.values():
             while waiting:
-                waiting.pop().socket.close()
+                waiting.pop().wire.close()
 
-    def _take(self, origin: _Origin) -> socket.socket | None:
+    def _head(self, request: VendorRequest) -> _Head:
+        """Made once for each vendor key, mostly."""
+        name = (request.method, request.url, request.headers)
+        found = self._heads.get(name)
+        if found is None:
+            found = self._make_head(request)
+            if len(self._heads) >= MOST_HEADS:
+                self._heads.clear()
+            self._heads[name] = found
+        return found
+
+    def _make_head(self, request: VendorRequest) -> _Head:
+        parts = urlsplit(request.url)
+        is_tls = parts.scheme == "https"
+        origin = Origin(is_tls, parts.hostname or "", parts.port or (443 if is_tls else 80))
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        headers = [("host", parts.netloc.rpartition("@")[2]), ("accept-encoding", "identity"), *request.headers]
+        proxy = None if is_tls else self._connector.proxy_of(origin)
+        if proxy is not None:
+            # Through TLS the proxy sees nothing; otherwise it is asked for the whole address (RFC 9112 3.2.2).
+            target = f"http://{parts.netloc}{target}"
+            headers += proxy_headers(proxy)
+        lines = [f"{request.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+        text = "\r\n".join(lines)
+        if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1:
+            raise _failed(Cause.CLIENT_FAULT, "a header of the request holds a line break")
+        return _Head(origin, text.encode("latin-1", "replace") + b"\r\n")
+
+    def _take(self, origin: Origin) -> Wire | None:
         waiting = self._idle.get(origin)
         while waiting:
-            idle = waiting.pop()
-            if time.monotonic() - idle.since < LONGEST_IDLE_SECONDS and _is_quiet(idle.socket):
-                return idle.socket
-            idle.socket.close()
+            wire, since = waiting.pop()
+            if wire.is_quiet and time.monotonic() - since < LONGEST_IDLE_SECONDS:
+                return wire
+            wire.close()
         return None
 
-    def give_back(self, origin: _Origin, connection: socket.socket) -> None:
+    def give_back(self, origin: Origin, wire: Wire) -> None:
         """Keeps a connection whose answer was read to its end."""
-        waiting = self._idle.setdefault(origin, deque())
-        waiting.append(_Idle(connection, time.monotonic()))
+        waiting = self._idle.get(origin)
+        if waiting is None:
+            waiting = self._idle[origin] = deque()
+        waiting.append(_Idle(wire, time.monotonic()))
         if len(waiting) > MOST_IDLE_CONNECTIONS:
-            waiting.popleft().socket.close()
+            waiting.popleft().wire.close()
 
-    def _connect(self, origin: _Origin, cancellation: Cancellation) -> socket.socket:
+    def _connect(self, origin: Origin, cancellation: Cancellation) -> Wire:
         try:
-            connection = socket.create_connection((origin.host, origin.port), timeout=self._timeouts.connect)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if origin.is_tls:
-                connection = self._tls.wrap_socket(connection, server_hostname=origin.host)
+            wire = self._connector.open(origin, time.monotonic() + self._timeouts.connect)
         except TimeoutError as error:
             raise _failed(Cause.TIMEOUT, f"no connection to {origin.host}:{origin.port} within {self._timeouts.connect}") from error
         except (OSError, ValueError) as error:
             raise _failed(Cause.CONNECT_FAILED, f"no connection to {origin.host}:{origin.port}: {_reason(error)}") from error
         if cancellation.is_cancelled:
-            connection.close()
+            wire.close()
             cancellation.check()
-        return connection
+        return wire
+
+    def keep_session(self, origin: Origin, wire: Wire) -> None:
+        """Remembers how the next connection to the origin can go on from this one."""
+        self._connector.keep_session(origin, wire)
 
 
 class Exchange:
     """One request and its answer. `status` and `headers` (lower-case names) are there after `start`."""
 
-    def __init__(self, owner: Upstream, origin: _Origin, connection: socket.socket, timeouts: Timeouts, deadline: float, cancellation: Cancellation) -> None:
+    def __init__(self, owner: Upstream, origin: Origin, wire: Wire, timeouts: Timeouts, deadline: float, cancellation: Cancellation) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.has_received = False
         self._owner = owner
         self._origin = origin
-        self._connection: socket.socket | None = connection
+        self._wire: Wire | None = wire
         self._timeouts = timeouts
         self._deadline = deadline
         self._cancellation = cancellation
@@ -138,15 +170,14 @@ class Exchange:
     def start(self, head: bytes, body: bytes | Body) -> Exchange:
         """Sends the request and reads the head of the answer. Closes itself if it fails."""
         try:
-            connection = self._open_connection()
-            connection.settimeout(max(0.001, min(self._timeouts.first_byte, self._deadline - time.monotonic())))
+            until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
             if isinstance(body, bytes) and len(body) < SMALL_BODY_BYTES:
-                connection.sendall(head + body)
+                self._open_wire().send(head + body, until)
             else:
-                self._send_pieces(connection, head, body)
-            waits_until = time.monotonic() + self._timeouts.first_byte
+                self._send_pieces(head, body)
+            until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
             while not self._has_head:
-                self._receive(waits_until - time.monotonic())
+                self._receive(until)
         except BaseException as error:
             self.close()
             if isinstance(error, TimeoutError | OSError):
@@ -154,13 +185,12 @@ class Exchange:
             raise
         return self
 
-    def _send_pieces(self, connection: socket.socket, head: bytes, body: bytes | Body) -> None:
+    def _send_pieces(self, head: bytes, body: bytes | Body) -> None:
         """Sends a large body without a copy of it. The time-out is that of one piece: a slow network may take its time."""
-        connection.sendall(head)
+        self._open_wire().send(head, min(time.monotonic() + self._timeouts.first_byte, self._deadline))
         for piece in (body,) if isinstance(body, bytes) else body.pieces():
             self._cancellation.check()
-            connection.settimeout(max(0.001, min(self._timeouts.first_byte, self._deadline - time.monotonic())))
-            connection.sendall(piece)
+            self._open_wire().send(piece, min(time.monotonic() + self._timeouts.first_byte, self._deadline))
 
     def read(self) -> bytes:
         """The whole body. Raises as `Upstream.send`."""
@@ -183,46 +213,47 @@ class Exchange:
             if self._is_complete:
                 return
             try:
-                self._receive(self._timeouts.idle)
+                self._receive(min(time.monotonic() + self._timeouts.idle, self._deadline))
             except OSError as error:
                 raise self._translate(error) from error
 
     def drain(self) -> None:
         """Gives the end of an answer, whose content has all come, a moment to arrive, so that the connection can be used again."""
         try:
-            while not self._is_complete and self._connection is not None:
-                self._receive(DRAIN_SECONDS)
+            while not self._is_complete and self._wire is not None:
+                self._receive(time.monotonic() + DRAIN_SECONDS)
         except (OSError, VendorError, ClientGone):
             return
 
     def close(self) -> None:
         """Lets go of the connection: back to the pool if the answer was read to its end, else closed, so that the vendor stops."""
-        connection, self._connection = self._connection, None
+        wire, self._wire = self._wire, None
         self._cancellation.discard(self._abort)
-        if connection is None:
+        if wire is None:
             return
+        if self._origin.is_tls and self.has_received:
+            self._owner.keep_session(self._origin, wire)
         if self._is_complete and self._can_be_kept:
-            self._owner.give_back(self._origin, connection)
+            self._owner.give_back(self._origin, wire)
         else:
-            connection.close()
+            wire.close()
 
     def _abort(self) -> None:
-        """The client left: closing the socket wakes the greenlet that reads from it."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        """The client left: closing the wire wakes the greenlet that reads from it."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
-    def _open_connection(self) -> socket.socket:
-        if self._connection is None:
+    def _open_wire(self) -> Wire:
+        if self._wire is None:
             self._cancellation.check()
             raise _failed(Cause.CUT, "the connection was closed")
-        return self._connection
+        return self._wire
 
-    def _receive(self, seconds: float) -> None:
-        connection = self._open_connection()
-        connection.settimeout(max(0.001, min(seconds, self._deadline - time.monotonic())))
-        data = connection.recv(RECEIVE_BYTES)
-        self._cancellation.check()
+    def _receive(self, until: float) -> None:
+        data = self._open_wire().receive(until)
+        if self._cancellation.is_cancelled:
+            self._cancellation.check()
         if not data:
             self._end_of_file()
             return
@@ -275,40 +306,6 @@ class Exchange:
             self._is_complete = True
             # Asked now: the parser forgets it when the message is over.
             self._can_be_kept = self._is_framed and self._parser.should_keep_alive()
-
-
-def _tls_context() -> ssl.SSLContext:
-    """A context of gevent's own class: one of the standard library would block the whole worker in its handshake. It verifies, as PROTOCOL_TLS_CLIENT does."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_default_certs()
-    return context
-
-
-def _address(url: str) -> tuple[_Origin, str, str]:
-    parts = urlsplit(url)
-    is_tls = parts.scheme == "https"
-    origin = _Origin(is_tls, parts.hostname or "", parts.port or (443 if is_tls else 80))
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return origin, target, parts.netloc
-
-
-def _head(request: VendorRequest, target: str, authority: str) -> bytes:
-    size = len(request.body) if isinstance(request.body, bytes) else request.body.size
-    lines = [f"{request.method} {target} HTTP/1.1", f"host: {authority}", "accept-encoding: identity"]
-    if size or request.method not in ("GET", "DELETE"):
-        lines.append(f"content-length: {size}")
-    lines += [f"{name}: {value}" for name, value in request.headers]
-    text = "\r\n".join(lines)
-    if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1:
-        raise _failed(Cause.CLIENT_FAULT, "a header of the request holds a line break")
-    return text.encode("latin-1", "replace") + b"\r\n\r\n"
-
-
-def _is_quiet(connection: socket.socket) -> bool:
-    """Whether an idle connection has neither ended nor sent anything."""
-    poll = _poll()
-    poll.register(connection.fileno(), _select.POLLIN | _select.POLLHUP | _select.POLLERR)
-    return not poll.poll(0)
 
 
 def _failed(cause: Cause, message: str) -> VendorError:

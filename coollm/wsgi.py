@@ -49,7 +49,8 @@ def _application() -> Flask:
     config = find_config()
     settings = _as_started(load_or_raise(config))
     state = make_private(state_directory(config))
-    open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
+    # The lines of requests that end in one turn of the loop are written together.
+    open_log(settings, log_file(settings, config, state), Redactor(settings.secrets())).later = gevent.get_hub().loop.run_callback
     usage_log = make_private(log_directory(config, state)) / USAGE_LOG
     services = build_services(settings, state, usage_log, embedded_simulator)
     for work in (services.keeper.run, services.usage_log.run, services.shipper.run, services.watcher.run, services.metrics.run):

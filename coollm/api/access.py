@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import socket
 
+from coollm.api.client_watch import WIRE_KEY
 from coollm.api.http import Exchange
 from coollm.api.routes import Access
 from coollm.core.config.schema import Client
@@ -17,8 +18,8 @@ LONGEST_KEY = 4096
 
 def is_local_administrator(exchange: Exchange) -> bool:
     """Whether the request came over the gateway's Unix socket, which only the gateway's own user can open."""
-    connection = exchange.environ.get("gunicorn.socket")
-    return connection is not None and connection.family == socket.AF_UNIX
+    wire = exchange.environ.get(WIRE_KEY)
+    return wire is not None and wire.family == socket.AF_UNIX
 
 
 def authorize(services: Services, exchange: Exchange, access: Access) -> Client | None:

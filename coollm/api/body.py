@@ -19,8 +19,9 @@ LARGE_BODY_BYTES = MEBIBYTE
 PIECE_BYTES = 256 * 1024
 
 
-def pieces_of_body(services: Services, exchange: Exchange) -> Iterator[bytes]:
-    """The body as it arrives. Raises BodyTooLarge, for a length that is announced before a byte is read, and ClientGone if the end never comes.
+def pieces_of_body(services: Services, exchange: Exchange, has_come: int = 0) -> Iterator[bytes]:
+    """The body as it arrives, after the bytes that have come. Raises BodyTooLarge, for a length that is announced before a byte is read, and ClientGone if the
+    end never comes.
 
     Werkzeug's own limit truncates a chunked body that has no length instead of refusing it, so it is read here. Between two pieces of a long body
     other requests run, also when a fast client always has more.
@@ -29,7 +30,7 @@ def pieces_of_body(services: Services, exchange: Exchange) -> Iterator[bytes]:
     announced = exchange.content_length
     size = announced or 0
     if size <= largest:
-        size = 0
+        size = has_come
         while piece := exchange.environ["wsgi.input"].read(PIECE_BYTES):
             size += len(piece)
             if size > largest:
@@ -43,10 +44,16 @@ def pieces_of_body(services: Services, exchange: Exchange) -> Iterator[bytes]:
         raise ClientGone("the client closed its connection before its request was complete")
 
 
-def read_body(services: Services, exchange: Exchange) -> bytearray:
+def read_body(services: Services, exchange: Exchange) -> bytes | bytearray:
     """The whole body. Raises BodyTooLarge and ClientGone."""
-    data = bytearray()
-    for piece in pieces_of_body(services, exchange):
+    announced = exchange.content_length
+    first: bytes = b""
+    if announced is not None and announced <= min(PIECE_BYTES, services.settings.server.max_body_mb * MEBIBYTE):
+        first = exchange.environ["wsgi.input"].read(announced)
+        if len(first) == announced:  # it came with its head, as most do
+            return first
+    data = bytearray(first)
+    for piece in pieces_of_body(services, exchange, len(data)):
         data += piece
     return data
 

@@ -6,6 +6,7 @@ Source: the reference of POST /chat/completions, https://platform.openai.com/doc
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import orjson
@@ -47,38 +48,10 @@ from coollm.providers.reasoning import read_reasoning, write_detail
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _MAX_CHOICES = 128
 
-# Parameters that say nothing about the answer's content: another vendor may be without them.
-_HARMLESS = frozenset({"metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "stream_options"})
-
-# Parameters that neutral words hold.
-_READ = frozenset(
-    {
-        "model",
-        "messages",
-        "tools",
-        "functions",
-        "tool_choice",
-        "parallel_tool_calls",
-        "max_completion_tokens",
-        "max_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "stop",
-        "seed",
-        "n",
-        "response_format",
-        "reasoning_effort",
-        "logprobs",
-        "top_logprobs",
-        "frequency_penalty",
-        "presence_penalty",
-        "service_tier",
-        "stream",
-        "user",
-    }
+# Parameters that are read beside the others, or say nothing about the answer's content: another vendor may be without these.
+_HARMLESS = frozenset(
+    {"model", "messages", "functions", "stream_options", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
 )
-_UNDERSTOOD = _READ | _HARMLESS
 
 # Values that mean the same as leaving the parameter out.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"logit_bias": ({},), "modalities": (["text"],), "verbosity": ("medium",)}
@@ -89,34 +62,25 @@ DONE = b"data: [DONE]\n\n"
 
 
 def parse_request(body: Json) -> ChatRequest:
-    """A chat request from its parsed body. Raises InvalidRequest naming the first field at fault."""
-    inexpressible = [name for name, value in body.items() if name not in _UNDERSTOOD and value is not None and value not in _NEUTRAL.get(name, ())]
-    stream_options = typed(body, "stream_options", dict, "an object") or {}
-    return ChatRequest(
-        model=required_text(body, "model"),
-        messages=_messages(body, inexpressible),
-        tools=_tools(body, inexpressible),
-        tool_choice=_tool_choice(body, inexpressible),
-        parallel_tool_calls=typed(body, "parallel_tool_calls", bool, "true or false"),
-        max_output_tokens=whole(body, "max_completion_tokens") or whole(body, "max_tokens"),
-        temperature=number(body, "temperature", 0, 2),
-        top_p=number(body, "top_p", 0, 1),
-        stop=_stop(body),
-        seed=typed(body, "seed", int, "a whole number"),
-        choices=whole(body, "n", largest=_MAX_CHOICES) or 1,
-        output_schema=_output_schema(body, inexpressible),
-        reasoning_effort=typed(body, "reasoning_effort", str, "text"),
-        top_k=whole(body, "top_k"),
-        logprobs=(typed(body, "top_logprobs", int, "a whole number") or 0) if typed(body, "logprobs", bool, "true or false") else None,
-        frequency_penalty=number(body, "frequency_penalty", -2, 2) or None,
-        presence_penalty=number(body, "presence_penalty", -2, 2) or None,
-        service_tier=read_service_tier(body),
-        stream=typed(body, "stream", bool, "true or false") or False,
-        include_usage=bool(stream_options.get("include_usage")),
-        user=typed(body, "user", str, "text"),
-        source=body,
-        inexpressible=tuple(inexpressible),
-    )
+    """A chat request from its parsed body. Raises InvalidRequest naming a field at fault.
+
+    Fields are read as they come: one that is not there costs nothing.
+    """
+    inexpressible: list[str] = []
+    model, messages = required_text(body, "model"), _messages(body, inexpressible)
+    words: Json = {}
+    for name, value in body.items():
+        if name in _HARMLESS or value is None:
+            continue
+        reader = _READERS.get(name)
+        if reader is not None:
+            words[reader[0]] = reader[1](body, inexpressible)
+        elif value not in _NEUTRAL.get(name, ()):
+            inexpressible.append(name)
+    stream_options = body.get("stream_options")
+    if stream_options is not None:
+        words["include_usage"] = bool((typed(body, "stream_options", dict, "an object") or {}).get("include_usage"))
+    return ChatRequest(model=model, messages=messages, source=body, inexpressible=tuple(inexpressible), **words)
 
 
 def read_service_tier(body: Json) -> ServiceTier | None:
@@ -137,6 +101,8 @@ def _stop(body: Json) -> tuple[str, ...]:
 
 def _messages(body: Json, inexpressible: list[str]) -> tuple[Message, ...]:
     messages = typed(body, "messages", list, "a list")
+    if body.get("functions"):
+        inexpressible.append("functions")
     if not messages:
         raise InvalidRequest("'messages' is missing or empty", param="messages", code="missing_required_parameter")
     names: dict[str, str] = {}
@@ -147,13 +113,16 @@ def _message(message: Any, path: str, names: dict[str, str], inexpressible: list
     role = _ROLES.get(required_text(an_object(message, path), "role", path + "."))
     if role is None:
         raise InvalidRequest(f"'{path}.role' must be one of {', '.join(_ROLES)}, not '{message['role']}'", param=f"{path}.role")
-    content = _content(message.get("content"), f"{path}.content", inexpressible)
+    said = message.get("content")
+    if role in ("user", "system") and type(said) is str:  # most are so
+        return Message(role=role, parts=(TextPart(text=said),))
+    content = _content(said, f"{path}.content", inexpressible)
     if role == "tool":
         call_id = required_text(message, "tool_call_id", path + ".")
         shown = tuple(part for part in content if isinstance(part, TextPart | ImagePart | DocumentPart))
         return Message(role="tool", parts=(ToolResult(call_id=call_id, content=shown, name=names.get(call_id)),))
     if role != "assistant":
-        if not content and message.get("content") is None:
+        if not content and said is None:
             raise InvalidRequest(f"'{path}.content' is missing", param=f"{path}.content", code="missing_required_parameter")
         return Message(role=role, parts=content)
     calls = _tool_calls(message, path, inexpressible)
@@ -274,8 +243,6 @@ def _tools(body: Json, inexpressible: list[str]) -> tuple[Tool, ...]:
                 cache_control=_cache_control(tool, here),
             )
         )
-    if body.get("functions"):
-        inexpressible.append("functions")
     return tuple(tools)
 
 
@@ -309,6 +276,41 @@ def _output_schema(body: Json, inexpressible: list[str]) -> OutputSchema | None:
         schema=typed(given, "schema", dict, "a JSON Schema", "response_format.json_schema."),
         strict=typed(given, "strict", bool, "true or false", "response_format.json_schema."),
     )
+
+
+def _output_limit(body: Json, inexpressible: list[str]) -> int | None:  # noqa: ARG001  the signature of every reader
+    return whole(body, "max_completion_tokens") or whole(body, "max_tokens")
+
+
+def _logprobs_wanted(body: Json, inexpressible: list[str]) -> int | None:  # noqa: ARG001
+    return (typed(body, "top_logprobs", int, "a whole number") or 0) if typed(body, "logprobs", bool, "true or false") else None
+
+
+_Reader = Callable[[Json, list[str]], Any]
+
+# Name of a field → the neutral word, and what reads it.
+_READERS: dict[str, tuple[str, _Reader]] = {
+    "tools": ("tools", _tools),
+    "tool_choice": ("tool_choice", _tool_choice),
+    "response_format": ("output_schema", _output_schema),
+    "parallel_tool_calls": ("parallel_tool_calls", lambda body, _: typed(body, "parallel_tool_calls", bool, "true or false")),
+    "max_completion_tokens": ("max_output_tokens", _output_limit),
+    "max_tokens": ("max_output_tokens", _output_limit),
+    "temperature": ("temperature", lambda body, _: number(body, "temperature", 0, 2)),
+    "top_p": ("top_p", lambda body, _: number(body, "top_p", 0, 1)),
+    "stop": ("stop", lambda body, _: _stop(body)),
+    "seed": ("seed", lambda body, _: typed(body, "seed", int, "a whole number")),
+    "n": ("choices", lambda body, _: whole(body, "n", largest=_MAX_CHOICES) or 1),
+    "reasoning_effort": ("reasoning_effort", lambda body, _: typed(body, "reasoning_effort", str, "text")),
+    "top_k": ("top_k", lambda body, _: whole(body, "top_k")),
+    "logprobs": ("logprobs", _logprobs_wanted),
+    "top_logprobs": ("logprobs", _logprobs_wanted),
+    "frequency_penalty": ("frequency_penalty", lambda body, _: number(body, "frequency_penalty", -2, 2) or None),
+    "presence_penalty": ("presence_penalty", lambda body, _: number(body, "presence_penalty", -2, 2) or None),
+    "service_tier": ("service_tier", lambda body, _: read_service_tier(body)),
+    "stream": ("stream", lambda body, _: typed(body, "stream", bool, "true or false") or False),
+    "user": ("user", lambda body, _: typed(body, "user", str, "text")),
+}
 
 
 def render_usage(usage: Usage) -> Json:

@@ -93,6 +93,7 @@ def _session(services: Services, exchange: Exchange) -> str | None:
 
 def _whole(face: Face, call: Call, answer: Answer) -> Reply:
     if answer.body is None:
+        assert answer.content is not None  # noqa: S101  it is one or the other
         return json_reply(face.render(call.request, answer.content, answer.usage))
     forward = face.forwarder(answer.target)
     return Reply(answer.body if forward is None else forward(answer.body))

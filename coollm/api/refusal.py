@@ -30,7 +30,7 @@ def refuse(services: Services, exchange: Exchange, error: Exception) -> Reply:
     record = exchange.record
     if record is not None and not record.has_ended:
         record.end(None, Usage(), made)
-        services.tell(record)
+        services.closer.tell(record)
     face = face_of(exchange)
     reply = json_reply(face.error_body(made, services.redact(str(made)), exchange.request_id), made.status)
     if made.retry_after_seconds is not None:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class JsonFormatter(logging.Formatter):
         return self._redact(orjson.dumps(line, default=str).decode())
 
 
+_LEVELS = {level: name.lower() for name, level in logging.getLevelNamesMapping().items()}
+
 _told = (0, "")
 
 
@@ -80,10 +83,13 @@ class LineFileHandler(logging.Handler):
         super().__init__()
         self._path = path
         self._checked = 0.0
+        self._waiting: list[bytes] = []
+        self.later: Callable[[Callable[[], None]], Any] | None = None
         self._descriptor = sys.stderr.fileno() if path is None else self._open(path)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record. A full disk loses the line and not the request."""
+        self.flush()
         self.write((self.format(record) + "\n").encode("utf-8", "backslashreplace"))
 
     def write(self, line: bytes) -> None:
@@ -92,8 +98,25 @@ class LineFileHandler(logging.Handler):
             self._reopen_if_moved()
             os.write(self._descriptor, line)
 
+    def write_soon(self, line: bytes) -> None:
+        """Writes a line together with others, when `later` says so."""
+        if self.later is None:
+            self.write(line)
+            return
+        self._waiting.append(line)
+        if len(self._waiting) == 1:
+            self.later(self.flush)
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        if self._waiting:
+            lines = b"".join(self._waiting)
+            self._waiting.clear()
+            self.write(lines)
+
     def close(self) -> None:
         """Closes the file."""
+        self.flush()
         if self._path is not None and self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -119,7 +142,7 @@ class LineFileHandler(logging.Handler):
             self._descriptor = fresh
 
 
-def open_log(settings: Settings, path: Path | None, redact: Redactor) -> logging.Handler:
+def open_log(settings: Settings, path: Path | None, redact: Redactor) -> LineFileHandler:
     """Sends the `coollm` loggers of this process to `path`. Raises OperationFailed if it cannot be written."""
     try:
         if path is not None and not path.parent.exists():
@@ -146,8 +169,7 @@ def write_line(logger: logging.Logger, level: int, message: str, fields: dict[st
         return
     for handler in _root.handlers:
         if isinstance(handler, LineFileHandler):
-            line = _beginning(time.time(), logging.getLevelName(level), logger.name, message)
-            line.update(fields)
-            handler.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+            line = {"time": _time(time.time()), "level": _LEVELS[level], "logger": logger.name, "message": message, **fields}
+            handler.write_soon(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
         else:
             handler.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None, extra=fields))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ FSYNC_SECONDS = 1.0
 READ_BYTES = 1024 * 1024
 MOST_WAITING = 10_000
 
+# How long a line may still go to a file that was rotated away. Who compresses it reads it later than that.
+LOOK_SECONDS = 0.01
+
 _log = logging.getLogger("coollm.ledger")
 
 
@@ -34,7 +38,10 @@ class UsageLog:
         self._descriptor = self._open()
         self._identity = os.fstat(self._descriptor).st_ino
         self._is_dirty = False
+        self._looked = 0.0
+        self._added: list[bytes] = []
         self._waiting: deque[bytes] = deque()
+        self._lines_waiting = 0
 
     @property
     def is_behind(self) -> bool:
@@ -44,13 +51,26 @@ class UsageLog:
     @property
     def is_full(self) -> bool:
         """Whether so many wait that no more requests may be admitted."""
-        return len(self._waiting) >= MOST_WAITING
+        return self._lines_waiting >= MOST_WAITING
 
     def write(self, entry: Entry) -> None:
         """Appends one line, or keeps it until there is room."""
-        self._waiting.append(entry.write())
-        if len(self._waiting) == 1:
-            self._write_waiting(entry.request_id)
+        self.add(entry)
+        self.flush()
+
+    def add(self, entry: Entry) -> None:
+        """Keeps a line for the next `flush`."""
+        self._added.append(entry.write())
+
+    def flush(self) -> None:
+        """Appends the lines that were added, with one write; those for which there is no room wait."""
+        if self._added:
+            is_first = not self._waiting
+            self._waiting.append(self._added[0] if len(self._added) == 1 else b"".join(self._added))
+            self._lines_waiting += len(self._added)
+            self._added.clear()
+            if is_first:
+                self._write_waiting(is_told=False)
 
     def run(self) -> None:
         """Until the worker ends: what was written reaches the disk, and what waits is tried again."""
@@ -62,7 +82,7 @@ class UsageLog:
                 self._is_dirty = False
                 self._sync()
 
-    def _write_waiting(self, request_id: str | None = None) -> None:
+    def _write_waiting(self, *, is_told: bool = True) -> None:
         """Writes lines in their order until one does not fit. Of a line that went in only in part the rest is written next."""
         try:
             self._follow_rotation()
@@ -74,9 +94,10 @@ class UsageLog:
                     self._waiting[0] = line[written:]
                 else:
                     self._waiting.popleft()
+            self._lines_waiting = 0
         except OSError as error:
-            if request_id is not None:
-                _log.error("the usage log cannot be written: its lines wait", extra={"request_id": request_id, "reason": error.strerror})
+            if not is_told:
+                _log.error("the usage log cannot be written: its lines wait", extra={"reason": error.strerror})
 
     def _sync(self) -> None:
         descriptor = self._descriptor
@@ -89,6 +110,10 @@ class UsageLog:
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def _follow_rotation(self) -> None:
+        now = time.monotonic()
+        if now < self._looked + LOOK_SECONDS:
+            return
+        self._looked = now
         try:
             if os.stat(self.path).st_ino == self._identity:
                 return

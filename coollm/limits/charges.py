@@ -52,8 +52,9 @@ class KeyCharges:
     __slots__ = ("_requests", "_running", "_session", "_session_counter", "_tokens_counter")
 
     def __init__(self, target: Target) -> None:
-        self._requests = Charge(counter=key_counter(target.key, REQUESTS), amount=1, limit=target.req_per_min) if target.req_per_min is not None else None
-        self._running = Charge(counter=key_counter(target.key, RUNNING), amount=1, limit=target.concurrent, span=LIVE) if target.concurrent is not None else None
+        requests, running = key_counter(target.key, REQUESTS), key_counter(target.key, RUNNING)
+        self._requests = None if target.req_per_min is None else Charge(counter=requests, amount=1, limit=target.req_per_min)
+        self._running = None if target.concurrent is None else Charge(counter=running, amount=1, limit=target.concurrent, span=LIVE)
         self._session = Span(seconds=target.session_seconds, width=max(1, target.session_seconds // BUCKETS_OF_A_SESSION))
         self._session_counter = key_counter(target.key, SESSION_TOKENS)
         self._tokens_counter = key_counter(target.key, TOKENS)

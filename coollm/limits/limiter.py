@@ -48,6 +48,11 @@ class Reservation(Value, frozen=True):
     target: Target
     epoch: int = 0
 
+    @property
+    def is_live(self) -> bool:
+        """Whether anything of it counts as running."""
+        return any(charge.span.kind == "live" for charge in self.charges)
+
 
 class Grant(Value, frozen=True):
     """A target that may be called. `client` is the reservation of the client, made with the request's first grant and None after.
@@ -127,16 +132,25 @@ class Limiter:
 
     def settle(self, reservations: Iterable[Reservation | None], usage: Usage) -> None:
         """Replaces what was reserved by what was used. Raises StoreError."""
-        made = [reservation for reservation in reservations if reservation is not None and reservation.charges]
-        present = [one for one in made if one.epoch == self._store.epoch]
+        self.settle_all([(reservations, usage)])
+
+    def settle_all(self, ended: Iterable[tuple[Iterable[Reservation | None], Usage]]) -> None:
+        """The same for many, in one decision of the store. Raises StoreError."""
+        epoch, present, lost = self._store.epoch, list[Settlement](), list[Charge]()
+        for reservations, usage in ended:
+            for one in reservations:
+                if one is None or not one.charges:
+                    continue
+                if one.epoch == epoch:
+                    present.append(Settlement(hold=one.id, corrections=_corrections(one, usage)))
+                else:
+                    # Reserved in a store that has forgotten it: what was spent is charged to the new one.
+                    spent = (charge for charge in one.charges if charge.span.kind == "period")
+                    lost += [msgspec.structs.replace(charge, amount=_used(charge, one, usage)) for charge in spent]
         if present:
-            self._store.settle([Settlement(hold=one.id, corrections=_corrections(one, usage)) for one in present])
-        for one in made:
-            if one.epoch != self._store.epoch:
-                # Reserved in a store that has forgotten it: what was spent is charged to the new one.
-                self._store.charge(
-                    [msgspec.structs.replace(charge, amount=_used(charge, one, usage)) for charge in one.charges if charge.span.kind == "period"]
-                )
+            self._store.settle(present)
+        if lost:
+            self._store.charge(lost)
 
     def fullness(self, counter: str) -> float:
         """Share of a limit that is used, 0 to 1, as far as this worker knows: its last decision, fading over the window."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from coollm.core.types import ChatRequest, Content, Json, Message, ModelRequest, Part, StreamEvent, Target, ToolCall, Value
+from coollm.core.types import ChatRequest, Content, Json, Message, ModelRequest, Part, StreamEvent, Target, ToolCall, Usage, Value
 from coollm.providers.payload import Body
 from coollm.providers.sse import EventStream, SseEvent
 from coollm.providers.verdict import Cause, VendorError, Verdict
@@ -41,6 +41,9 @@ class AnswerFormat(Protocol):
     def decode(self, request: ModelRequest, body: bytes) -> Content:
         """A whole answer to `request`. Raises VendorError if it is none."""
 
+    def usage(self, body: bytes) -> Usage | None:
+        """The vendor's count in a whole answer that nobody here needs to read; None where it must be decoded to know."""
+
     def stream_decoder(self) -> StreamDecoder:
         """A decoder for one stream."""
 
@@ -55,6 +58,11 @@ class WireFormat(Value, frozen=True):
     read: Callable[[ModelRequest, bytes], Content]
     decoder: Callable[[], StreamDecoder]
     framer: Callable[[], Framing] = EventStream
+    glance: Callable[[bytes], Usage | None] | None = None
+
+    def usage(self, body: bytes) -> Usage | None:
+        """The vendor's count, at a glance."""
+        return None if self.glance is None else self.glance(body)
 
     def decode(self, request: ModelRequest, body: bytes) -> Content:
         """A whole answer."""

@@ -44,6 +44,10 @@ class BatchedEmbeddings:
         body = next(self._bodies, None)
         return None if body is None else FollowUp(request=self._post(body, self))
 
+    def usage(self, body: bytes) -> Usage | None:  # noqa: ARG002  it must be put together
+        """Never known at a glance."""
+        return None
+
     def decode(self, request: ModelRequest, body: bytes) -> Embeddings:  # noqa: ARG002  it was read as it came
         """The vectors of all calls."""
         if len(self._vectors) != len(self._request.inputs):

@@ -7,7 +7,9 @@ https://openrouter.ai/docs/use-cases/reasoning-tokens, for `reasoning_content` h
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Annotated, Any, cast
+
+import msgspec
 
 from coollm.core.types import (
     AudioPart,
@@ -191,8 +193,11 @@ def decode_usage(usage: Any, tier: ServiceTier | None = None) -> Usage | None:
 
 def service_tier(answer: Json) -> ServiceTier | None:
     """The tier that served, where the vendor names one that is known."""
-    tier = answer.get("service_tier")
-    return cast("ServiceTier", tier) if tier in ("auto", "default", "flex", "priority", "batch") else None
+    return _tier(answer.get("service_tier"))
+
+
+def _tier(name: Any) -> ServiceTier | None:
+    return cast("ServiceTier", name) if name in ("auto", "default", "flex", "priority", "batch") else None
 
 
 def decode_chat(request: ModelRequest, body: bytes) -> Completion:  # noqa: ARG001  the answer says all
@@ -215,6 +220,35 @@ def read_completion(body: bytes, read: Callable[[Json], Choice]) -> Completion:
         usage=decode_usage(answer.get("usage"), service_tier(answer)),
         service_tier=service_tier(answer),
     )
+
+
+class _Said(msgspec.Struct):
+    """A message, of which nothing is read."""
+
+
+class _Chosen(msgspec.Struct):
+    message: _Said
+
+
+class _Glance(msgspec.Struct):
+    """As much of an answer as tells that it is one, and what it has used."""
+
+    choices: Annotated[list[_Chosen], msgspec.Meta(min_length=1)]
+    usage: Json
+    service_tier: str | None = None
+    error: None = None
+
+
+_glance = msgspec.json.Decoder(_Glance)
+
+
+def glance_usage(body: bytes) -> Usage | None:
+    """The usage of a `chat.completion`; None for what looks like anything else."""
+    try:
+        found = _glance.decode(body)
+    except msgspec.MsgspecError:
+        return None
+    return decode_usage(found.usage, _tier(found.service_tier))
 
 
 def _logprobs(choice: Json) -> tuple[Json, ...]:
@@ -317,4 +351,4 @@ def _call_delta(call: Json, choice: int) -> ToolCallDelta:
     )
 
 
-CHAT = WireFormat(wire="openai", read=decode_chat, decoder=lambda: ChunkDecoder(_delta_events))
+CHAT = WireFormat(wire="openai", read=decode_chat, decoder=lambda: ChunkDecoder(_delta_events), glance=glance_usage)

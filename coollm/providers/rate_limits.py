@@ -41,11 +41,16 @@ def write(dialect: str, limits: tuple[RateLimit, ...], now: float | None = None)
     table = HEADERS.get(dialect, HEADERS["openai"])
     written: dict[str, str] = {}
     for one in limits:
-        if one.of in table:
-            limit, remaining, reset = table[one.of]
-            instant = datetime.fromtimestamp((time.time() if now is None else now) + one.reset_seconds, UTC)
-            in_words = instant.strftime("%Y-%m-%dT%H:%M:%SZ") if table is HEADERS["claude"] else f"{one.reset_seconds:g}s"
-            written |= {limit: str(one.limit), remaining: str(one.remaining), reset: in_words}
+        names = table.get(one.of)
+        if names is not None:
+            limit, remaining, reset = names
+            written[limit] = str(one.limit)
+            written[remaining] = str(one.remaining)
+            if dialect == "claude":
+                instant = datetime.fromtimestamp((time.time() if now is None else now) + one.reset_seconds, UTC)
+                written[reset] = instant.strftime("%Y-%m-%dT%H:%M:%SZ")
+            else:
+                written[reset] = f"{one.reset_seconds:g}s"
     return written
 
 

@@ -19,7 +19,7 @@ from coollm.routing.sticky import stick
 from coollm.stores.base import Store, StoreError
 
 # How long a ranking holds: figures that are a mean of seconds do not change much in it.
-SNAPSHOT_SECONDS = 0.01
+SNAPSHOT_SECONDS = 0.05
 MOST_GROUPS = 10_000
 
 _log = logging.getLogger("coollm.routing")

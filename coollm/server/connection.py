@@ -9,7 +9,6 @@ Sources: RFC 9112 (sections 3, 6 and 9), https://github.com/MagicStack/httptools
 from __future__ import annotations
 
 import re
-import socket as _socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +18,10 @@ from urllib.parse import unquote_to_bytes
 import httptools
 import orjson
 
-from coollm.api.client_watch import ENVIRON_KEY, ClientWatch
+from coollm.api.client_watch import WIRE_KEY
 from coollm.core.errors import ClientGone, InvalidRequest
+from coollm.wire import RECEIVE_BYTES, Wire
 
-RECEIVE_BYTES = 65536
 LARGEST_HEAD_BYTES = 64 * 1024
 LONGEST_TARGET_BYTES = 4094
 LONGEST_HEADER_BYTES = 8190  # with its colon, blank and line end
@@ -105,15 +104,12 @@ class _Body:
 class Connection:
     """Serves requests one after the other. `environ` is what all requests of the listener share; `is_stopping` says whether this is to be the last."""
 
-    def __init__(
-        self, connection: Any, application: Application, environ: dict[str, Any], is_stopping: Callable[[], bool], idle: Callable[[bool], None]
-    ) -> None:
-        self._socket = connection
+    def __init__(self, wire: Wire, application: Application, environ: dict[str, Any], is_stopping: Callable[[], bool]) -> None:
+        self._wire = wire
         self._application = application
-        self._environ = environ
+        self._environ = {**environ, WIRE_KEY: wire}
         self._is_stopping = is_stopping
-        self._watch = ClientWatch(connection)
-        self._idle = idle
+        self.idle_since: float | None = time.monotonic()
         self._parser = httptools.HttpRequestParser(self)
         self._requests: deque[_Request] = deque()
         self._coming: _Request | None = None
@@ -129,9 +125,9 @@ class Connection:
                 request = self._next()
                 if request is None:
                     return
-                self._idle(False)
+                self.idle_since = None
                 keeps = self._answer(request)
-                self._idle(True)
+                self.idle_since = time.monotonic()
                 if not keeps:
                     if not request.is_complete:
                         self._linger()
@@ -140,23 +136,22 @@ class Connection:
             self._refuse(error)
         except TimeoutError:
             return
-        finally:
-            self._watch.close()
 
     def _next(self) -> _Request | None:
         """The next request whose head is complete; None at the end of the connection."""
-        self._socket.settimeout(IDLE_SECONDS)
-        deadline = None
+        until, has_begun = time.monotonic() + IDLE_SECONDS, False
         while not self._requests:
-            data = self._socket.recv(RECEIVE_BYTES)
+            data = self._wire.receive(until)
             if not data:
                 return None
-            now = time.monotonic()
-            deadline = deadline or now + HEAD_SECONDS
             self._feed(data)
-            if now > deadline and not self._requests:
+            if self._requests:
+                break
+            now = time.monotonic()
+            if not has_begun:
+                has_begun, until = True, now + HEAD_SECONDS
+            if now > until:
                 raise _Refused("408 Request Timeout", f"the head of the request has not come within {HEAD_SECONDS:.0f} s")
-            self._socket.settimeout(max(0.01, deadline - now))
         return self._requests.popleft()
 
     def _feed(self, data: bytes) -> None:
@@ -250,10 +245,9 @@ class Connection:
         """More of a request's body. Raises ClientGone if the client leaves, or is silent for too long, and InvalidRequest for what is no body."""
         if request.expects_continue:
             request.expects_continue = False
-            self._socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._socket.settimeout(PIECE_SECONDS)
+            self._wire.send(b"HTTP/1.1 100 Continue\r\n\r\n", time.monotonic() + PIECE_SECONDS)
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            data = self._wire.receive(time.monotonic() + PIECE_SECONDS)
         except OSError as error:
             raise ClientGone("the client closed its connection before its request was complete") from error
         if not data:
@@ -266,7 +260,7 @@ class Connection:
     def _answer(self, request: _Request) -> bool:
         """Serves a request; whether the connection may serve another."""
         environ = self._environment(request)
-        answer = _Answer(self._socket, request, lambda: self._is_stopping() or not request.is_complete)
+        answer = _Answer(self._wire, request, lambda: self._is_stopping() or not request.is_complete)
         pieces = self._application(environ, answer.start)
         try:
             answer.write_all(pieces)
@@ -287,8 +281,6 @@ class Connection:
         environ["RAW_URI"] = request.target.decode("latin-1")
         environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
         environ["wsgi.input"] = _Body(self, request)
-        environ["gunicorn.socket"] = self._socket
-        environ[ENVIRON_KEY] = self._watch
         for name, value in request.headers:
             if b"_" in name:
                 continue  # it would be taken for the name with hyphens
@@ -305,16 +297,14 @@ class Connection:
     def _refuse(self, error: _Refused) -> None:
         body = orjson.dumps({"error": {"message": str(error), "type": "invalid_request_error", "param": None, "code": "bad_http_request"}})
         head = f"HTTP/1.1 {error.status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        self._socket.settimeout(PIECE_SECONDS)
-        self._socket.sendall(head.encode() + body)
+        self._wire.send(head.encode() + body, time.monotonic() + PIECE_SECONDS)
         self._linger()
 
     def _linger(self) -> None:
         try:
-            self._socket.shutdown(_socket.SHUT_WR)
-            self._socket.settimeout(LINGER_SECONDS)
-            read = 0
-            while read < LINGER_BYTES and (data := self._socket.recv(RECEIVE_BYTES)):
+            self._wire.shutdown_write()
+            until, read = time.monotonic() + LINGER_SECONDS, 0
+            while read < LINGER_BYTES and (data := self._wire.receive(until)):
                 read += len(data)
         except OSError:
             return
@@ -323,8 +313,8 @@ class Connection:
 class _Answer:
     """Writes one answer."""
 
-    def __init__(self, connection: Any, request: _Request, must_close: Callable[[], bool]) -> None:
-        self._socket = connection
+    def __init__(self, wire: Wire, request: _Request, must_close: Callable[[], bool]) -> None:
+        self._wire = wire
         self._request = request
         self._must_close = must_close
         self._head = b""
@@ -358,32 +348,34 @@ class _Answer:
 
     def write_all(self, pieces: Iterable[bytes]) -> None:
         """The body, each piece as soon as it is there; the head goes out with the first. Raises OSError."""
-        self._socket.settimeout(PIECE_SECONDS)
         if self._request.method == "HEAD":
             next(iter(pieces), None)  # an application may begin with its first piece
             self._flush()
             return
         if isinstance(pieces, tuple) and len(pieces) == 1 and self._has_length:
             head, self._head = self._head, b""
-            self._socket.sendall(head + pieces[0])
+            self._send(head + pieces[0])
             return
         for piece in pieces:
             self._write(piece)
         if self._is_chunked:
             head, self._head = self._head, b""
-            self._socket.sendall(head + b"0\r\n\r\n")
+            self._send(head + b"0\r\n\r\n")
         else:
             self._flush()
 
     def _write(self, piece: bytes) -> None:
         if piece:
             head, self._head = self._head, b""
-            self._socket.sendall(head + b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else head + piece)
+            self._send(head + b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else head + piece)
+
+    def _send(self, data: bytes) -> None:
+        self._wire.send(data, time.monotonic() + PIECE_SECONDS)
 
     def _flush(self) -> None:
         if self._head:
             head, self._head = self._head, b""
-            self._socket.sendall(head)
+            self._send(head)
 
 
 def _check(request: _Request) -> None:

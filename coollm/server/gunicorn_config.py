@@ -7,6 +7,7 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything else imports ssl, socket or threading
 
+import logging  # noqa: E402
 import os  # noqa: E402
 import ssl  # noqa: E402
 import sys  # noqa: E402
@@ -92,10 +93,13 @@ def _prepare_ledger() -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
-    """In a worker that ends: what its last requests have come to is written."""
+    """In a worker that ends: what is still to be written is."""
     application = getattr(worker, "wsgi", None)
     if application is not None:
-        application.extensions["coollm"].metrics.write()
+        services = application.extensions["coollm"]
+        services.closer.flush()
+        services.metrics.write()
+    logging.shutdown()
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001

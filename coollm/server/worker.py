@@ -8,65 +8,169 @@ answered, with `Connection: close`.
 from __future__ import annotations
 
 import _socket
-import os
+import errno
 import ssl
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import gevent
+from gevent.event import Event
 from gunicorn.http.wsgi import base_environ
+from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
-from coollm.server.connection import Connection
+from coollm.server.connection import HEAD_SECONDS, Connection
+from coollm.wire import TlsWire, Wire
 
 # Time for a request that is on its way, and for a client to notice `Connection: close` and open another connection elsewhere.
 LINGER_SECONDS = 2.0
 
+# Of several workers each takes one connection at a time, so that they share them; one alone takes what there is.
+MOST_ACCEPTED = 64
+PAUSE_SECONDS = 0.2
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class _Listener:
+    """A listening socket, whose connections are given to `serve` as they come."""
+
+    def __init__(self, listener: Any, most_at_once: int, serve: Callable[[_Listener, _socket.socket, Any], None]) -> None:
+        self._socket = _socket.socket(listener.family, _socket.SOCK_STREAM, 0, fileno=listener.detach())
+        self._socket.setblocking(False)
+        self._most_at_once = most_at_once
+        self._serve = serve
+        self._watcher = gevent.get_hub().loop.io(self._socket.fileno(), 1)
+        self.is_tcp = self._socket.family != _socket.AF_UNIX
+        self.name = self._socket.getsockname()
+        self.environ: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Takes connections."""
+        self._watcher.start(self._accept)
+
+    def pause(self) -> None:
+        """Leaves connections to others, and to the queue."""
+        self._watcher.stop()
+
+    def close(self) -> None:
+        """Takes none any more."""
+        self._watcher.stop()
+        self._watcher.close()
+        self._socket.close()
+
+    def _accept(self) -> None:
+        for _ in range(self._most_at_once):
+            try:
+                descriptor, address = self._socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001  `socket.accept` makes a socket of another class
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                # No descriptor is left: those that wait in the queue keep it readable, and are tried again in a moment.
+                self.pause()
+                gevent.spawn_later(PAUSE_SECONDS, self.start)
+                return
+            self._serve(self, _socket.socket(fileno=descriptor), address)
+
 
 class GatewayWorker(GeventWorker):  # type: ignore[misc]
-    """Knows which of its connections are idle, and since when."""
+    """Knows its connections, which of them are idle, and since when."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._idle_since: dict[Any, float] = {}
-        self._environs: dict[Any, dict[str, Any]] = {}
+        self._listeners: list[_Listener] = []
+        self._open: set[Any] = set()
+        self._served: dict[Wire, Connection] = {}
+        self._stopped = Event()
+        self._tls: ssl.SSLContext | None = None
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serves one connection."""
+    def run(self) -> None:
+        """Serves until it is told to stop, and then until what is in flight has been answered."""
+        self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
+        most_at_once = 1 if self.cfg.workers > 1 else MOST_ACCEPTED
+        for one in self.sockets:
+            listener = _Listener(one, most_at_once, self._accepted)
+            listener.environ = self._environ_of(listener)
+            listener.start()
+            self._listeners.append(listener)
+        while self.alive:
+            self.notify()
+            self._stopped.wait(1.0)
+        for listener in self._listeners:
+            listener.close()
+        deadline = time.monotonic() + float(self.cfg.graceful_timeout)
+        while self._open and time.monotonic() < deadline:
+            self.notify()
+            gevent.sleep(0.05)
+        if self._open:
+            self.log.warning("%d connections have not ended in time (pid: %s)", len(self._open), self.pid)
+            gevent.killall(list(self._open), timeout=1)
 
-        def idle(is_idle: bool) -> None:
-            if is_idle:
-                self._idle_since[client] = time.monotonic()
-            else:
-                self._idle_since.pop(client, None)
+    def _accepted(self, listener: _Listener, connection: _socket.socket, address: Any) -> None:
+        greenlet = gevent.spawn(self._serve, listener, connection, address)
+        self._open.add(greenlet)
+        if len(self._open) >= self.worker_connections:
+            for one in self._listeners:
+                one.pause()
 
-        idle(True)
-        environ = {**self._environ_of(listener), "REMOTE_ADDR": addr[0] if isinstance(addr, tuple) else ""}
+    def _serve(self, listener: _Listener, connection: _socket.socket, address: Any) -> None:
+        """One connection, from its first byte to its end."""
+        wire: Wire | None = None
         try:
-            Connection(client, self.wsgi, environ, lambda: not self.alive, idle).serve()
+            if listener.is_tcp:
+                connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            wire = self._wire(listener, connection)
+            served = Connection(wire, self.wsgi, {**listener.environ, "REMOTE_ADDR": address[0] if isinstance(address, tuple) else ""}, self._is_stopping)
+            self._served[wire] = served
+            served.serve()
         except (OSError, ssl.SSLError) as error:
             self.log.debug("a connection broke: %s", error)
+        except gevent.GreenletExit:
+            pass
         except Exception:
             self.log.exception("a connection was given up")
         finally:
-            self._idle_since.pop(client, None)
-            client.close()
+            if wire is None:
+                connection.close()
+            else:
+                self._served.pop(wire, None)
+                wire.close()
+            self._open.discard(gevent.getcurrent())
+            if self.alive and len(self._open) == self.worker_connections - 1:
+                for one in self._listeners:
+                    one.start()
 
-    def _environ_of(self, listener: Any) -> dict[str, Any]:
+    def _wire(self, listener: _Listener, connection: _socket.socket) -> Wire:
+        if self._tls is None or not listener.is_tcp:
+            return Wire(connection)
+        wire = TlsWire(connection, self._tls, is_server=True)
+        try:
+            wire.handshake(time.monotonic() + HEAD_SECONDS)
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    def _is_stopping(self) -> bool:
+        return not self.alive
+
+    def _environ_of(self, listener: _Listener) -> dict[str, Any]:
         """What all requests of a listener have."""
-        found = self._environs.get(listener)
-        if found is None:
-            name = listener.getsockname()
-            host, port = (name[0], str(name[1])) if isinstance(name, tuple) else (str(name), "")
-            scheme = "https" if self.cfg.is_ssl else "http"
-            more = {"wsgi.multithread": True, "wsgi.url_scheme": scheme, "SCRIPT_NAME": "", "SERVER_NAME": host, "SERVER_PORT": port}
-            found = self._environs[listener] = {**base_environ(self.cfg), **more}
-        return found
+        name = listener.name
+        host, port = (name[0], str(name[1])) if isinstance(name, tuple) else (str(name), "")
+        scheme = "https" if self._tls is not None and listener.is_tcp else "http"
+        more = {"wsgi.multithread": True, "wsgi.url_scheme": scheme, "SCRIPT_NAME": "", "SERVER_NAME": host, "SERVER_PORT": port}
+        return {**base_environ(self.cfg), **more}
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """TERM: finishes what is in flight and goes."""
+        """TERM: takes no more connections, finishes what is in flight and goes."""
         super().handle_exit(sig, frame)
+        self._stopped.set()
+        for listener in self._listeners:
+            listener.pause()
         gevent.spawn(self._end_idle_connections, time.monotonic())
 
     def _end_idle_connections(self, stopped: float) -> None:
@@ -74,26 +178,6 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         while True:
             gevent.sleep(0.1)
             now = time.monotonic()
-            for connection, since in list(self._idle_since.items()):
-                if now - max(since, stopped) < LINGER_SECONDS:
-                    continue
-                try:
-                    _end_if_quiet(connection.fileno())
-                except OSError:
-                    self._idle_since.pop(connection, None)
-
-
-def _end_if_quiet(descriptor: int) -> None:
-    """Puts a connection at its end, unless a request has just arrived on it: that is answered first.
-
-    Not by gevent's own `shutdown`, which breaks off whoever reads with an exception.
-    """
-    twin = _socket.socket(fileno=os.dup(descriptor))
-    try:
-        try:
-            if twin.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT):
-                return
-        except BlockingIOError:
-            twin.shutdown(_socket.SHUT_RD)
-    finally:
-        twin.close()
+            for wire, served in list(self._served.items()):
+                if served.idle_since is not None and now - max(served.idle_since, stopped) >= LINGER_SECONDS:
+                    wire.end_if_quiet()

@@ -111,8 +111,8 @@ class MemoryStore:
         for charge in charges:
             wait = self._wait(charge, now)
             if wait != 0:
-                used = tuple(Used(counter=one.counter, used=self._used(one, now), limit=one.limit) for one in charges)
-                return Decision(refused=charge, retry_after_seconds=wait, used=used)
+                told = tuple(Used(counter=one.counter, used=self._used(one, now), limit=one.limit) for one in charges)
+                return Decision(refused=charge, retry_after_seconds=wait, used=told)
         skipped: list[Skipped] = []
         for index, candidate in enumerate(candidates):
             reason = self._why_not(candidate, now)

@@ -38,8 +38,8 @@ class SummedHistogram(Histogram):
 
     def add(self, counts: Sequence[int], total: float) -> None:
         """So many more observations in each bucket, the last one having no bound, and their sum."""
-        self._sum.inc(total)  # type: ignore[attr-defined]
-        for bucket, count in zip(self._buckets, counts, strict=True):  # type: ignore[attr-defined]
+        self._sum.inc(total)
+        for bucket, count in zip(self._buckets, counts, strict=True):
             if count:
                 bucket.inc(count)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -148,6 +149,7 @@ def test_metrics_are_those_of_all_workers(gateway: GatewayHandle) -> None:
         text = requests.get(f"{gateway.url}/metrics", timeout=5).text
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith('coo_llm_client_requests_total{client="app"}'))
 
+    time.sleep(1.2)  # what came before is written by then
     before = served()
     for _ in range(20):
         assert post(gateway, {"model": "gpt-sim", "messages": SAY}, headers={**gateway.headers, "connection": "close"}).status_code == 200

@@ -21,7 +21,7 @@ from coollm.ledger.entry import Entry, read_line
 from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
 from coollm.ledger.tables import metadata, usage, version
-from coollm.ledger.usage_log import UsageLog, all_logs, read_entries
+from coollm.ledger.usage_log import LOOK_SECONDS, UsageLog, all_logs, read_entries
 
 HOUR_MS = 3_600_000
 START_MS = 1_790_000_000_000 // HOUR_MS * HOUR_MS
@@ -164,10 +164,12 @@ def test_a_line_that_was_cut_and_rotation_lose_nothing(ledger: Ledger, tmp_path:
         file.write(b'{"request_id": "cut by a crash of the host\n')
     log.write(entry(2))
     log.path.rename(tmp_path / "usage.log.1")
+    time.sleep(2 * LOOK_SECONDS)
     log.write(entry(3))
     assert [path.name for path in all_logs(log.path)] == ["usage.log.1", "usage.log"]
     assert ships.ship() == 3
     log.path.rename(tmp_path / "usage.log.2")
+    time.sleep(2 * LOOK_SECONDS)
     log.write(entry(4))
     assert ships.ship() == 1
     found = ships.verify()

@@ -23,6 +23,7 @@ from coollm.core.errors import ClientGone, RequestError
 from coollm.server import connection as module
 from coollm.server.connection import Connection
 from tests.conftest import ROOT
+from tests.wires import plain_wire
 
 GET = b"GET /a?b=c HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -44,10 +45,11 @@ def talk(*pieces: bytes, application: Any = echo, stopping: bool = False, pause:
     ours, theirs = gevent_socket.socketpair()
 
     def serve() -> None:
+        wire = plain_wire(ours)
         try:
-            Connection(ours, application, {}, lambda: stopping, lambda _: None).serve()
+            Connection(wire, application, {}, lambda: stopping).serve()
         finally:
-            ours.close()
+            wire.close()
 
     def send() -> None:
         try:

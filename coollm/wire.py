@@ -1,0 +1,310 @@
+"""A connected socket on the event loop: watched all the time, read as soon as something comes, driven by one greenlet.
+
+gevent's sockets start and stop a watcher and a timer for every read, and are asked twice for each: that costs more than reading. Here the loop calls when there
+is something, which is taken at once, up to HIGH_WATER_BYTES; then the peer is left to wait. So the end of a peer is noticed also while nobody reads.
+
+Sources: https://www.gevent.org/api/gevent.hub.html, `ssl.SSLObject` of the standard library.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import gevent
+from gevent import getcurrent
+
+RECEIVE_BYTES = 65536
+HIGH_WATER_BYTES = 256 * 1024
+SWEEP_SECONDS = 0.05
+
+_READABLE, _WRITABLE = 1, 2
+
+
+class _Deadlines:
+    """The wires of one event loop that are waited for: looked through every SWEEP_SECONDS, which is cheaper than a timer for each wait."""
+
+    def __init__(self, hub: Any) -> None:
+        self.waiting: set[Wire] = set()
+        self._timer = hub.loop.timer(SWEEP_SECONDS, SWEEP_SECONDS, ref=False)
+        self._timer.start(self._sweep)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for wire in [wire for wire in self.waiting if wire.until <= now]:
+            wire.expire()
+
+
+_deadlines: WeakKeyDictionary[Any, _Deadlines] = WeakKeyDictionary()
+
+
+def _deadlines_of(hub: Any) -> _Deadlines:
+    found = _deadlines.get(hub)
+    if found is None:
+        found = _deadlines[hub] = _Deadlines(hub)
+    return found
+
+
+class Wire:
+    """One connection. All times are of `time.monotonic()`, in seconds. `on_end` is called, by the loop, when the peer ends while nobody waits for it."""
+
+    __slots__ = (
+        "_deadlines",
+        "_error",
+        "_hub",
+        "_is_ended",
+        "_is_paused",
+        "_pieces",
+        "_size",
+        "_socket",
+        "_waiter",
+        "_wants_room",
+        "_watcher",
+        "family",
+        "on_end",
+        "until",
+    )
+
+    def __init__(self, connection: _socket.socket) -> None:
+        """Takes the socket over."""
+        connection.setblocking(False)
+        self._socket = connection
+        self.family = connection.family
+        self._hub = gevent.get_hub()
+        self._deadlines = _deadlines_of(self._hub)
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._is_ended = False
+        self._is_paused = False
+        self._error: OSError | None = None
+        self._waiter: Any = None
+        self._wants_room = False
+        self.until = 0.0
+        self.on_end: Callable[[], None] | None = None
+        self._watcher = self._hub.loop.io(connection.fileno(), _READABLE)
+        self._watcher.start(self._readable)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the peer has neither ended nor sent anything that is not read yet."""
+        return not (self._is_ended or self._pieces or self._error is not None)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the peer has ended; what it sent before may still be read."""
+        return self._is_ended or self._error is not None
+
+    def receive(self, until: float) -> bytes:
+        """What has come, as soon as something has; nothing at the end. Raises TimeoutError at `until`, and OSError where the connection breaks."""
+        pieces = self._pieces
+        while not pieces:
+            if self._error is not None:
+                raise self._error
+            if self._is_ended:
+                return b""
+            self._wait(until)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._size = 0
+        if self._is_paused:
+            self._is_paused = False
+            if not self.has_ended:
+                self._watcher.start(self._readable)
+        return data
+
+    def send(self, data: bytes, until: float) -> None:
+        """Sends all. Raises TimeoutError if the peer has not taken it by then, and OSError where the connection breaks."""
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent < len(data):
+            self._send_rest(memoryview(data)[sent:], until)
+
+    def shutdown_write(self) -> None:
+        """Tells the peer that nothing more comes. Raises OSError."""
+        self._socket.shutdown(_socket.SHUT_WR)
+
+    def end_if_quiet(self) -> None:
+        """Lets whoever waits to read see the end of the connection, unless something has just come."""
+        if self.is_quiet and not self._wants_room:
+            self._readable()
+        if self.is_quiet and not self._wants_room:
+            self._is_ended = True
+            self._watcher.stop()
+            self._wake()
+
+    def close(self) -> None:
+        """Closes the connection. Whoever waits for it is told so by an OSError."""
+        self._watcher.stop()
+        self._watcher.close()
+        self.on_end = None
+        self._socket.close()
+        self._error = self._error or ConnectionAbortedError("the connection was closed")
+        if self._waiter is not None:
+            # Not from here: who closes may be in the middle of something.
+            self._hub.loop.run_callback(self._wake)
+
+    def release(self) -> _socket.socket:
+        """Gives the socket to somebody else. What has come and was not read is lost."""
+        self._watcher.stop()
+        self._watcher.close()
+        self._error = ConnectionAbortedError("the connection was given away")
+        connection = self._socket
+        return _socket.socket(connection.family, _socket.SOCK_STREAM, 0, fileno=connection.detach())
+
+    def expire(self) -> None:
+        """The time of whoever waits is over."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.throw(TimeoutError("timed out"))
+
+    def _wait(self, until: float) -> None:
+        if until <= time.monotonic():
+            raise TimeoutError("timed out")
+        self._waiter = getcurrent()
+        self.until = until
+        self._deadlines.waiting.add(self)
+        try:
+            self._hub.switch()
+        finally:
+            self._waiter = None
+            self._deadlines.waiting.discard(self)
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.switch()
+
+    def _readable(self) -> None:
+        """Called by the loop."""
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._error = error
+        else:
+            if data:
+                self._take(data)
+            else:
+                self._is_ended = True
+        if self._is_ended or self._error is not None:
+            self._watcher.stop()
+        elif self._size > HIGH_WATER_BYTES:
+            self._watcher.stop()
+            self._is_paused = True
+        if self._waiter is not None:
+            if not self._wants_room or self._error is not None:
+                self._wake()
+        elif self.has_ended and self.on_end is not None:
+            self.on_end()
+
+    def _take(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+
+    def _send_rest(self, data: memoryview, until: float) -> None:
+        watcher = self._hub.loop.io(self._socket.fileno(), _WRITABLE)
+        watcher.start(self._wake)
+        self._wants_room = True
+        try:
+            while data:
+                self._wait(until)
+                if self._error is not None:
+                    raise self._error
+                with contextlib.suppress(BlockingIOError, InterruptedError):
+                    data = data[self._socket.send(data) :]
+        finally:
+            self._wants_room = False
+            watcher.stop()
+            watcher.close()
+
+
+class TlsWire(Wire):
+    """The same over TLS. `handshake` comes first."""
+
+    __slots__ = ("_has_handshaken", "_incoming", "_outgoing", "_tls")
+
+    def __init__(
+        self, connection: _socket.socket, context: ssl.SSLContext, *, host: str | None = None, is_server: bool = False, session: ssl.SSLSession | None = None
+    ) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server, server_hostname=host, session=session)
+        self._has_handshaken = False
+        super().__init__(connection)
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What the next connection to the same host can go on from."""
+        return self._tls.session
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether it went on from the session of another."""
+        return bool(self._tls.session_reused)
+
+    def handshake(self, until: float) -> None:
+        """Raises TimeoutError, and OSError (`ssl.SSLError` among them) where it fails."""
+        while not self._has_handshaken:
+            try:
+                self._tls.do_handshake()
+                self._has_handshaken = True
+            except ssl.SSLWantReadError:
+                self._flush(until)
+                if self.has_ended:
+                    raise self._error or ConnectionResetError("the connection ended in the TLS handshake") from None
+                if not self._incoming.pending:
+                    self._wait(until)
+            except ssl.SSLError:
+                # The peer is told why.
+                with contextlib.suppress(OSError):
+                    self._flush(until)
+                raise
+        self._flush(until)
+        self._decrypt()
+
+    def send(self, data: bytes, until: float) -> None:
+        self._tls.write(data)
+        self._flush(until)
+
+    def close(self) -> None:
+        if self._has_handshaken and self._error is None:
+            # An end that is told, so that nobody can cut an answer short unseen (RFC 8446 6.1).
+            with contextlib.suppress(OSError):
+                self._tls.unwrap()
+            with contextlib.suppress(OSError):
+                self._socket.send(self._outgoing.read())
+        super().close()
+
+    def _flush(self, until: float) -> None:
+        if self._outgoing.pending:
+            super().send(self._outgoing.read(), until)
+
+    def _take(self, data: bytes) -> None:
+        self._incoming.write(data)
+        if self._has_handshaken:
+            self._decrypt()
+
+    def _decrypt(self) -> None:
+        while True:
+            try:
+                data = self._tls.read(RECEIVE_BYTES)
+            except ssl.SSLWantReadError:
+                return
+            except ssl.SSLZeroReturnError:
+                data = b""
+            except ssl.SSLError as error:
+                self._error = error
+                return
+            if not data:
+                self._is_ended = True
+                return
+            self._pieces.append(data)
+            self._size += len(data)
