@@ -1,4 +1,4 @@
-"""From a vendor's address to an open connection: names looked up, the fastest of its addresses, a proxy where one is set, TLS that goes on from the last session.
+"""From a vendor's address to an open connection: names, the fastest of its addresses, a proxy where one is set, TLS that goes on from the last session.
 
 Sources: RFC 8305 (happy eyeballs), RFC 9110 9.3.6 (CONNECT), RFC 8446 2.2 (resumption), `urllib.request.getproxies_environment` of the standard library.
 """

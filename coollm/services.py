@@ -27,6 +27,7 @@ from coollm.ledger.book import Ledger, open_ledger
 from coollm.ledger.override_book import OverrideBook
 from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
+from coollm.ledger.shipping import SHIPPER_LOCK, Shipping
 from coollm.ledger.threads import in_thread
 from coollm.ledger.usage_log import UsageLog
 from coollm.limits.keeper import Keeper
@@ -46,7 +47,6 @@ from coollm.telemetry.request_log import log_request
 from coollm.upstream import Upstream
 
 SIMULATOR_URL = "simulator://"
-SHIPPER_LOCK = "shipper.lock"
 RETENTION_LOCK = "retention.lock"
 STORE_IDENTITY = "store.identity"
 MEBIBYTE = 1024 * 1024
@@ -68,6 +68,7 @@ class Services(msgspec.Struct, frozen=True):
     usage_log: UsageLog
     ledger: Ledger
     shipper: Shipper
+    shipping: Shipping
     retention: Retention | None
     metrics: Metrics
     redact: Redactor
@@ -145,6 +146,7 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         usage_log=usage_log,
         ledger=ledger,
         shipper=shipper,
+        shipping=Shipping(usage_log_path, state),
         retention=Retention(ledger, kept_days, state / RETENTION_LOCK) if kept_days else None,
         metrics=metrics,
         redact=redact,

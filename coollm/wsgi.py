@@ -17,13 +17,12 @@ from coollm.core.errors import CoollmError
 from coollm.core.logs import log_file, open_log
 from coollm.core.paths import find_config, log_directory, make_private, state_directory
 from coollm.core.secrets import Redactor
+from coollm.ledger.shipping import USAGE_LOG
 from coollm.services import build_services
 from coollm.simulator.embedded import embedded_simulator
 
 # gunicorn's own number for an application that does not load: the server stops, and does not try again for ever.
 APP_LOAD_ERROR = 4
-
-USAGE_LOG = "usage.log"
 
 # New objects before each generation's collection; Python's default is 700, 10, 10.
 COLLECT_AFTER = (20_000, 20, 20)
@@ -53,7 +52,7 @@ def _application() -> Flask:
     open_log(settings, log_file(settings, config, state), Redactor(settings.secrets())).later = gevent.get_hub().loop.run_callback
     usage_log = make_private(log_directory(config, state)) / USAGE_LOG
     services = build_services(settings, state, usage_log, embedded_simulator)
-    for work in (services.keeper.run, services.usage_log.run, services.shipper.run, services.watcher.run, services.metrics.run):
+    for work in (services.keeper.run, services.usage_log.run, services.shipping.run, services.watcher.run, services.metrics.run):
         gevent.spawn(work)
     if services.retention is not None:
         gevent.spawn(services.retention.run)

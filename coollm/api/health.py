@@ -55,7 +55,7 @@ def _ledger(services: Services) -> Json:
     if log.is_behind:
         status = DOWN if log.is_full else DEGRADED
         return {"name": "ledger", "status": status, "detail": "the usage log cannot be written (is its disk full?): its lines wait in memory"}
-    if services.shipper.is_behind:
+    if services.shipping.is_behind:
         return {"name": "ledger", "status": DEGRADED, "detail": "the ledger does not answer: the usage log keeps what it has not got"}
     return {"name": "ledger", "status": OK, "detail": "the usage log is shipped"}
 

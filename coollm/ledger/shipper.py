@@ -1,52 +1,27 @@
-"""Ships the usage log into the ledger, in batches, by one worker of the host at a time."""
+"""Ships the usage log into the ledger, in batches, by one process of the host at a time."""
 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import gevent
-from sqlalchemy.exc import SQLAlchemyError
-
-from coollm.core.errors import OperationFailed
 from coollm.core.types import Json
 from coollm.ledger.book import BATCH, DAY_MS, Ledger
 from coollm.ledger.entry import Entry
-from coollm.ledger.threads import in_thread
 from coollm.ledger.usage_log import all_logs, read_entries
-
-SHIP_SECONDS = 1.0
-
-_log = logging.getLogger("coollm.ledger")
 
 
 class Shipper:
-    """One in each worker; a lock on a file lets one of them work at a time, and is free when its worker dies. All but `run` blocks."""
+    """A lock on a file lets one of the host work at a time, and is free when its process dies. All blocks."""
 
     def __init__(self, log: Path, ledger: Ledger, lock: Path, host: str) -> None:
         self._log_path = log
         self._ledger = ledger
         self._lock_path = lock
         self._host = host
-        self.is_behind = False
-
-    def run(self) -> None:
-        """Until the worker ends. A ledger that does not answer is tried again; the log keeps what it has not got."""
-        while True:
-            gevent.sleep(SHIP_SECONDS)
-            try:
-                in_thread(self._ship_if_free)
-            except (SQLAlchemyError, OSError, OperationFailed) as error:
-                if not self.is_behind:
-                    reason = str(error) if isinstance(error, OperationFailed) else type(error).__name__
-                    _log.warning("the ledger is behind the usage log", extra={"reason": reason})
-                self.is_behind = True
-            else:
-                self.is_behind = False
 
     def ship(self) -> int:
         """Ships what is new in all logs. Returns how many requests that were. Raises SQLAlchemyError and OSError."""
@@ -65,20 +40,13 @@ class Shipper:
             self._ledger.clear()
             return self._ship_all()
 
-    def _ship_if_free(self) -> None:
-        try:
-            with self._alone(may_wait=False):
-                self._ship_all()
-        except BlockingIOError:
-            return
-
     @contextmanager
-    def _alone(self, *, may_wait: bool = True) -> Iterator[None]:
-        """Nobody else of this host ships meanwhile. Raises BlockingIOError if somebody does, and it may not wait."""
+    def _alone(self) -> Iterator[None]:
+        """Nobody else of this host ships meanwhile."""
         # A descriptor of its own each time: a lock belongs to it, and would else not keep out another thread of this process.
         descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if may_wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
