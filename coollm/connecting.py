@@ -160,6 +160,11 @@ class Connector:
                 self._sessions.popitem(last=False)
 
 
+def connect_to(host: str, port: int, until: float) -> _socket.socket:
+    """A connection to a server of our own, wherever it is. Raises TimeoutError and OSError."""
+    return _first(_alternating(resolve(host, port)), until)
+
+
 def _first(addresses: Sequence[Address], until: float) -> _socket.socket:
     """A connection to the first address that answers: each next one is tried when the one before has failed, or dawdles. Raises OSError."""
     if len(addresses) == 1:

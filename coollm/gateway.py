@@ -173,7 +173,6 @@ class Gateway:
     def _lease(self, run: Run) -> Grant:
         """The next target with room. Waits where a `Retry-After` or the retry interval says so; raises RequestError when nothing is left."""
         while True:
-            decision = Decision(retry_after_seconds=run.seconds_until_retry())
             ready = run.ready()
             if ready:
                 grant, decision = self._limiter.lease(run.lease(), run.estimate, ready)
@@ -181,6 +180,8 @@ class Gateway:
                     run.granted(grant, decision)
                     return grant
                 run.passed_over(decision, ready)
+            else:
+                decision = Decision(retry_after_seconds=run.seconds_until_retry())
             wait = decision.retry_after_seconds
             if wait is None or not run.may_wait(wait, decision):
                 raise self._exhausted(run, decision)

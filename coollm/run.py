@@ -76,10 +76,10 @@ class Run:
             charged=time.time(),
         ).write()
 
-    def ready(self) -> list[Target]:
+    def ready(self) -> Sequence[Target]:
         """The targets that may be called now, untried ones first."""
         if not self._attempts:
-            return list(self._order)
+            return self._order
         now = time.monotonic()
         usable = [target for target in self._usable() if self._not_before.get(target.key, 0.0) <= now]
         return sorted(usable, key=lambda target: target.key in self._not_before)

@@ -194,6 +194,8 @@ class Exchange:
 
     def read(self) -> bytes:
         """The whole body. Raises as `Upstream.send`."""
+        if self._is_complete and len(self._body) == 1:  # it came with its head
+            return self._body.pop()
         pieces = []
         size = 0
         for piece in self.pieces():

@@ -28,17 +28,17 @@ _READABLE, _WRITABLE = 1, 2
 
 
 class _Deadlines:
-    """The wires of one event loop that are waited for: looked through every SWEEP_SECONDS, which is cheaper than a timer for each wait."""
+    """What is waited for in one event loop: looked through every SWEEP_SECONDS, which is cheaper than a timer for each wait."""
 
     def __init__(self, hub: Any) -> None:
-        self.waiting: set[Wire] = set()
+        self.waiting: set[Wire | Waiter] = set()
         self._timer = hub.loop.timer(SWEEP_SECONDS, SWEEP_SECONDS, ref=False)
         self._timer.start(self._sweep)
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        for wire in [wire for wire in self.waiting if wire.until <= now]:
-            wire.expire()
+        for one in [one for one in self.waiting if one.until <= now]:
+            one.expire()
 
 
 _deadlines: WeakKeyDictionary[Any, _Deadlines] = WeakKeyDictionary()
@@ -51,10 +51,63 @@ def _deadlines_of(hub: Any) -> _Deadlines:
     return found
 
 
+class Waiter:
+    """A greenlet that waits for something that is given to it once."""
+
+    __slots__ = ("_deadlines", "_error", "_given", "_greenlet", "_hub", "_is_given", "until")
+
+    def __init__(self, hub: Any, until: float) -> None:
+        self._hub = hub
+        self._deadlines = _deadlines_of(hub)
+        self._greenlet: Any = None
+        self._given: Any = None
+        self._is_given = False
+        self._error: Exception | None = None
+        self.until = until
+
+    def wait(self) -> Any:
+        """What is given. Raises TimeoutError at `until`, and what it failed by."""
+        if not self._is_given:
+            self._greenlet = getcurrent()
+            self._deadlines.waiting.add(self)
+            try:
+                self._hub.switch()
+            finally:
+                self._greenlet = None
+                self._deadlines.waiting.discard(self)
+        if self._error is not None:
+            raise self._error
+        return self._given
+
+    def give(self, value: Any) -> None:
+        """Called by the loop: it goes on at once."""
+        self._given, self._is_given = value, True
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.switch()
+
+    def fail(self, error: Exception) -> None:
+        """It goes on, with an error, in the loop's next turn."""
+        self._error, self._is_given = error, True
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            self._hub.loop.run_callback(greenlet.switch)
+
+    def expire(self) -> None:
+        """Its time is over."""
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.throw(TimeoutError("timed out"))
+
+
 class Wire:
-    """One connection. All times are of `time.monotonic()`, in seconds. `on_end` is called, by the loop, when the peer ends while nobody waits for it."""
+    """One connection. All times are of `time.monotonic()`, in seconds.
+
+    The loop calls `on_data` when something has come, and `on_end` when the peer ends, while nobody waits for it.
+    """
 
     __slots__ = (
+        "_backlog",
         "_deadlines",
         "_error",
         "_hub",
@@ -66,7 +119,9 @@ class Wire:
         "_waiter",
         "_wants_room",
         "_watcher",
+        "_writer",
         "family",
+        "on_data",
         "on_end",
         "until",
     )
@@ -85,7 +140,10 @@ class Wire:
         self._error: OSError | None = None
         self._waiter: Any = None
         self._wants_room = False
+        self._backlog = bytearray()
+        self._writer: Any = None
         self.until = 0.0
+        self.on_data: Callable[[], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self._watcher = self._hub.loop.io(connection.fileno(), _READABLE)
         self._watcher.start(self._readable)
@@ -109,6 +167,11 @@ class Wire:
             if self._is_ended:
                 return b""
             self._wait(until)
+        return self.take()
+
+    def take(self) -> bytes:
+        """What has come and was not read yet."""
+        pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self._size = 0
@@ -127,6 +190,34 @@ class Wire:
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:], until)
 
+    def post(self, data: bytes) -> None:
+        """Sends without waiting: what there is no room for goes out as soon as there is. Raises OSError. Not for who also calls `send`."""
+        self._backlog += data
+        if self._writer is None:
+            self._push()
+
+    def _push(self) -> None:
+        """Sends what is posted, as much as there is room for. Called by the loop when there is more, and then an error is the reader's to see."""
+        try:
+            del self._backlog[: self._socket.send(self._backlog)]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            if self._writer is None:
+                raise
+            self._backlog.clear()
+        if self._backlog and self._writer is None:
+            self._writer = self._hub.loop.io(self._socket.fileno(), _WRITABLE)
+            self._writer.start(self._push)
+        elif not self._backlog:
+            self._stop_writer()
+
+    def _stop_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.stop()
+            writer.close()
+
     def shutdown_write(self) -> None:
         """Tells the peer that nothing more comes. Raises OSError."""
         self._socket.shutdown(_socket.SHUT_WR)
@@ -144,7 +235,8 @@ class Wire:
         """Closes the connection. Whoever waits for it is told so by an OSError."""
         self._watcher.stop()
         self._watcher.close()
-        self.on_end = None
+        self.on_data = self.on_end = None
+        self._stop_writer()
         self._socket.close()
         self._error = self._error or ConnectionAbortedError("the connection was closed")
         if self._waiter is not None:
@@ -203,7 +295,10 @@ class Wire:
         if self._waiter is not None:
             if not self._wants_room or self._error is not None:
                 self._wake()
-        elif self.has_ended and self.on_end is not None:
+            return
+        if self._pieces and self.on_data is not None:
+            self.on_data()
+        if self.has_ended and self.on_end is not None:
             self.on_end()
 
     def _take(self, data: bytes) -> None:
@@ -273,6 +368,10 @@ class TlsWire(Wire):
     def send(self, data: bytes, until: float) -> None:
         self._tls.write(data)
         self._flush(until)
+
+    def post(self, data: bytes) -> None:
+        self._tls.write(data)
+        super().post(self._outgoing.read())
 
     def close(self) -> None:
         if self._has_handshaken and self._error is None:

@@ -46,7 +46,11 @@ def authorize(services: Services, exchange: Exchange, access: Access) -> Client 
 def presented_key(exchange: Exchange) -> str:
     """The key of a request, from `Authorization: Bearer`, or `x-api-key` and `api-key` as Anthropic's and Azure's clients send it."""
     environ = exchange.environ
-    scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-    key: str = value.strip() if scheme.lower() == "bearer" else ""
+    sent: str = environ.get("HTTP_AUTHORIZATION", "")
+    if sent.startswith("Bearer "):  # as most write it
+        key = sent[7:].strip()
+    else:
+        scheme, _, value = sent.partition(" ")
+        key = value.strip() if scheme.lower() == "bearer" else ""
     key = key or environ.get("HTTP_X_API_KEY", "") or environ.get("HTTP_API_KEY", "")
     return key if len(key) <= LONGEST_KEY else ""

@@ -31,18 +31,24 @@ REASONS = {
     504: "Gateway Timeout",
 }
 
+_STATUS_LINES = {status: f"{status} {reason}" for status, reason in REASONS.items()}
+
 
 class Exchange:
     """A request under way: its environment, its id, and who asks once that is known. A client of None is the administrator."""
 
-    __slots__ = ("client", "environ", "headers", "record", "request_id")
+    __slots__ = ("client", "environ", "record", "request_id")
 
     def __init__(self, environ: dict[str, Any], request_id: str | None = None) -> None:
         self.environ = environ
-        self.headers: Headers = EnvironHeaders(environ)
         self.request_id = request_id or new_request_id()
         self.client: Client | None = None
         self.record: RequestRecord | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """Its headers. Most requests are served without a look at them."""
+        return EnvironHeaders(self.environ)
 
     @property
     def content_length(self) -> int | None:
@@ -79,16 +85,18 @@ class Reply:
     def __init__(self, body: bytes | Iterable[bytes], status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None) -> None:
         self.body = body
         self.status = status
-        self.headers: dict[str, str] = {"content-type": content_type, **(headers or {})}
+        self.headers: dict[str, str] = {"content-type": content_type, **headers} if headers else {"content-type": content_type}
 
     def start(self, start_response: Callable[..., Any], request_id: str) -> Iterable[bytes]:
         """Answers as WSGI wants it."""
-        self.headers["x-request-id"] = request_id
-        self.headers["x-content-type-options"] = "nosniff"
-        if isinstance(self.body, bytes):
-            self.headers["content-length"] = str(len(self.body))
-        start_response(f"{self.status} {REASONS.get(self.status, 'Unknown')}", list(self.headers.items()))
-        return (self.body,) if isinstance(self.body, bytes) else self.body
+        headers, body = self.headers, self.body
+        headers["x-request-id"] = request_id
+        headers["x-content-type-options"] = "nosniff"
+        is_whole = isinstance(body, bytes)
+        if is_whole:
+            headers["content-length"] = str(len(body))  # type: ignore[arg-type]
+        start_response(_STATUS_LINES.get(self.status) or f"{self.status} Unknown", list(headers.items()))
+        return (body,) if is_whole else body  # type: ignore[return-value]
 
 
 class Pieces:

@@ -11,9 +11,10 @@ from typing import Any
 
 from coollm.cache.base import CLAIM_SECONDS, Absent, AnswerStore
 from coollm.core.config.schema import RuntimeStorage
-from coollm.stores.redis_client import asked, connect
+from coollm.stores.redis_client import Redis, Script, connect
 
-PREFIX = "{coollm-cache}:"
+HASH_TAG = "{coollm-cache}"
+PREFIX = f"{HASH_TAG}:"
 ANSWER, CLAIM = PREFIX + "answer:", PREFIX + "claim:"
 SHARED_KEYS = (PREFIX + "asked", PREFIX + "ends", PREFIX + "sizes", PREFIX + "bytes")
 
@@ -23,7 +24,7 @@ local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 """
 
 # ARGV: the key, owner, milliseconds of a claim.
-_LOOK = (
+_LOOK = Script(
     _TIME
     + """
 local value = redis.call('GET', KEYS[1])
@@ -39,7 +40,7 @@ return {'yours'}
 )
 
 # ARGV: the key, owner, value, seconds, most bytes, prefix of answers. What has ended is forgotten first, then what was not asked for longest.
-_KEEP = (
+_KEEP = Script(
     _TIME
     + """
 local function forget(key)
@@ -66,49 +67,45 @@ return 1
 )
 
 # ARGV: the key, owner.
-_GIVE_UP = "if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end; return 1"
+_GIVE_UP = Script("if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end; return 1")
 
 # ARGV: the key, owner, milliseconds.
-_RENEW = "if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end; return 1"
+_RENEW = Script("if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end; return 1")
 
 
 def open_answers(settings: RuntimeStorage, state: Path, most_bytes: int) -> AnswerStore:  # noqa: ARG001  the signature of all
     """The answers at `storage.runtime.addr`. Raises as the store of counters there."""
-    return RedisAnswers(connect(settings), most_bytes)
+    return RedisAnswers(connect(settings, HASH_TAG), most_bytes)
 
 
 class RedisAnswers:
     """The contract in scripts."""
 
-    def __init__(self, client: Any, most_bytes: int) -> None:
-        self._client = client
+    def __init__(self, redis: Redis, most_bytes: int) -> None:
+        self._redis = redis
         self._most_bytes = most_bytes
-        self._look_script = client.register_script(_LOOK)
-        self._keep_script = client.register_script(_KEEP)
-        self._give_up_script = client.register_script(_GIVE_UP)
-        self._renew_script = client.register_script(_RENEW)
 
     def look(self, key: str, owner: str) -> bytes | Absent:
-        reply = self._call(self._look_script, key, owner, round(CLAIM_SECONDS * 1000))
+        reply = self._call(_LOOK, key, owner, round(CLAIM_SECONDS * 1000))
         if reply[0] == b"kept":
             return bytes(reply[1])
         return Absent.YOURS if reply[0] == b"yours" else Absent.FETCHED_BY_ANOTHER
 
     def renew(self, keys: Sequence[str], owner: str) -> None:
         for key in keys:
-            self._call(self._renew_script, key, owner, round(CLAIM_SECONDS * 1000))
+            self._call(_RENEW, key, owner, round(CLAIM_SECONDS * 1000))
 
     def keep(self, key: str, value: bytes, seconds: int, owner: str) -> None:
-        self._call(self._keep_script, key, owner, value, seconds, self._most_bytes, ANSWER)
+        self._call(_KEEP, key, owner, value, seconds, self._most_bytes, ANSWER)
 
     def give_up(self, key: str, owner: str) -> None:
-        self._call(self._give_up_script, key, owner)
+        self._call(_GIVE_UP, key, owner)
 
     def size(self) -> int:
-        return int(asked(lambda: self._client.get(PREFIX + "bytes")) or 0)
+        return int(self._redis.command("GET", PREFIX + "bytes") or 0)
 
     def close(self) -> None:
-        self._client.close()
+        self._redis.close()
 
-    def _call(self, script: Any, key: str, *arguments: Any) -> Any:
-        return asked(lambda: script(keys=[ANSWER + key, CLAIM + key, *SHARED_KEYS], args=[key, *arguments]))
+    def _call(self, script: Script, key: str, *arguments: Any) -> Any:
+        return self._redis.run(script, [ANSWER + key, CLAIM + key, *SHARED_KEYS], [key, *arguments])

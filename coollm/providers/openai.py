@@ -45,6 +45,10 @@ class OpenAIDialect(Value, frozen=True):
 
     def encode(self, request: ModelRequest, target: Target, base_url: str, key: str, losses: Losses) -> VendorRequest:
         """The client's own body where it speaks this dialect, with the vendor's model name, a limit of output tokens where the key has one, and usage."""
+        if isinstance(request, ChatRequest):
+            path, source, form = self._conversation(request, target, losses)
+            accept = "text/event-stream" if request.stream else "application/json"
+            return VendorRequest(method="POST", url=f"{base_url}/{path}", headers=self._headers(key, accept), body=write_json(source), answer=form)
         if isinstance(request, PassThroughRequest):
             return self._pass_through(request, target, base_url, key)
         if isinstance(request, EmbeddingRequest | RerankRequest):
@@ -54,11 +58,7 @@ class OpenAIDialect(Value, frozen=True):
             body = write_json({**request.source, "model": target.model})
             path, answer = ("rerank", RANKING) if is_ranking else ("embeddings", EMBEDDINGS)
             return VendorRequest(method="POST", url=f"{base_url}/{path}", headers=self._headers(key, "application/json"), body=body, answer=answer)
-        if not isinstance(request, ChatRequest):
-            raise no_such_kind(request, self.vendor)
-        path, source, form = self._conversation(request, target, losses)
-        accept = "text/event-stream" if request.stream else "application/json"
-        return VendorRequest(method="POST", url=f"{base_url}/{path}", headers=self._headers(key, accept), body=write_json(source), answer=form)
+        raise no_such_kind(request, self.vendor)
 
     def _headers(self, key: str, accept: str, content_type: str = "application/json") -> tuple[tuple[str, str], ...]:
         shared = (("content-type", content_type), ("accept", accept)) if content_type else (("accept", accept),)

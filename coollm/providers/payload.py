@@ -83,6 +83,13 @@ class JsonPieces:
 
 def write_json(value: Json) -> bytes | JsonPieces:
     """`value` as JSON; in pieces where it holds long texts."""
+    try:
+        return orjson.dumps(value)  # most hold no long text
+    except orjson.JSONEncodeError:
+        return _write_with_long_texts(value)
+
+
+def _write_with_long_texts(value: Json) -> bytes | JsonPieces:
     token = ""
     found: list[LongText] = []
 

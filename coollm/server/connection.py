@@ -282,16 +282,13 @@ class Connection:
         environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
         environ["wsgi.input"] = _Body(self, request)
         for name, value in request.headers:
-            if b"_" in name:
-                continue  # it would be taken for the name with hyphens
+            key = _KEYS.get(name)
+            if key is None:
+                if b"_" in name:
+                    continue  # it would be taken for the name with hyphens
+                key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
             text = value.decode("latin-1")
-            if name == b"content-type":
-                environ["CONTENT_TYPE"] = text
-            elif name == b"content-length":
-                environ["CONTENT_LENGTH"] = text
-            else:
-                key = _KEYS.get(name) or "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
-                environ[key] = f"{environ[key]},{text}" if key in environ else text
+            environ[key] = f"{environ[key]},{text}" if key in environ else text
         return environ
 
     def _refuse(self, error: _Refused) -> None:
@@ -381,23 +378,24 @@ class _Answer:
 def _check(request: _Request) -> None:
     """Raises _Refused for a message whose end others on the way may see elsewhere, or which names no one host."""
     names = [name for name, _ in request.headers]
-    codings = [value for name, value in request.headers if name == b"transfer-encoding"]
-    if codings:
+    if b"transfer-encoding" in names:
+        codings = [value for name, value in request.headers if name == b"transfer-encoding"]
         if b"content-length" in names:
             raise _Refused("400 Bad Request", "a request has a content-length or a transfer-encoding, not both")
         if request.version != "1.1" or len(codings) > 1 or codings[0].lower() != b"chunked":
             raise _Refused("501 Not Implemented", "the only transfer-encoding that is known is 'chunked', in HTTP/1.1")
-    for single in _SINGLE:
-        if names.count(single) > 1:
-            raise _Refused("400 Bad Request", f"a request has one '{single.decode()}'")
+    if len(set(names)) < len(names):
+        for single in _SINGLE:
+            if names.count(single) > 1:
+                raise _Refused("400 Bad Request", f"a request has one '{single.decode()}'")
     if _NO_ADDRESS.search(request.target):
         raise _Refused("400 Bad Request", "an address has visible ASCII characters alone")
     if request.target == b"*" and request.method != "OPTIONS":
         raise _Refused("400 Bad Request", "'*' is an address for OPTIONS alone")
     if request.version not in ("1.0", "1.1"):
         raise _Refused("505 HTTP Version Not Supported", "this server speaks HTTP/1.1")
-    expected = next((value for name, value in request.headers if name == b"expect"), None)
-    if expected is not None:
+    if b"expect" in names:
+        expected = next(value for name, value in request.headers if name == b"expect")
         if expected.lower() != b"100-continue":
             raise _Refused("417 Expectation Failed", "the only expectation that is known is '100-continue'")
         request.expects_continue = request.version == "1.1"
@@ -421,6 +419,7 @@ _KEYS = {
     name.encode(): "HTTP_" + name.upper().replace("-", "_")
     for name in ("host", "authorization", "x-api-key", "user-agent", "accept", "accept-encoding", "connection", "cache-control", "x-session-id")
 }
+_KEYS |= {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 
 _dated = (0, "")
 

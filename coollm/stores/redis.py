@@ -36,9 +36,10 @@ from coollm.stores.base import (
     periods_of,
     shortest_wait,
 )
-from coollm.stores.redis_client import asked, connect
+from coollm.stores.redis_client import Redis, Script, connect
 
-PREFIX = "{coollm}:"
+HASH_TAG = "{coollm}"
+PREFIX = f"{HASH_TAG}:"
 COOLDOWNS = PREFIX + "cooldowns"
 HOLDS = PREFIX + "holds"
 OWNERS = PREFIX + "owners"
@@ -106,7 +107,7 @@ end
 
 # KEYS: cooldowns, holds, identity, then the counters.
 # ARGV: JSON {charges: [charge], candidates: [[key, [charges]]], own: hold, leased: hold}, kept seconds, live wait, identity.
-_DECIDE = (
+_DECIDE = Script(
     _CLOCK
     + _KNOWN
     + _SPANS
@@ -200,7 +201,7 @@ return {'none', cjson.encode(skipped)}
 )
 
 # KEYS: holds, identity, then the counters. ARGV: identity, JSON [[hold, [[key index, bucket, difference], ...]], ...].
-_SETTLE = (
+_SETTLE = Script(
     _CLOCK
     + _KNOWN
     + _END
@@ -220,7 +221,7 @@ return 1
 )
 
 # KEYS: holds, identity. ARGV: identity, then the holds.
-_CANCEL = (
+_CANCEL = Script(
     _CLOCK
     + _KNOWN
     + _END
@@ -232,7 +233,7 @@ return 1
 )
 
 # KEYS: owners, news. ARGV: the owner, its news, seconds after which news are old.
-_BEAT = (
+_BEAT = Script(
     _CLOCK
     + """
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.6f', now))
@@ -251,7 +252,7 @@ return result
 )
 
 # KEYS: holds, owners. ARGV: seconds of silence, seconds after which an owner is forgotten.
-_ORPHANS = (
+_ORPHANS = Script(
     _CLOCK
     + """
 local rows, result = redis.call('HGETALL', KEYS[1]), {}
@@ -272,7 +273,7 @@ return result
 )
 
 # KEYS: cooldowns. ARGV: key, seconds, cause.
-_COOL = (
+_COOL = Script(
     _CLOCK
     + """
 local held = redis.call('HGET', KEYS[1], ARGV[1])
@@ -283,7 +284,7 @@ return 1
 """
 )
 
-_LIST = (
+_LIST = Script(
     _CLOCK
     + """
 local rows, result = redis.call('HGETALL', KEYS[1]), {}
@@ -300,7 +301,7 @@ return result
 )
 
 # KEYS: the counters. ARGV: a JSON list of charges, kept seconds.
-_CHARGE = (
+_CHARGE = Script(
     _CLOCK
     + _SPANS
     + """
@@ -315,18 +316,18 @@ return 1
 )
 
 # KEYS: the claim. ARGV: owner, milliseconds.
-_CLAIM = """
+_CLAIM = Script("""
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
-"""
+""")
 
 # KEYS: the claim. ARGV: owner.
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end; return 1"
+_RELEASE = Script("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end; return 1")
 
 # KEYS: the counters. ARGV: a JSON list of charges.
-_USED = (
+_USED = Script(
     _CLOCK
     + _SPANS
     + """
@@ -337,7 +338,7 @@ return result
 )
 
 # KEYS: holds, then the counters. ARGV: a JSON list of charges. Answers what is charged on each, then of each hold its id and parts.
-_STANDING = (
+_STANDING = Script(
     _CLOCK
     + _SPANS
     + """
@@ -353,14 +354,14 @@ return result
 )
 
 # KEYS: identity. ARGV: a new one.
-_IDENTITY = "redis.call('SETNX', KEYS[1], ARGV[1]); return redis.call('GET', KEYS[1])"
+_IDENTITY = Script("redis.call('SETNX', KEYS[1], ARGV[1]); return redis.call('GET', KEYS[1])")
 
 _KINDS = {"window": 0, "period": 1, "live": 2}
 
 
 def open_store(settings: RuntimeStorage, state: Path) -> Store:  # noqa: ARG001  the signature of every store
     """The store at `storage.runtime.addr`. Raises as `connect`."""
-    return RedisStore(connect(settings))
+    return RedisStore(connect(settings, HASH_TAG))
 
 
 class RedisStore:
@@ -368,22 +369,9 @@ class RedisStore:
 
     epoch = 0
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
         self._identity = ""
-        self._decide_script = client.register_script(_DECIDE)
-        self._beat_script = client.register_script(_BEAT)
-        self._orphans_script = client.register_script(_ORPHANS)
-        self._cancel_script = client.register_script(_CANCEL)
-        self._settle_script = client.register_script(_SETTLE)
-        self._cool_script = client.register_script(_COOL)
-        self._list_script = client.register_script(_LIST)
-        self._used_script = client.register_script(_USED)
-        self._standing_script = client.register_script(_STANDING)
-        self._charge_script = client.register_script(_CHARGE)
-        self._claim_script = client.register_script(_CLAIM)
-        self._release_script = client.register_script(_RELEASE)
-        self._identity_script = client.register_script(_IDENTITY)
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         places = _Places([COOLDOWNS, HOLDS, IDENTITY])
@@ -393,7 +381,7 @@ class RedisStore:
             "own": [own.id, own.owner, own.note] if own else None,
             "leased": [leased.id, leased.owner, leased.note] if leased else None,
         }
-        reply = self._call(self._decide_script, places.keys, [orjson.dumps(ask), KEPT_AFTER_SECONDS, LIVE_RETRY_SECONDS, self._identity])
+        reply = self._redis.run(_DECIDE, places.keys, [orjson.dumps(ask), KEPT_AFTER_SECONDS, LIVE_RETRY_SECONDS, self._identity])
         if reply[0] == b"forgot":
             raise StoreForgot("Redis: it has lost its counters")
         return _decision(reply, charges, candidates)
@@ -406,26 +394,26 @@ class RedisStore:
             [one.hold, [[places.of(correction.counter), correction.bucket, correction.difference] for correction in one.corrections if correction.difference]]
             for one in settlements
         ]
-        if not self._call(self._settle_script, places.keys, [self._identity, orjson.dumps(told)]):
+        if not self._redis.run(_SETTLE, places.keys, [self._identity, orjson.dumps(told)]):
             raise StoreForgot("Redis: it has lost its counters")
 
     def cancel(self, holds: Sequence[str]) -> None:
-        if not self._call(self._cancel_script, [HOLDS, IDENTITY], [self._identity, *holds]):
+        if not self._redis.run(_CANCEL, [HOLDS, IDENTITY], [self._identity, *holds]):
             raise StoreForgot("Redis: it has lost its counters")
 
     def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
-        return list(self._call(self._beat_script, [OWNERS, NEWS], [owner, news, NEWS_SECONDS]))
+        return list(self._redis.run(_BEAT, [OWNERS, NEWS], [owner, news, NEWS_SECONDS]))
 
     def orphans(self, seconds: float) -> Sequence[Orphan]:
-        reply = self._call(self._orphans_script, [HOLDS, OWNERS], [seconds, FORGET_OWNERS_SECONDS])
+        reply = self._redis.run(_ORPHANS, [HOLDS, OWNERS], [seconds, FORGET_OWNERS_SECONDS])
         found = zip(reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True)
         return [Orphan(id=hold.decode(), note=note.decode(), key=key.decode(), periods=periods_of(_read_parts(parts))) for hold, note, key, parts in found]
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
-        self._call(self._cool_script, [COOLDOWNS], [key, seconds, cause])
+        self._redis.run(_COOL, [COOLDOWNS], [key, seconds, cause])
 
     def cooldowns(self) -> Mapping[str, Cooldown]:
-        reply = self._call(self._list_script, [COOLDOWNS], [])
+        reply = self._redis.run(_LIST, [COOLDOWNS], [])
         triples = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         return {key.decode(): Cooldown(seconds=float(seconds), cause=cause.decode()) for key, seconds, cause in triples}
 
@@ -433,12 +421,12 @@ class RedisStore:
         if not charges:
             return {}
         places = _Places([])
-        reply = self._call(self._used_script, places.keys, [orjson.dumps([places.written(charge) for charge in charges])])
+        reply = self._redis.run(_USED, places.keys, [orjson.dumps([places.written(charge) for charge in charges])])
         return {charge.counter: int(used) for charge, used in zip(charges, reply, strict=True)}
 
     def standing(self, charges: Sequence[Charge]) -> Mapping[str, Standing]:
         places = _Places([HOLDS])
-        reply = self._call(self._standing_script, places.keys, [orjson.dumps([places.written(charge) for charge in charges])])
+        reply = self._redis.run(_STANDING, places.keys, [orjson.dumps([places.written(charge) for charge in charges])])
         used, holds = reply[: len(charges)], reply[len(charges) :]
         held: dict[tuple[str, int], dict[str, int]] = {}
         for hold, parts in zip(holds[::2], holds[1::2], strict=True):
@@ -453,26 +441,23 @@ class RedisStore:
         if charges:
             places = _Places([])
             written = orjson.dumps([places.written(charge) for charge in charges])
-            self._call(self._charge_script, places.keys, [written, KEPT_AFTER_SECONDS])
+            self._redis.run(_CHARGE, places.keys, [written, KEPT_AFTER_SECONDS])
 
     def claim(self, name: str, owner: str, seconds: float) -> bool:
-        return bool(self._call(self._claim_script, [CLAIM + name], [owner, max(1, round(seconds * 1000))]))
+        return bool(self._redis.run(_CLAIM, [CLAIM + name], [owner, max(1, round(seconds * 1000))]))
 
     def release(self, name: str, owner: str) -> None:
-        self._call(self._release_script, [CLAIM + name], [owner])
+        self._redis.run(_RELEASE, [CLAIM + name], [owner])
 
     def identity(self) -> str:
-        self._identity = self._call(self._identity_script, [IDENTITY], [secrets.token_hex(8)]).decode()
+        self._identity = self._redis.run(_IDENTITY, [IDENTITY], [secrets.token_hex(8)]).decode()
         return self._identity
 
     def ping(self) -> None:
-        asked(self._client.ping)
+        self._redis.command("PING")
 
     def close(self) -> None:
-        self._client.close()
-
-    def _call(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
-        return asked(lambda: script(keys=keys, args=arguments))
+        self._redis.close()
 
 
 class _Places:

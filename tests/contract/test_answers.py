@@ -33,7 +33,7 @@ def open_again(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
         return opened[-1]
 
     if request.param == "redis":
-        opener()._client.flushall()  # type: ignore[attr-defined]
+        opener()._redis.command("FLUSHALL")  # type: ignore[attr-defined]
     yield opener
     for store in opened:
         store.close()

@@ -17,6 +17,7 @@ from coollm.core.config.schema import RuntimeStorage
 from coollm.core.registry import STORES
 from coollm.core.secrets import Secret
 from coollm.stores.base import LIVE, Candidate, Charge, Correction, Hold, Settlement, Span, Store, StoreError, StoreForgot, seconds_until_room
+from coollm.stores.redis import HASH_TAG
 from coollm.stores.redis_client import connect
 from tests.conftest import clean_environment, free_port, redis_server, running, wait_for
 
@@ -79,7 +80,7 @@ def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         address, ca_file = settings.addr.split()
         common = {"type": "redis", "addr": address, "tls": True, "ca_file": ca_file}
         settings = RuntimeStorage(**common, username="coollm", password=Secret("a-redis-password"))
-        connect(RuntimeStorage(**common, username="cleaner", password=Secret("a-cleaner-password"))).flushall()
+        connect(RuntimeStorage(**common, username="cleaner", password=Secret("a-cleaner-password")), HASH_TAG).command("FLUSHALL")
     opened: list[Store] = []
 
     def opener() -> Store:
@@ -89,7 +90,7 @@ def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         return opened[-1]
 
     if kind == "redis" and mode != "tls":
-        opener()._client.flushall()  # type: ignore[attr-defined]
+        opener()._redis.command("FLUSHALL")  # type: ignore[attr-defined]
     yield opener
     for store in opened:
         store.close()
@@ -443,7 +444,7 @@ def test_a_redis_that_has_forgotten_says_so(redis_url: str, tmp_path: Path) -> N
     store: Any = STORES["redis"](RuntimeStorage(type="redis", addr=redis_url), tmp_path)
     before = store.identity()
     assert store.decide([charge("c", 4)], [only("a")], Hold(id="r", owner="me")).chosen == 0
-    store._client.flushall()
+    store._redis.command("FLUSHALL")
     with pytest.raises(StoreForgot):
         store.decide([charge("c", 4)], [only("a")])
     with pytest.raises(StoreForgot):
