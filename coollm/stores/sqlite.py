@@ -1,4 +1,7 @@
-"""Counters in one SQLite file that all workers and instances of a host share. A decision is one transaction of well under a millisecond."""
+"""Counters in one SQLite file that all workers and instances of a host share.
+
+Decisions and settlements of one turn of the event loop are one transaction. What they read is read once, and what they write is written at its end.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -31,6 +35,8 @@ from coollm.stores.base import (
 )
 from coollm.stores.sqlite_file import SqliteFile
 
+T = TypeVar("T")
+
 FILE_NAME = "runtime.sqlite"
 SWEEP_EVERY_SECONDS = 10
 FORGET_OWNERS_SECONDS = 3600
@@ -52,6 +58,31 @@ def open_store(settings: RuntimeStorage, state: Path) -> Store:  # noqa: ARG001 
     return SqliteStore(state / FILE_NAME)
 
 
+class _Batch:
+    """What a transaction has read, and will write."""
+
+    __slots__ = ("added", "cooling", "corrected", "ended", "held", "used")
+
+    def __init__(self) -> None:
+        self.used: dict[tuple[str, int], int] = {}
+        self.added: dict[tuple[str, int], list[int]] = {}
+        self.corrected: dict[tuple[str, int], int] = {}
+        self.held: dict[str, tuple[Any, ...]] = {}
+        self.ended: set[str] = set()
+        self.cooling: dict[str, tuple[float, str]] | None = None
+
+    def change(self, counter: str, bucket: int, difference: int) -> None:
+        """Corrects a bucket."""
+        place = (counter, bucket)
+        if place in self.added:
+            self.added[place][0] += difference
+        else:
+            self.corrected[place] = self.corrected.get(place, 0) + difference
+        for known, oldest in self.used:
+            if known == counter and bucket >= oldest:
+                self.used[known, oldest] += difference
+
+
 class SqliteStore:
     """The contract in some tables. One connection for each worker, used by one greenlet at a time because no call of it yields."""
 
@@ -63,6 +94,8 @@ class SqliteStore:
         first = ("CREATE INDEX charges_expire ON charges (expires)", f"INSERT INTO identities VALUES ('{secrets.token_hex(8)}')")  # noqa: S608  it is hexadecimal
         self._file = SqliteFile(path, SCHEMA_VERSION, _TABLES, first)
         self._connection = self._file.connection
+        self._batch = _Batch()
+        self._file.after_begin, self._file.before_commit = self._begin, self._flush
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         return self._file.write(lambda _: self._decide(charges, candidates, own, leased))
@@ -72,19 +105,19 @@ class SqliteStore:
             self._file.write(lambda _: self._settle(settlements))
 
     def cancel(self, holds: Sequence[str]) -> None:
-        self._file.write(lambda _: [self._end(hold, takes_back=True) for hold in holds])
+        self._alone(lambda: [self._end(hold, takes_back=True) for hold in holds])
 
     def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
-        return self._file.write(lambda _: self._beat(owner, news))
+        return self._alone(lambda: self._beat(owner, news))
 
     def orphans(self, seconds: float) -> Sequence[Orphan]:
-        return self._file.write(lambda _: self._orphans(self._clock() - seconds))
+        return self._alone(lambda: self._orphans(self._clock() - seconds))
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         statement = (
             "INSERT INTO cooldowns VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until, cause = excluded.cause WHERE excluded.until > until"
         )
-        self._file.write(lambda _: self._connection.execute(statement, (key, self._clock() + seconds, cause)))
+        self._alone(lambda: self._connection.execute(statement, (key, self._clock() + seconds, cause)))
 
     def cooldowns(self) -> Mapping[str, Cooldown]:
         now = self._clock()
@@ -93,13 +126,13 @@ class SqliteStore:
 
     def used(self, charges: Sequence[Charge]) -> Mapping[str, int]:
         now = self._clock()
-        return self._file.read(lambda _: {charge.counter: self._used(charge, now) for charge in charges})
+        return self._file.read(lambda _: {charge.counter: self._read_used(charge.counter, charge.span.oldest(now)) for charge in charges})
 
     def standing(self, charges: Sequence[Charge]) -> Mapping[str, Standing]:
-        return self._file.write(lambda _: self._standing(charges))
+        return self._alone(lambda: self._standing(charges))
 
     def charge(self, charges: Sequence[Charge]) -> None:
-        self._file.write(lambda _: self._charge(charges, self._clock()))
+        self._alone(lambda: self._add(charges, self._clock()))
 
     def claim(self, name: str, owner: str, seconds: float) -> bool:
         now = self._clock()
@@ -107,34 +140,69 @@ class SqliteStore:
             "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until "
             "WHERE owner = excluded.owner OR until <= ?"
         )
-        return self._file.write(lambda _: self._connection.execute(statement, (name, owner, now + seconds, now)).rowcount == 1)
+        return self._alone(lambda: self._connection.execute(statement, (name, owner, now + seconds, now)).rowcount == 1)
 
     def release(self, name: str, owner: str) -> None:
-        self._file.write(lambda _: self._connection.execute("DELETE FROM claims WHERE name = ? AND owner = ?", (name, owner)))
+        self._alone(lambda: self._connection.execute("DELETE FROM claims WHERE name = ? AND owner = ?", (name, owner)))
 
     def identity(self) -> str:
         return str(self._file.read(lambda _: self._connection.execute("SELECT identity FROM identities").fetchone()[0]))
 
     def ping(self) -> None:
         # A write: a full disk still lets an empty transaction through.
-        self._file.write(lambda _: self._connection.execute("INSERT OR REPLACE INTO charges VALUES ('ping', 0, 0, ?)", (int(self._clock()),)))
+        self._alone(lambda: self._connection.execute("INSERT OR REPLACE INTO charges VALUES ('ping', 0, 0, ?)", (int(self._clock()),)))
 
     def close(self) -> None:
         self._file.close()
 
+    def _alone(self, work: Callable[[], T]) -> T:
+        """What `work` gives, which reads and writes the tables themselves."""
+
+        def flushed(_: Any) -> T:
+            self._flush()
+            try:
+                return work()
+            finally:
+                self._flush()
+
+        return self._file.write(flushed)
+
+    def _begin(self) -> None:
+        self._batch = _Batch()
+
+    def _flush(self) -> None:
+        """Writes what the transaction has come to so far."""
+        batch, many = self._batch, self._connection.executemany
+        self._batch = _Batch()
+        if batch.added:
+            rows = [(counter, bucket, amount, expires, amount) for (counter, bucket), (amount, expires) in batch.added.items()]
+            many(_ADD, rows)
+        if batch.corrected:
+            many(_CORRECT, [(difference, counter, bucket) for (counter, bucket), difference in batch.corrected.items() if difference])
+        if batch.ended:
+            many("DELETE FROM holds WHERE id = ?", [(hold,) for hold in batch.ended])
+        if batch.held:
+            many("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?)", list(batch.held.values()))
+
     def _settle(self, settlements: Sequence[Settlement]) -> None:
         for one in settlements:
             if self._end(one.hold, takes_back=False):
-                rows = [(correction.difference, correction.counter, correction.bucket) for correction in one.corrections if correction.difference]
-                self._connection.executemany("UPDATE charges SET amount = max(0, amount + ?) WHERE counter = ? AND bucket = ?", rows)
+                for correction in one.corrections:
+                    if correction.difference:
+                        self._batch.change(correction.counter, correction.bucket, correction.difference)
 
     def _end(self, hold: str, *, takes_back: bool) -> bool:
         """Ends a hold, with its parts of periods or without; whether it was there."""
-        row = self._connection.execute("DELETE FROM holds WHERE id = ? RETURNING parts", (hold,)).fetchone()
-        freed = [(part.amount, part.counter, part.bucket) for part in _read_parts(row[0]) if part.is_live or takes_back] if row else []
-        if freed:
-            self._connection.executemany("UPDATE charges SET amount = max(0, amount - ?) WHERE counter = ? AND bucket = ?", freed)
-        return row is not None
+        row = self._batch.held.pop(hold, None)
+        if row is None and hold not in self._batch.ended:
+            row = self._connection.execute("SELECT * FROM holds WHERE id = ?", (hold,)).fetchone()
+        if row is None:
+            return False
+        self._batch.ended.add(hold)
+        for part in _read_parts(row[5]):
+            if part.is_live or takes_back:
+                self._batch.change(part.counter, part.bucket, -part.amount)
+        return True
 
     def _beat(self, owner: str, news: bytes) -> Sequence[bytes]:
         now = self._clock()
@@ -148,7 +216,10 @@ class SqliteStore:
         for hold, parts in self._connection.execute("SELECT id, parts FROM holds"):
             for part in periods_of(_read_parts(parts)):
                 held.setdefault((part.counter, part.bucket), {})[hold] = part.amount
-        return {one.counter: Standing(used=self._used(one, now), held=held.get((one.counter, one.span.bucket(now)), {})) for one in charges}
+        return {
+            one.counter: Standing(used=self._read_used(one.counter, one.span.oldest(now)), held=held.get((one.counter, one.span.bucket(now)), {}))
+            for one in charges
+        }
 
     def _orphans(self, before: float) -> Sequence[Orphan]:
         statement = "SELECT id, note, key, parts FROM holds LEFT JOIN owners USING (owner) WHERE coalesce(seen, made) < ?"
@@ -158,62 +229,91 @@ class SqliteStore:
 
     def _hold(self, hold: Hold | None, key: str, charges: Sequence[Charge], now: float) -> None:
         if hold is not None and charges:
-            row = (hold.id, hold.owner, now, hold.note, key, _write_parts(charges, now))
-            self._connection.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._batch.held[hold.id] = (hold.id, hold.owner, now, hold.note, key, _write_parts(charges, now))
+            self._batch.ended.discard(hold.id)
+
+    def _take_back(self, own: Hold | None, leased: Hold | None) -> None:
+        """What was asked before under the same names."""
+        names = [hold.id for hold in (own, leased) if hold is not None]
+        if not names:
+            return
+        found = self._connection.execute(f"SELECT id FROM holds WHERE id IN ({', '.join('?' * len(names))})", names).fetchall()  # noqa: S608  marks alone
+        known = [name for name in names if name in self._batch.held]
+        for name in {*(row[0] for row in found), *known}:
+            self._end(name, takes_back=True)
 
     def _decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None, leased: Hold | None) -> Decision:
         now = self._clock()
         self._sweep(now)
-        for hold in (own, leased):
-            if hold is not None:
-                self._end(hold.id, takes_back=True)
-        used: dict[str, int] = {}
+        self._take_back(own, leased)
         for charge in charges:
-            wait = self._wait(charge, now, used)
+            wait = self._wait(charge, now)
             if wait != 0:
                 told = tuple(Used(counter=one.counter, used=self._used(one, now), limit=one.limit) for one in charges)
                 return Decision(refused=charge, retry_after_seconds=wait, used=told)
         skipped: list[Skipped] = []
-        cooling = {key: (until, cause) for key, until, cause in self._connection.execute("SELECT key, until, cause FROM cooldowns WHERE until > ?", (now,))}
         for index, candidate in enumerate(candidates):
-            reason = self._why_not(candidate, now, used, cooling)
+            reason = self._why_not(candidate, now)
             if reason is None:
-                every = (*charges, *candidate.charges)
-                self._charge(every, now)
+                used = [self._charge(charge, now) for charge in charges]
+                used += [self._charge(charge, now) for charge in candidate.charges]
                 self._hold(own, candidate.key, charges, now)
                 self._hold(leased, candidate.key, candidate.charges, now)
-                after = tuple(Used(counter=one.counter, used=used[one.counter] + one.amount, limit=one.limit) for one in every)
-                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=after)
+                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=tuple(used))
             skipped.append(reason)
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
-    def _charge(self, charges: Sequence[Charge], now: float) -> None:
-        self._connection.executemany(
-            "INSERT INTO charges VALUES (?, ?, max(0, ?), ?) ON CONFLICT (counter, bucket) DO UPDATE SET amount = max(0, amount + ?)",
-            [(one.counter, one.span.bucket(now), one.amount, one.span.expires(now), one.amount) for one in charges],
-        )
+    def _charge(self, charge: Charge, now: float) -> Used:
+        place = (charge.counter, charge.span.bucket(now))
+        added = self._batch.added.get(place)
+        if added is None:
+            self._batch.added[place] = [charge.amount, charge.span.expires(now)]
+        else:
+            added[0] += charge.amount
+        used = self._used(charge, now) + charge.amount
+        self._batch.used[charge.counter, charge.span.oldest(now)] = used
+        return Used(counter=charge.counter, used=used, limit=charge.limit)
 
-    def _why_not(self, candidate: Candidate, now: float, used: dict[str, int], cooling: Mapping[str, tuple[float, str]]) -> Skipped | None:
+    def _add(self, charges: Sequence[Charge], now: float) -> None:
+        """Adds to the tables themselves, and never below zero."""
+        self._connection.executemany(_ADD, [(one.counter, one.span.bucket(now), one.amount, one.span.expires(now), one.amount) for one in charges])
+
+    def _why_not(self, candidate: Candidate, now: float) -> Skipped | None:
+        cooling = self._batch.cooling
+        if cooling is None:
+            rows = self._connection.execute("SELECT key, until, cause FROM cooldowns WHERE until > ?", (now,))
+            cooling = self._batch.cooling = {key: (until, cause) for key, until, cause in rows}
         if candidate.key in cooling:
             until, cause = cooling[candidate.key]
-            return Skipped(key=candidate.key, reason=f"cooling: {cause}", retry_after_seconds=until - now)
+            if until > now:
+                return Skipped(key=candidate.key, reason=f"cooling: {cause}", retry_after_seconds=until - now)
         for charge in candidate.charges:
-            wait = self._wait(charge, now, used)
+            wait = self._wait(charge, now)
             if wait != 0:
                 return Skipped(key=candidate.key, reason=f"limit: {charge.counter}", retry_after_seconds=wait)
         return None
 
-    def _wait(self, charge: Charge, now: float, used: dict[str, int]) -> float | None:
-        if charge.counter not in used:
-            used[charge.counter] = self._used(charge, now)
-        if used[charge.counter] + charge.amount <= charge.limit:
+    def _wait(self, charge: Charge, now: float) -> float | None:
+        if self._used(charge, now) + charge.amount <= charge.limit:
             return 0.0
+        self._flush()
         rows = self._connection.execute("SELECT bucket, amount FROM charges WHERE counter = ? AND bucket >= ?", (charge.counter, charge.span.oldest(now)))
         return seconds_until_room(rows.fetchall(), charge, now)
 
     def _used(self, charge: Charge, now: float) -> int:
+        place = (charge.counter, charge.span.oldest(now))
+        used = self._batch.used.get(place)
+        if used is None:
+            used = self._read_used(*place)
+            if self._batch.added or self._batch.corrected:
+                used += sum(row[0] for (counter, bucket), row in self._batch.added.items() if counter == place[0] and bucket >= place[1])
+                used += sum(change for (counter, bucket), change in self._batch.corrected.items() if counter == place[0] and bucket >= place[1])
+            self._batch.used[place] = used
+        return used
+
+    def _read_used(self, counter: str, oldest: int) -> int:
         statement = "SELECT coalesce(sum(amount), 0) FROM charges WHERE counter = ? AND bucket >= ?"
-        return int(self._connection.execute(statement, (charge.counter, charge.span.oldest(now))).fetchone()[0])
+        return int(self._connection.execute(statement, (counter, oldest)).fetchone()[0])
 
     def _sweep(self, now: float) -> None:
         if now - self._swept < SWEEP_EVERY_SECONDS:
@@ -224,8 +324,13 @@ class SqliteStore:
         self._connection.execute("DELETE FROM claims WHERE until <= ?", (now,))
 
 
+_ADD = "INSERT INTO charges VALUES (?, ?, max(0, ?), ?) ON CONFLICT (counter, bucket) DO UPDATE SET amount = max(0, amount + ?)"
+_CORRECT = "UPDATE charges SET amount = max(0, amount + ?) WHERE counter = ? AND bucket = ?"
+
+
 def _write_parts(charges: Sequence[Charge], now: float) -> str:
-    return msgspec.json.encode(held_parts(charges, now)).decode()
+    parts = held_parts(charges, now)
+    return msgspec.json.encode(parts).decode() if parts else "[]"
 
 
 def _read_parts(text: str) -> tuple[Part, ...]:

@@ -1,6 +1,7 @@
 """A SQLite file (WAL) that all workers of a host share.
 
-SQLite blocks the whole worker while it waits for a lock, so it is not let wait: a busy file is tried again after a gevent sleep, in which other requests go on.
+What greenlets write in one turn of the event loop is one transaction: beginning and committing one costs as much as several writes. SQLite blocks the whole
+worker while it waits for a lock, so it is not let wait: a busy file is tried again a moment later, and meanwhile other requests go on.
 """
 
 from __future__ import annotations
@@ -8,19 +9,24 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gevent
 
 from coollm.stores.base import StoreError
+from coollm.wire import Waiter
 
 T = TypeVar("T")
 Execute = Callable[..., Any]
 """`sqlite3.Connection.execute`."""
 
 BUSY_SECONDS = 5.0
+
+# So many decisions take about a millisecond, for which the loop stands still.
+MOST_AT_ONCE = 16
 
 
 class SqliteFile:
@@ -29,6 +35,10 @@ class SqliteFile:
     def __init__(self, path: Path, version: int, tables: Mapping[str, str], first: Sequence[str] = ()) -> None:
         """`tables` are columns by name; `first` are the statements that follow where they are made."""
         self.path = path
+        self.after_begin: Callable[[], None] = _nothing
+        self.before_commit: Callable[[], None] = _nothing
+        self._waiting: deque[tuple[Callable[[Execute], Any], Waiter]] = deque()
+        self._is_called = False
         try:
             self.connection = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=128)
             path.chmod(0o600)
@@ -41,20 +51,58 @@ class SqliteFile:
         return self._patiently(lambda: work(self.connection.execute))
 
     def write(self, work: Callable[[Execute], T]) -> T:
-        """What `work` gives, in a transaction."""
+        """What `work` gives, in a transaction, with that of others. It must not raise but for what SQLite raises, which undoes the others' too."""
+        hub = gevent.get_hub()
+        waiter = Waiter(hub, time.monotonic() + BUSY_SECONDS + 1)
+        self._waiting.append((work, waiter))
+        if not self._is_called:
+            self._is_called = True
+            hub.loop.run_callback(self._commit, hub)
+        try:
+            return cast("T", waiter.wait())
+        except TimeoutError as error:
+            raise StoreError(f"{self.path}: it is busy for too long") from error
 
-        def run() -> T:
-            self.connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(self.connection.execute)
-                self.connection.execute("COMMIT")
-            except BaseException:
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
-                raise
-            return result
+    def _commit(self, hub: Any) -> None:
+        """Called by the loop: writes what waits, as much as takes a millisecond, or tries again in a moment where another process writes."""
+        batch = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
+        try:
+            results = self._transaction([work for work, _ in batch])
+        except sqlite3.OperationalError as error:
+            if _is_busy(error):
+                self._waiting.extendleft(reversed(batch))
+                timer = hub.loop.timer(random.uniform(0.0002, 0.002))
+                timer.start(self._commit, hub)
+                return
+            self._next(hub)
+            _fail(batch, self.path, error)
+        except sqlite3.Error as error:
+            self._next(hub)
+            _fail(batch, self.path, error)
+        else:
+            self._next(hub)
+            for (_, waiter), result in zip(batch, results, strict=True):
+                waiter.give(result)
 
-        return self._patiently(run)
+    def _next(self, hub: Any) -> None:
+        """Those that still wait are written in the loop's next turn."""
+        self._is_called = bool(self._waiting)
+        if self._is_called:
+            hub.loop.run_callback(self._commit, hub)
+
+    def _transaction(self, works: Sequence[Callable[[Execute], Any]]) -> list[Any]:
+        execute = self.connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            self.after_begin()
+            results = [work(execute) for work in works]
+            self.before_commit()
+            execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+        return results
 
     def close(self) -> None:
         """Closes the connection."""
@@ -76,7 +124,7 @@ class SqliteFile:
                 execute(statement)
             execute(f"PRAGMA user_version = {version}")
 
-        self.write(make)
+        self._transaction([make])
 
     def _version(self) -> int:
         return int(self.connection.execute("PRAGMA user_version").fetchone()[0])
@@ -88,8 +136,23 @@ class SqliteFile:
             try:
                 return work()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > deadline:
+                if not _is_busy(error) or time.monotonic() > deadline:
                     raise StoreError(f"{self.path}: {error}") from error
             except sqlite3.Error as error:
                 raise StoreError(f"{self.path}: {error}") from error
             gevent.sleep(random.uniform(0.0002, 0.002))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _fail(batch: Sequence[tuple[Callable[[Execute], Any], Waiter]], path: Path, error: sqlite3.Error) -> None:
+    for _, waiter in batch:
+        failure = StoreError(f"{path}: {error}")
+        failure.__cause__ = error
+        waiter.fail(failure)
