@@ -146,11 +146,11 @@ class Upstream:
 
 
 class Exchange:
-    """One request and its answer. `status` and `headers` (lower-case names) are there after `start`."""
+    """One request and its answer. `status` and `headers` are there after `start`."""
 
     def __init__(self, owner: Upstream, origin: Origin, wire: Wire, timeouts: Timeouts, deadline: float, cancellation: Cancellation) -> None:
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self._raw_headers: list[tuple[bytes, bytes]] = []
         self.has_received = False
         self._owner = owner
         self._origin = origin
@@ -163,9 +163,13 @@ class Exchange:
         self._header_bytes = 0
         self._has_head = False
         self._is_complete = False
-        self._is_framed = False
         self._can_be_kept = False
         cancellation.add(self._abort)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By lower-case names. Made when it is asked for: few answers' are."""
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._raw_headers}
 
     def start(self, head: bytes, body: bytes | Body) -> Exchange:
         """Sends the request and reads the head of the answer. Closes itself if it fails."""
@@ -270,11 +274,16 @@ class Exchange:
             raise _failed(Cause.BAD_ANSWER, f"the answer is not valid HTTP: {error}") from error
 
     def _end_of_file(self) -> None:
-        if self._has_head and not self._is_framed:
+        if self._has_head and not self._is_framed():
             self._is_complete = True  # a body without a length ends with the connection (RFC 9112 6.3)
             return
         where = "in the middle of the answer" if self.has_received else "before an answer"
         raise _failed(Cause.CUT, f"{self._origin.host} closed the connection {where}")
+
+    def _is_framed(self) -> bool:
+        """Whether the answer itself says where it ends."""
+        headers = self.headers
+        return "content-length" in headers or "chunked" in headers.get("transfer-encoding", "").lower() or self.status in (204, 304)
 
     def _translate(self, error: OSError) -> Exception:
         if self._cancellation.is_cancelled:
@@ -290,14 +299,13 @@ class Exchange:
     # Callbacks of httptools.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._raw_headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
         if self.status < 200:
-            self.headers.clear()
+            self._raw_headers.clear()
             return
-        self._is_framed = "content-length" in self.headers or "chunked" in self.headers.get("transfer-encoding", "").lower() or self.status in (204, 304)
         self._has_head = True
 
     def on_body(self, body: bytes) -> None:
@@ -306,8 +314,8 @@ class Exchange:
     def on_message_complete(self) -> None:
         if self._has_head:
             self._is_complete = True
-            # Asked now: the parser forgets it when the message is over.
-            self._can_be_kept = self._is_framed and self._parser.should_keep_alive()
+            # Asked now: the parser forgets it when the message is over. One that ends with its connection is not to be kept, as the parser knows.
+            self._can_be_kept = self._parser.should_keep_alive()
 
 
 def _failed(cause: Cause, message: str) -> VendorError:

@@ -22,8 +22,8 @@ ServiceTier = Literal["auto", "default", "flex", "priority", "batch"]
 """How urgently a vendor serves a request, in OpenAI's words."""
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of the frozen value objects."""
+class Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Base of the frozen value objects. They are trees: Python's collector of cycles need not look at them."""
 
 
 class TextPart(Value, frozen=True, tag="text"):

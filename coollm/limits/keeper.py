@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import gevent
 import msgspec
-import orjson
 
 from coollm.core.money import nano_usd
 from coollm.core.types import Target, Usage
@@ -19,6 +18,8 @@ from coollm.telemetry.record import RequestRecord
 BEAT_SECONDS = 1.0
 BEATS_OF_A_REAP = 5
 DEAD_AFTER_SECONDS = 16.0
+
+_encode = msgspec.json.Encoder().encode
 
 _log = logging.getLogger("coollm.keeper")
 
@@ -37,7 +38,7 @@ class Note(msgspec.Struct, frozen=True):
 
     def write(self) -> str:
         """As text."""
-        return orjson.dumps(msgspec.structs.asdict(self)).decode()
+        return _encode(self).decode()
 
 
 class Keeper:

@@ -77,7 +77,7 @@ class WireFormat(Value, frozen=True):
         return self.framer()
 
 
-class VendorRequest(Value, frozen=True):
+class VendorRequest(Value, frozen=True, gc=True):
     """An HTTP request for a vendor, and how its answer is written. The body is what is sent, byte for byte.
 
     Where an answer comes in steps (a job that is begun, then asked for), `follow` makes the next request from the answer to this one, or None if that was
@@ -93,7 +93,7 @@ class VendorRequest(Value, frozen=True):
     abandon: VendorRequest | None = None
 
 
-class FollowUp(Value, frozen=True):
+class FollowUp(Value, frozen=True, gc=True):
     """The next request of an answer in steps, to be sent after `wait_seconds`."""
 
     request: VendorRequest

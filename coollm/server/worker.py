@@ -86,10 +86,12 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._served: dict[Wire, Connection] = {}
         self._stopped = Event()
         self._tls: ssl.SSLContext | None = None
+        self._application: Any = None
 
     def run(self) -> None:
         """Serves until it is told to stop, and then until what is in flight has been answered."""
         self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
+        self._application = getattr(self.wsgi, "wsgi_app", self.wsgi)
         most_at_once = 1 if self.cfg.workers > 1 else MOST_ACCEPTED
         for one in self.sockets:
             listener = _Listener(one, most_at_once, self._accepted)
@@ -123,7 +125,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             if listener.is_tcp:
                 connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             wire = self._wire(listener, connection)
-            served = Connection(wire, self.wsgi, {**listener.environ, "REMOTE_ADDR": address[0] if isinstance(address, tuple) else ""}, self._is_stopping)
+            served = Connection(wire, self._application, {**listener.environ, "REMOTE_ADDR": address[0] if isinstance(address, tuple) else ""}, self._is_stopping)
             self._served[wire] = served
             served.serve()
         except (OSError, ssl.SSLError) as error:
