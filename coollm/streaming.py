@@ -35,6 +35,9 @@ class StreamAnswer:
         self._renderer = None if vendor.form.wire == call.face.wire else call.face.renderer(call.request, grant.target, call.record.request_id)
         self._forward = call.face.forwarder(grant.target) if self._renderer is None else None
         self._collector = Collector(grant.target.model) if run.flight is not None else None
+        # What the client gets as it comes need not be read, once it is known how long a frame is beside its text.
+        self._may_skip = self._renderer is None and self._forward is None and self._collector is None
+        self._envelope: int | None = None
         self._frames = self._read()
         self._held = b""
         self._usage: Usage | None = None
@@ -110,6 +113,10 @@ class StreamAnswer:
         """The client's frames, those of one piece of the vendor's together."""
         events = self._vendor.form.framing()
         for piece in self._vendor.exchange.pieces():
+            if self._envelope is not None and events.is_between and self._vendor.form.is_plain(piece):
+                self._characters += max(0, len(piece) - self._envelope * piece.count(b"\n\n"))
+                yield piece
+                continue
             frames = []
             try:
                 for event in events.feed(piece):
@@ -135,6 +142,8 @@ class StreamAnswer:
         decoded = self._decoder.decode_event(event)
         for one in decoded:
             self._count(one)
+        if self._may_skip and len(decoded) == 1 and isinstance(decoded[0], TextDelta) and decoded[0].text:
+            self._envelope = len(event.raw) - len(decoded[0].text)
         if StreamEnd in map(type, decoded):
             self._is_terminated = self._is_ended = True
         if self._renderer is not None:

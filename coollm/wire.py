@@ -12,7 +12,6 @@ import _socket
 import contextlib
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -133,7 +132,7 @@ class Wire:
         self.family = connection.family
         self._hub = gevent.get_hub()
         self._deadlines = _deadlines_of(self._hub)
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []  # an empty deque has room for 64
         self._size = 0
         self._is_ended = False
         self._is_paused = False

@@ -1,7 +1,14 @@
-"""The gateway beside nginx and LiteLLM: one worker on one core, 64 connections, requests of some 600 bytes and answers of 950; vendor and load on the other.
+"""The gateway beside nginx, Portkey and LiteLLM, in one interleaved run: one worker on one core, vendor and load on the other.
 
-All features are on: authentication, limits of client and key, usage log, ledger, metrics, routing over three keys. Rounds of all are interleaved; of each the
-median counts.
+| part       | what is measured                                                                                                     |
+|------------|----------------------------------------------------------------------------------------------------------------------|
+| throughput | 64 connections, requests of some 600 bytes, answers of 950: requests per second and core, CPU, memory, time to ready |
+| latency    | an open loop at 200, 500 and 1,000 requests a second                                                                  |
+| streams    | 500 and 1,000 streams of 50 chunks a second: CPU and added delay of a chunk, memory of a stream                       |
+| bodies     | requests of 1 MB                                                                                                      |
+| commands   | `coollm --help` and `coollm health` beside a Typer program of two commands                                            |
+
+All features of the gateway are on: authentication, limits of client and key, usage log, ledger, metrics, routing over three keys.
 """
 
 from __future__ import annotations
@@ -12,274 +19,306 @@ import json
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-CONNECTIONS = 64
-TICKS = os.sysconf("SC_CLK_TCK")
-CLIENT_KEY = "bench-client-key-0001"
+from benchmark.profile import profile
+from benchmark.servers import BODY, LOAD_CORE, ROOT, Server, coollm, litellm, nginx_proxy, portkey, redis, stream_vendor, vendor
 
-ANSWER = json.dumps(
-    {
-        "id": "chatcmpl-bench",
-        "object": "chat.completion",
-        "created": 1700000000,
-        "model": "bench",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 120, "refusal": None}, "logprobs": None, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 120, "total_tokens": 220},
-    }
-)
-BODY = json.dumps({"model": "bench", "messages": [{"role": "user", "content": "word " * 100}], "max_tokens": 200})
+CONNECTIONS = 64
+STORES = ("memory", "sqlite", "redis")
+RATES = (200, 500, 1000)
+STREAMS = (500, 1000)
+PARTS = ("throughput", "latency", "streams", "bodies", "commands")
 
 WRK = """
 wrk.method = "POST"
-wrk.headers["content-type"] = "application/json"
-wrk.headers["authorization"] = "Bearer %s"
+%s
 wrk.body = [[%s]]
-local bad = 0
 done = function(summary, latency, requests)
-  io.write(string.format("RESULT %%d %%d %%d %%d %%d\\n", summary.requests, summary.duration, summary.errors.status + summary.errors.connect +
+  io.write(string.format("RESULT %%d %%d %%d %%d\\n", summary.requests, summary.errors.status + summary.errors.connect +
     summary.errors.read + summary.errors.timeout, latency:percentile(50), latency:percentile(99)))
 end
 """
+TYPER = """
+import typer
+app = typer.Typer()
+
+@app.command()
+def hello(name: str) -> None:
+    "Says hello."
+
+@app.command()
+def bye(name: str) -> None:
+    "Says bye."
+
+app()
+"""
+Row = dict[str, Any]
 
 
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+def wrk(server: Server, home: Path, seconds: int, body: str, connections: int) -> Row:
+    """One round of closed-loop load."""
+    script = home / f"{server.name}.lua"
+    headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in server.headers.items())
+    script.write_text(WRK % (headers, body))
+    before, began = server.cpu_seconds(), time.monotonic()
+    command = ["taskset", "-c", LOAD_CORE, "wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--timeout", "10s", "-s", str(script), server.url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    cpu, took = server.cpu_seconds() - before, time.monotonic() - began
+    requests, errors, median, slowest = map(int, re.findall(r"RESULT (\d+) (\d+) (\d+) (\d+)", said)[0])
+    row = {"rate": requests / took, "cpu_us": cpu / max(1, requests) * 1e6, "p50_ms": median / 1000, "p99_ms": slowest / 1000}
+    return {**row, "failed": errors}
 
 
-class Server:
-    """A server under test: its address, its processes, and how it is started."""
+def medians(rows: list[Row]) -> Row:
+    """Of each figure the median; failures are added up."""
+    return {name: sum(row[name] for row in rows) if name == "failed" else round(statistics.median(row[name] for row in rows), 2) for name in rows[0]}
 
-    def __init__(self, name: str, url: str, process: subprocess.Popen[bytes]) -> None:
-        self.name = name
-        self.url = url
-        self.process = process
-        self.rounds: list[tuple[float, float, float, float]] = []
-        self.errors = 0
 
-    def pids(self) -> list[int]:
-        """The process and all below it."""
-        found, waiting = [], [self.process.pid]
-        while waiting:
-            pid = waiting.pop()
-            found.append(pid)
-            with contextlib.suppress(FileNotFoundError):
-                waiting += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def interleaved(servers: list[Server], rounds: int, measure: Callable[[Server], Row]) -> dict[str, Row]:
+    """All servers in turns, so that what else the machine does meets them all."""
+    found: dict[str, list[Row]] = {server.name: [] for server in servers}
+    for _ in range(rounds):
+        for server in servers:
+            found[server.name].append(measure(server))
+    return {name: medians(rows) for name, rows in found.items()}
+
+
+def load(module: str, *words: str) -> Row:
+    """Runs a load generator of ours on its core; its last line is its result."""
+    command = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", f"benchmark.{module}", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    found: Row = json.loads(said.splitlines()[-1])
+    return found
+
+
+class Bench:
+    """One run. `home` is thrown away after it."""
+
+    def __init__(self, home: Path, arguments: argparse.Namespace) -> None:
+        self._home = home
+        self._quick = arguments.quick
+        self._without = arguments.without
+
+    def _start(self, stack: contextlib.ExitStack, makers: dict[str, Callable[[], Any]]) -> list[Server]:
+        servers = []
+        for name, make in makers.items():
+            if name not in self._without:
+                server = stack.enter_context(make())
+                server.wait()
+                servers.append(server)
+        return servers
+
+    def throughput(self) -> dict[str, Row]:
+        """Closed loop, all servers; then two workers of the gateway on two cores, where the load has to share one."""
+        seconds, rounds = (2, 3) if self._quick else (6, 5)
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(vendor(self._home)).port
+            stack.enter_context(redis(self._home))
+            makers: dict[str, Callable[[], Any]] = {"nginx": lambda: nginx_proxy(self._home, port)}
+            makers |= {f"coollm {store}": lambda store=store: coollm(self._home, store, port) for store in STORES}
+            makers |= {"portkey": lambda: portkey(self._home, port), "litellm": lambda: litellm(self._home, port)}
+            servers = self._start(stack, makers)
+            rows = interleaved(servers, rounds, lambda server: wrk(server, self._home, seconds, BODY, CONNECTIONS))
+            for server in servers:
+                rows[server.name] |= {"memory_mb": round(server.memory_mb()), "ready_seconds": server.ready_seconds}
+        return rows
+
+    def latency(self) -> dict[str, Row]:
+        """Open loop."""
+        seconds, rounds = (3, 1) if self._quick else (10, 3)
+        found: dict[str, Row] = {}
+        with contextlib.ExitStack() as stack:
+            direct = stack.enter_context(vendor(self._home))
+            direct.name = "no gateway"
+            direct.wait()
+            makers: dict[str, Callable[[], Any]] = {"nginx": lambda: nginx_proxy(self._home, direct.port)}
+            makers |= {"coollm memory": lambda: coollm(self._home, "memory", direct.port), "portkey": lambda: portkey(self._home, direct.port)}
+            servers = [direct, *self._start(stack, makers)]
+            for server in servers:
+                (self._home / f"{server.name}.request").write_bytes(server.request(BODY))
+
+            def measure(rate: int) -> Callable[[Server], Row]:
+                def one(server: Server) -> Row:
+                    return load("openloop", "127.0.0.1", str(server.port), str(rate), str(seconds), str(self._home / f"{server.name}.request"))
+
+                return one
+
+            for rate in RATES:
+                for name, row in interleaved(servers, rounds, measure(rate)).items():
+                    found.setdefault(name, {})[f"{rate}"] = row
         return found
 
-    def cpu_seconds(self) -> float:
-        """Of all its processes."""
-        total = 0
-        for pid in self.pids():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                total += int(fields[11]) + int(fields[12])
-        return total / TICKS
-
-    def memory_mb(self) -> float:
-        """Resident memory of its largest process."""
-        sizes = [0.0]
-        for pid in self.pids():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, IndexError):
-                sizes.append(int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) / 1024)
-        return max(sizes)
-
-    def measure(self, script: Path, seconds: int) -> None:
-        """One round."""
-        before, started = self.cpu_seconds(), time.monotonic()
-        command = ["taskset", "-c", "1", "wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "--latency", "-s", str(script), self.url]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        cpu, took = self.cpu_seconds() - before, time.monotonic() - started
-        requests, _, errors, median, slowest = map(int, re.findall(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", said)[0])
-        self.errors += errors
-        self.rounds.append((requests / took, cpu / max(1, requests) * 1e6, median / 1000, slowest / 1000))
-
-    def row(self) -> dict[str, Any]:
-        """The medians of all rounds."""
-        rate, cpu, median, slowest = (statistics.median(column) for column in zip(*self.rounds, strict=True))
-        return {
-            "name": self.name,
-            "requests_per_second_per_core": round(rate),
-            "cpu_us_per_request": round(cpu, 1),
-            "latency_ms_p50": round(median, 2),
-            "latency_ms_p99": round(slowest, 2),
-            "memory_mb": round(self.memory_mb()),
-            "errors": self.errors,
-        }
-
-
-@contextlib.contextmanager
-def nginx(home: Path, name: str, location: str, core: int) -> Iterator[Server]:
-    """An nginx with one worker on a core."""
-    port = free_port()
-    (home / name).mkdir()
-    (home / name / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {home}/{name}/pid; error_log {home}/{name}/error.log;\n"
-        "events { worker_connections 4096; }\n"
-        "http { access_log off; default_type application/json; keepalive_requests 10000000; client_body_buffer_size 128k;\n"
-        f"  client_body_temp_path {home}/{name}/body; proxy_temp_path {home}/{name}/proxy;\n"
-        f"{location.replace('PORT', str(port))} }}\n"
-    )
-    with started(["taskset", "-c", str(core), "nginx", "-p", str(home / name), "-c", str(home / name / "nginx.conf")], {}, home / f"{name}.txt") as process:
-        yield Server(name, f"http://127.0.0.1:{port}/v1/chat/completions", process)
-
-
-@contextlib.contextmanager
-def started(command: list[str], environment: dict[str, str], words: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, ended with everything that it started."""
-    with words.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **environment})
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def answers(url: str, seconds: float, words: Path) -> float:
-    """Waits for a first answer; the seconds that it took."""
-    began = time.monotonic()
-    headers = {"content-type": "application/json", "authorization": f"Bearer {CLIENT_KEY}"}
-    while time.monotonic() - began < seconds:
-        with contextlib.suppress(OSError):
-            request = urllib.request.Request(url, BODY.encode(), headers)
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                if answer.status == 200:
-                    return time.monotonic() - began
-        time.sleep(0.05)
-    sys.exit(f"error: {url} does not answer\n{words.read_text()[-2000:]}")
-
-
-@contextlib.contextmanager
-def coollm(home: Path, store: str, vendor: str, name: str) -> Iterator[Server]:
-    """The gateway with one worker and a store."""
-    port, place = free_port(), home / name
-    place.mkdir()
-    limits = {"req_per_min": 100_000_000, "tokens_per_min": 100_000_000_000}
-    keys = ["sk-bench-1", "sk-bench-2", "sk-bench-3"]
-    settings = {
-        "version": "1.0",
-        "server": {"listen": f"127.0.0.1:{port}", "workers": 1},
-        "llm_providers": [
-            {
-                "id": "vendor",
-                "type": "custom",
-                "base_url": vendor,
-                "api_keys": keys,
-                "models": ["bench"],
-                "limits": limits,
+    def streams(self) -> dict[str, Row]:
+        """Many streams through one worker."""
+        seconds = 4 if self._quick else 15
+        found: dict[str, Row] = {}
+        body = json.dumps({**json.loads(BODY), "stream": True})
+        with stream_vendor(self._home) as port:
+            makers: dict[str, Callable[[], Any]] = {
+                "no gateway": lambda: contextlib.nullcontext(None),
+                "nginx": lambda: nginx_proxy(self._home, port, "nginx-streams"),
+                "coollm memory": lambda: coollm(self._home, "memory", port, name="coollm streams"),
             }
-        ],
-        "api_keys": [{"id": "bench", "key": CLIENT_KEY, "limits": limits}],
-        "storage": {"runtime": {"type": store, **({"addr": f"unix:{home}/redis.sock"} if store == "redis" else {})}},
-        "policy": {"algorithm": "hybrid"},
-    }
-    (place / "coollm.yaml").write_text(json.dumps(settings))
-    environment = {"COOLLM_STATE_DIR": str(place / "state"), "COOLLM_RUN_DIR": tempfile.mkdtemp(prefix="coollm-bench-"), "HOME": str(place)}
-    command = ["taskset", "-c", "0", sys.executable, "-m", "coollm_cli.main", "serve", "--config", str(place / "coollm.yaml")]
-    with started(command, environment, home / f"{name}.txt") as process:
-        yield Server(name, f"http://127.0.0.1:{port}/v1/chat/completions", process)
+            for name, make in makers.items():
+                for count in () if name in self._without else STREAMS:
+                    found.setdefault(name, {})[f"{count}"] = self._streamed(name, make, port, count, seconds, body)
+                    shutil.rmtree(self._home / "nginx-streams", ignore_errors=True)
+                    shutil.rmtree(self._home / "coollm streams", ignore_errors=True)
+        return found
+
+    def _streamed(self, name: str, make: Callable[[], Any], vendor_port: int, count: int, seconds: int, body: str) -> Row:
+        with make() as server:
+            port = server.port if server else vendor_port
+            time.sleep(1.5)
+            request = server.request(body) if server else f"POST / HTTP/1.1\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+            file = self._home / "stream.request"
+            file.write_bytes(request)
+            before_mb = server.memory_mb() if server else 0.0
+            command = [
+                "taskset",
+                "-c",
+                LOAD_CORE,
+                sys.executable,
+                "-m",
+                "benchmark.streams",
+                "client",
+                "127.0.0.1",
+                str(port),
+                str(count),
+                str(seconds),
+                str(file),
+            ]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")})
+            if process.stdout is None or "READY" not in process.stdout.readline():
+                sys.exit(f"error: the streams through {name} do not begin")
+            before = server.cpu_seconds() if server else 0.0
+            row: Row = json.loads(process.stdout.readline())
+            if server:
+                row["cpu_us"] = round((server.cpu_seconds() - before) / max(1, row["chunks"]) * 1e6, 1)
+                row["kb_per_stream"] = round((server.memory_mb() - before_mb) * 1024 / count, 1)
+            process.wait()
+            return row
+
+    def bodies(self) -> dict[str, Row]:
+        """Requests of a megabyte."""
+        seconds, rounds = (2, 1) if self._quick else (5, 3)
+        body = json.dumps({"model": "bench", "messages": [{"role": "user", "content": "x" * 1_000_000}], "max_tokens": 200})
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(vendor(self._home)).port
+            makers: dict[str, Callable[[], Any]] = {"nginx": lambda: nginx_proxy(self._home, port), "coollm memory": lambda: coollm(self._home, "memory", port)}
+            return interleaved(self._start(stack, makers), rounds, lambda server: wrk(server, self._home, seconds, body, 16))
+
+    def commands(self) -> dict[str, Row]:
+        """How long a command takes, from its start to its end."""
+        (self._home / "two.py").write_text(TYPER)
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(vendor(self._home)).port
+            server = stack.enter_context(coollm(self._home, "memory", port))
+            server.wait()
+            ours = [sys.executable, "-m", "coollm_cli.main"]
+            wanted = {
+                "typer --help": [sys.executable, str(self._home / "two.py"), "--help"],
+                "coollm --help": [*ours, "--help"],
+                "coollm health": [*ours, "health", "--config", str(self._home / "coollm memory" / "coollm.yaml")],
+            }
+            environment = {**os.environ, **_environment_of(server)}
+            times: dict[str, list[float]] = {name: [] for name in wanted}
+            for _ in range(5 if self._quick else 15):
+                for name, command in wanted.items():
+                    began = time.monotonic()
+                    subprocess.run(command, capture_output=True, check=True, env=environment)
+                    times[name].append(time.monotonic() - began)
+        return {name: {"seconds": round(statistics.median(taken), 3)} for name, taken in times.items()}
 
 
-@contextlib.contextmanager
-def redis(home: Path) -> Iterator[None]:
-    """A Redis on the other core, on a Unix socket."""
-    command = ["taskset", "-c", "1", "redis-server", "--port", "0", "--unixsocket", str(home / "redis.sock"), "--save", "", "--dir", str(home)]
-    with started(command, {}, home / "redis.txt"):
-        yield
+def _environment_of(server: Server) -> dict[str, str]:
+    """Where the gateway under test keeps its files."""
+    told = Path(f"/proc/{server.process.pid}/environ").read_bytes().decode().split("\0")
+    return {name: value for name, _, value in (one.partition("=") for one in told) if name.startswith("COOLLM_")}
 
 
-@contextlib.contextmanager
-def litellm(home: Path, vendor: str, environment: Path) -> Iterator[Server]:
-    """The newest LiteLLM proxy of the package index, without a database, with one worker."""
-    if not (environment / "bin" / "litellm").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
-        subprocess.run([environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "litellm[proxy]"], check=True)
-    port = free_port()
-    models = [{"model_name": "bench", "litellm_params": {"model": "openai/bench", "api_base": vendor, "api_key": f"sk-{key}"}} for key in range(3)]
-    (home / "litellm.yaml").write_text(json.dumps({"model_list": models, "general_settings": {"master_key": CLIENT_KEY}}))
-    command = ["taskset", "-c", "0", str(environment / "bin" / "litellm"), "--config", str(home / "litellm.yaml"), "--port", str(port), "--host", "127.0.0.1"]
-    settings = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(home)}
-    with started(command, settings, home / "litellm.txt") as process:
-        yield Server("litellm", f"http://127.0.0.1:{port}/v1/chat/completions", process)
+def show(found: dict[str, dict[str, Row]]) -> None:
+    """The tables, with what each is to nginx and to the peers."""
+    for part, rows in found.items():
+        print(f"\n{part}\n")
+        {"throughput": _show_throughput, "latency": _show_latency, "streams": _show_streams, "bodies": _show_bodies, "commands": _show_commands}[part](rows)
+    for rows in found.values():
+        for name, row in rows.items():
+            for one in [row, *(inner for inner in row.values() if isinstance(inner, dict))]:
+                if one.get("failed"):
+                    print(f"\n{name}: {one['failed']} failed")
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All rounds of all servers."""
-    seconds, rounds = (2, 3) if arguments.quick else (6, 5)
-    home = Path(tempfile.mkdtemp(prefix="coollm-bench-"))
-    script = home / "post.lua"
-    script.write_text(WRK % (CLIENT_KEY, BODY))
-    (home / "answer.json").write_text(ANSWER)
-    vendor_location = f"server {{ listen 127.0.0.1:PORT; location / {{ return 200 '{ANSWER}'; }} }}"
-    with contextlib.ExitStack() as stack:
-        vendor = stack.enter_context(nginx(home, "vendor", vendor_location, 1))
-        address = vendor.url.removesuffix("/v1/chat/completions")
-        proxied = f"upstream vendor {{ server {address.removeprefix('http://')}; keepalive 128; }} server {{ listen 127.0.0.1:PORT; location / {{ "
-        proxied += 'proxy_pass http://vendor; proxy_http_version 1.1; proxy_set_header connection ""; } }'
-        stack.enter_context(redis(home))
-        wanted: dict[str, Callable[[], Any]] = {
-            "nginx": lambda: nginx(home, "nginx", proxied, 0),
-            **{f"coollm {store}": lambda store=store: coollm(home, store, f"{address}/v1", f"coollm {store}") for store in ("memory", "sqlite", "redis")},
-            "litellm": lambda: litellm(home, f"{address}/v1", ROOT / "build" / "litellm"),
-        }
-        servers, start_up = [], {}
-        for name, make in wanted.items():
-            if name in arguments.without:
-                continue
-            server = stack.enter_context(make())
-            start_up[name] = answers(server.url, 90, home / f"{name}.txt")
-            servers.append(server)
-        for _ in range(rounds):
-            for server in servers:
-                server.measure(script, seconds)
-        rows = [{**server.row(), "ready_seconds": round(start_up[server.name], 2)} for server in servers]
-    shutil.rmtree(home, ignore_errors=True)
-    return {"throughput": rows, "connections": CONNECTIONS, "rounds": rounds, "seconds": seconds}
+def _show_throughput(rows: dict[str, Row]) -> None:
+    print("| | requests/s per core | CPU µs per request | p50 / p99 ms | memory MB | ready s | of nginx | × Portkey | × LiteLLM |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, row in rows.items():
+        times = [f"{row['rate'] / rows[peer]['rate']:.0f}" if peer in rows else "-" for peer in ("portkey", "litellm")]
+        of_nginx = f"1/{rows['nginx']['rate'] / row['rate']:.1f}" if "nginx" in rows else "-"
+        shown = [name, f"{row['rate']:,.0f}", f"{row['cpu_us']:.1f}", f"{row['p50_ms']} / {row['p99_ms']}", row["memory_mb"], row["ready_seconds"], of_nginx]
+        print("| " + " | ".join(map(str, [*shown, *times])) + " |")
 
 
-def show(found: dict[str, Any]) -> None:
-    """The table, with what each is to the others."""
-    rows = found["throughput"]
-    by_name = {row["name"]: row for row in rows}
-    print("| | requests/s per core | CPU µs per request | p50 / p99 ms | memory MB | ready s | of nginx | × LiteLLM |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        rate = row["requests_per_second_per_core"]
-        of_nginx = f"1/{by_name['nginx']['requests_per_second_per_core'] / rate:.1f}" if "nginx" in by_name else "-"
-        times = f"{rate / by_name['litellm']['requests_per_second_per_core']:.0f}" if "litellm" in by_name else "-"
-        latency = f"{row['latency_ms_p50']} / {row['latency_ms_p99']}"
-        print(f"| {row['name']} | {rate:,} | {row['cpu_us_per_request']} | {latency} | {row['memory_mb']} | {row['ready_seconds']} | {of_nginx} | {times} |")
-        if row["errors"]:
-            print(f"\n{row['name']}: {row['errors']} requests failed\n")
+def _show_latency(rows: dict[str, Row]) -> None:
+    print("| p50 / p99 ms at | " + " | ".join(f"{rate} requests/s" for rate in RATES) + " |")
+    print("|---|" + "---|" * len(RATES))
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join(f"{row[str(rate)]['p50_ms']:.2f} / {row[str(rate)]['p99_ms']:.2f}" for rate in RATES) + " |")
+
+
+def _show_streams(rows: dict[str, Row]) -> None:
+    print("| | streams | chunks/s | delay p50 / p99 ms | CPU µs per chunk | KB per stream |")
+    print("|---|---|---|---|---|---|")
+    for name, row in rows.items():
+        for one in row.values():
+            shown = [name, one["streams"], one["chunks"], f"{one['p50_ms']} / {one['p99_ms']}", one.get("cpu_us", "-"), one.get("kb_per_stream", "-")]
+            print("| " + " | ".join(map(str, shown)) + " |")
+
+
+def _show_bodies(rows: dict[str, Row]) -> None:
+    print("| 1 MB | requests/s | of nginx |\n|---|---|---|")
+    for name, row in rows.items():
+        print(f"| {name} | {row['rate']:,.0f} | {row['rate'] / rows['nginx']['rate']:.0%} |")
+
+
+def _show_commands(rows: dict[str, Row]) -> None:
+    print("| command | seconds | × Typer |\n|---|---|---|")
+    for name, row in rows.items():
+        print(f"| {name} | {row['seconds']} | {row['seconds'] / rows['typer --help']['seconds']:.2f} |")
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="short rounds")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="short rounds: about a minute and a half")
     parser.add_argument("--json", action="store_true", help="one JSON document")
-    parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="leave out: nginx, litellm, 'coollm memory', 'coollm sqlite', 'coollm redis'")
+    parser.add_argument("--only", nargs="*", default=PARTS, choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="leave out: nginx, portkey, litellm, 'coollm memory' and so on")
+    parser.add_argument("--profile", choices=STORES, metavar="STORE", help="where a request's time goes, with a store; measures nothing else")
     arguments = parser.parse_args()
     if os.cpu_count() == 1:
         sys.exit("error: two cores are needed, one for the server and one for the load")
-    found = run(arguments)
+    if arguments.profile:
+        profile(arguments.profile)
+        return
+    home = Path(tempfile.mkdtemp(prefix="coollm-bench-"))
+    try:
+        found = {}
+        for part in PARTS:
+            if part in arguments.only:
+                (home / part).mkdir()
+                found[part] = getattr(Bench(home / part, arguments), part)()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
     print(json.dumps(found, indent=2)) if arguments.json else show(found)
 
 

@@ -27,6 +27,10 @@ class StreamDecoder(Protocol):
 class Framing(Protocol):
     """Cuts the bytes of a stream into frames."""
 
+    @property
+    def is_between(self) -> bool:
+        """Whether all that came so far were whole frames."""
+
     def feed(self, data: bytes) -> Iterable[SseEvent]:
         """The frames that `data` completes. Raises EventTooLarge, and VendorError for bytes that are no frames."""
 
@@ -44,6 +48,9 @@ class AnswerFormat(Protocol):
     def usage(self, body: bytes) -> Usage | None:
         """The vendor's count in a whole answer that nobody here needs to read; None where it must be decoded to know."""
 
+    def is_plain(self, piece: bytes) -> bool:
+        """Whether a piece of a stream is whole frames of plain text and nothing else, which nobody here needs to read. It may say no to what is."""
+
     def stream_decoder(self) -> StreamDecoder:
         """A decoder for one stream."""
 
@@ -59,10 +66,15 @@ class WireFormat(Value, frozen=True):
     decoder: Callable[[], StreamDecoder]
     framer: Callable[[], Framing] = EventStream
     glance: Callable[[bytes], Usage | None] | None = None
+    plain: Callable[[bytes], bool] | None = None
 
     def usage(self, body: bytes) -> Usage | None:
         """The vendor's count, at a glance."""
         return None if self.glance is None else self.glance(body)
+
+    def is_plain(self, piece: bytes) -> bool:
+        """Whether a piece is plain text, at a glance."""
+        return self.plain is not None and self.plain(piece)
 
     def decode(self, request: ModelRequest, body: bytes) -> Content:
         """A whole answer."""

@@ -48,6 +48,10 @@ class BatchedEmbeddings:
         """Never known at a glance."""
         return None
 
+    def is_plain(self, piece: bytes) -> bool:  # noqa: ARG002  there is no stream
+        """Never."""
+        return False
+
     def decode(self, request: ModelRequest, body: bytes) -> Embeddings:  # noqa: ARG002  it was read as it came
         """The vectors of all calls."""
         if len(self._vectors) != len(self._request.inputs):

@@ -357,6 +357,11 @@ class EventStreamFraming:
     def __init__(self) -> None:
         self._buffer = EventStreamBuffer()
 
+    @property
+    def is_between(self) -> bool:
+        """Not known: its frames are always read."""
+        return False
+
     def feed(self, data: bytes) -> Iterable[SseEvent]:
         """The frames that `data` completes. Raises VendorError for bytes that are no frames."""
         self._buffer.add_data(data)

@@ -351,4 +351,18 @@ def _call_delta(call: Json, choice: int) -> ToolCallDelta:
     )
 
 
-CHAT = WireFormat(wire="openai", read=decode_chat, decoder=lambda: ChunkDecoder(_delta_events), glance=glance_usage)
+def is_plain_text(piece: bytes) -> bool:
+    """Whether a piece of a stream is whole chunks that add to a text and say nothing else: no end, no usage, no error, no call."""
+    return (
+        piece.endswith(b"\n\n")
+        and piece.startswith(b"data: {")
+        and b'"content":"' in piece
+        and b"[DONE]" not in piece
+        and b'"error"' not in piece
+        and b"_call" not in piece
+        and (b'"usage"' not in piece or piece.count(b'"usage"') == piece.count(b'"usage":null'))
+        and (b'"finish_reason"' not in piece or piece.count(b'"finish_reason"') == piece.count(b'"finish_reason":null'))
+    )
+
+
+CHAT = WireFormat(wire="openai", read=decode_chat, decoder=lambda: ChunkDecoder(_delta_events), glance=glance_usage, plain=is_plain_text)

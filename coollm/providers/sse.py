@@ -33,6 +33,11 @@ class EventStream:
         self._buffer = bytearray()
         self._searched = 0
 
+    @property
+    def is_between(self) -> bool:
+        """Whether all that came so far were whole events."""
+        return not self._buffer
+
     def feed(self, data: bytes) -> Iterator[SseEvent]:
         """The events that `data` completes. Raises EventTooLarge."""
         self._buffer += data

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -59,7 +58,7 @@ class _Request:
         self.target = b""
         self.version = "1.1"
         self.headers: list[tuple[bytes, bytes]] = []
-        self.body: deque[bytes] = deque()
+        self.body: list[bytes] = []
         self.keeps_alive = True
         self.expects_continue = False
         self.is_complete = False
@@ -81,9 +80,9 @@ class _Body:
             self._connection.receive_body(self._request)
         if not waiting:
             return b""
-        piece = waiting.popleft()
+        piece = waiting.pop(0)
         if len(piece) > size:
-            waiting.appendleft(piece[size:])
+            waiting.insert(0, piece[size:])
             return piece[:size]
         return piece
 
@@ -102,16 +101,19 @@ class _Body:
 
 
 class Connection:
-    """Serves requests one after the other. `environ` is what all requests of the listener share; `is_stopping` says whether this is to be the last."""
+    """Serves requests one after the other, of a client at the address `peer`. `environ` is what all requests of the listener share; `is_stopping` says whether
+    this is to be the last.
+    """
 
-    def __init__(self, wire: Wire, application: Application, environ: dict[str, Any], is_stopping: Callable[[], bool]) -> None:
+    def __init__(self, wire: Wire, application: Application, environ: dict[str, Any], is_stopping: Callable[[], bool], peer: str = "") -> None:
         self._wire = wire
         self._application = application
-        self._environ = {**environ, WIRE_KEY: wire}
+        self._environ = environ
+        self._peer = peer
         self._is_stopping = is_stopping
         self.idle_since: float | None = time.monotonic()
         self._parser = httptools.HttpRequestParser(self)
-        self._requests: deque[_Request] = deque()
+        self._requests: list[_Request] = []
         self._coming: _Request | None = None
         self._head_bytes = 0
         self._has_head = False
@@ -152,7 +154,7 @@ class Connection:
                 has_begun, until = True, now + HEAD_SECONDS
             if now > until:
                 raise _Refused("408 Request Timeout", f"the head of the request has not come within {HEAD_SECONDS:.0f} s")
-        return self._requests.popleft()
+        return self._requests.pop(0)
 
     def _feed(self, data: bytes) -> None:
         """Raises _Refused."""
@@ -259,9 +261,9 @@ class Connection:
 
     def _answer(self, request: _Request) -> bool:
         """Serves a request; whether the connection may serve another."""
-        environ = self._environment(request)
         answer = _Answer(self._wire, request, lambda: self._is_stopping() or not request.is_complete)
-        pieces = self._application(environ, answer.start)
+        # Nothing here holds the environment longer than the application does: a stream may last for minutes.
+        pieces = self._application(self._environment(request), answer.start)
         try:
             answer.write_all(pieces)
         finally:
@@ -281,6 +283,8 @@ class Connection:
         environ["RAW_URI"] = request.target.decode("latin-1")
         environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
         environ["wsgi.input"] = _Body(self, request)
+        environ["REMOTE_ADDR"] = self._peer
+        environ[WIRE_KEY] = self._wire
         for name, value in request.headers:
             key = _KEYS.get(name)
             if key is None:

@@ -125,7 +125,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             if listener.is_tcp:
                 connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             wire = self._wire(listener, connection)
-            served = Connection(wire, self._application, {**listener.environ, "REMOTE_ADDR": address[0] if isinstance(address, tuple) else ""}, self._is_stopping)
+            served = Connection(wire, self._application, listener.environ, self._is_stopping, address[0] if isinstance(address, tuple) else "")
             self._served[wire] = served
             served.serve()
         except (OSError, ssl.SSLError) as error:
