@@ -180,7 +180,7 @@ class Wire:
                 self._watcher.start(self._readable)
         return data
 
-    def send(self, data: bytes, until: float) -> None:
+    def send(self, data: bytes | memoryview, until: float) -> None:
         """Sends all. Raises TimeoutError if the peer has not taken it by then, and OSError where the connection breaks."""
         try:
             sent = self._socket.send(data)
@@ -364,7 +364,7 @@ class TlsWire(Wire):
         self._flush(until)
         self._decrypt()
 
-    def send(self, data: bytes, until: float) -> None:
+    def send(self, data: bytes | memoryview, until: float) -> None:
         self._tls.write(data)
         self._flush(until)
 

@@ -15,8 +15,14 @@ from coollm.core.types import Json
 from coollm.services import Services
 
 MEBIBYTE = 1024 * 1024
-LARGE_BODY_BYTES = MEBIBYTE
 PIECE_BYTES = 256 * 1024
+
+# From this size on memory counts for more than time. Below it, to write a body anew takes less time (0.1 ms for a megabyte) than to look for the place in it
+# where the model's name stands (0.3 ms).
+LARGE_BODY_BYTES = 4 * MEBIBYTE
+
+# From this size on it is parsed where it lies.
+COPIED_BYTES = 64 * 1024
 
 
 def pieces_of_body(services: Services, exchange: Exchange, has_come: int = 0) -> Iterator[bytes]:
@@ -30,13 +36,14 @@ def pieces_of_body(services: Services, exchange: Exchange, has_come: int = 0) ->
     announced = exchange.content_length
     size = announced or 0
     if size <= largest:
-        size = has_come
+        size = rested = has_come
         while piece := exchange.environ["wsgi.input"].read(PIECE_BYTES):
             size += len(piece)
             if size > largest:
                 break
             yield piece
-            if size >= PIECE_BYTES:
+            if size - rested >= PIECE_BYTES:
+                rested = size
                 gevent.sleep(0)
     if size > largest:
         raise BodyTooLarge(f"the body is larger than {services.settings.server.max_body_mb} MB (server.max_body_mb)")
@@ -44,7 +51,7 @@ def pieces_of_body(services: Services, exchange: Exchange, has_come: int = 0) ->
         raise ClientGone("the client closed its connection before its request was complete")
 
 
-def read_body(services: Services, exchange: Exchange) -> bytes | bytearray:
+def read_body(services: Services, exchange: Exchange) -> bytes:
     """The whole body. Raises BodyTooLarge and ClientGone."""
     announced = exchange.content_length
     first: bytes = b""
@@ -52,15 +59,13 @@ def read_body(services: Services, exchange: Exchange) -> bytes | bytearray:
         first = exchange.environ["wsgi.input"].read(announced)
         if len(first) == announced:  # it came with its head, as most do
             return first
-    data = bytearray(first)
-    for piece in pieces_of_body(services, exchange, len(data)):
-        data += piece
-    return data
+    # Joined once: a buffer that grows is moved again and again.
+    return b"".join((first, *pieces_of_body(services, exchange, len(first))))
 
 
-def _decode(data: bytes | bytearray) -> Any:
-    """JSON. Orjson copies its input before it reads it; msgspec does not, but cannot say where JSON is broken."""
-    if len(data) < LARGE_BODY_BYTES:
+def _decode(data: bytes) -> Any:
+    """JSON. Orjson copies its input before it reads it, which small bodies are faster for; msgspec does not, but cannot say where JSON is broken."""
+    if len(data) < COPIED_BYTES:
         return orjson.loads(data)
     try:
         return msgspec.json.decode(data)
@@ -68,7 +73,7 @@ def _decode(data: bytes | bytearray) -> Any:
         return orjson.loads(data)
 
 
-def parse_body(data: bytes | bytearray) -> Json:
+def parse_body(data: bytes) -> Json:
     """The JSON object of a request's body. Raises InvalidRequest that says where the JSON is broken."""
     try:
         body = _decode(data)
