@@ -31,13 +31,23 @@ class _Deadlines:
 
     def __init__(self, hub: Any) -> None:
         self.waiting: set[Wire | Waiter] = set()
-        self._timer = hub.loop.timer(SWEEP_SECONDS, SWEEP_SECONDS, ref=False)
-        self._timer.start(self._sweep)
+        self._timer = hub.loop.timer(SWEEP_SECONDS, SWEEP_SECONDS)
+        self._is_running = False
+
+    def add(self, one: Wire | Waiter) -> None:
+        """It is waited for from now on."""
+        self.waiting.add(one)
+        if not self._is_running:
+            self._is_running = True
+            self._timer.start(self._sweep)
 
     def _sweep(self) -> None:
         now = time.monotonic()
         for one in [one for one in self.waiting if one.until <= now]:
             one.expire()
+        if not self.waiting:
+            self._is_running = False
+            self._timer.stop()
 
 
 _deadlines: WeakKeyDictionary[Any, _Deadlines] = WeakKeyDictionary()
@@ -68,7 +78,7 @@ class Waiter:
         """What is given. Raises TimeoutError at `until`, and what it failed by."""
         if not self._is_given:
             self._greenlet = getcurrent()
-            self._deadlines.waiting.add(self)
+            self._deadlines.add(self)
             try:
                 self._hub.switch()
             finally:
@@ -222,7 +232,11 @@ class Wire:
         self._socket.shutdown(_socket.SHUT_WR)
 
     def end_if_quiet(self) -> None:
-        """Lets whoever waits to read see the end of the connection, unless something has just come."""
+        """Lets whoever waits to read see the end of the connection, unless something has just come; in the loop's next turn."""
+        # Only the loop may switch to a greenlet that waits: of any other who does, nobody would know how to go on.
+        self._hub.loop.run_callback(self._end_if_quiet)
+
+    def _end_if_quiet(self) -> None:
         if self.is_quiet and not self._wants_room:
             self._readable()
         if self.is_quiet and not self._wants_room:
@@ -261,7 +275,7 @@ class Wire:
             raise TimeoutError("timed out")
         self._waiter = getcurrent()
         self.until = until
-        self._deadlines.waiting.add(self)
+        self._deadlines.add(self)
         try:
             self._hub.switch()
         finally:
