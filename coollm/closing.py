@@ -1,7 +1,7 @@
-"""The end of requests: their lines in the usage log, then their settlements; those of one turn of the event loop together.
+"""The end of requests: their lines in the usage log, then their settlements.
 
-First the line: who is killed between the two leaves a hold, which is settled at its estimate and not counted twice. One write and one decision of the store
-for all that end in a turn cost a part of what they would for each.
+First the line, before the client has its answer: who is killed between the two leaves a hold, which is settled at its estimate and not counted twice. What
+ends in one turn of the event loop is settled in one decision of the store, for a part of what it would cost one by one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logging.getLogger("coollm.closing")
 
 
 class Closer:
-    """Keeps what is to be written and settled until the turn of the loop is over."""
+    """Tells of requests that have ended, and keeps what is to be settled until the turn of the loop is over."""
 
     def __init__(self, usage_log: UsageLog, limiter: Limiter, watch: Callable[[RequestRecord], None]) -> None:
         """`watch` is told of each request as it ends: for the log and the metrics."""
@@ -35,15 +35,9 @@ class Closer:
         self._is_called = False
 
     def tell(self, record: RequestRecord) -> None:
-        """A request has ended."""
-        self._usage_log.add(entry_of(record))
+        """A request has ended; its line is written when this returns."""
+        self._usage_log.write(entry_of(record))
         self._watch(record)
-        self._call()
-
-    def tell_now(self, record: RequestRecord) -> None:
-        """The same, and its line is written before this returns."""
-        self.tell(record)
-        self.flush()
 
     def settle(self, reservations: Reservations, usage: Usage) -> None:
         """Settles reservations of a request that was told of. What counts as running is let go before this returns: the client may send its next request."""
@@ -51,25 +45,20 @@ class Closer:
             self.settle_now(reservations, usage)
         else:
             self._due.append((reservations, usage))
-            self._call()
+            if not self._is_called:
+                self._is_called = True
+                gevent.get_hub().loop.run_callback(gevent.spawn, self.flush)
 
     def settle_now(self, reservations: Reservations, usage: Usage) -> None:
         """Settles before this returns."""
-        self._usage_log.flush()
         self._settle([(reservations, usage)])
 
     def flush(self) -> None:
-        """Writes and settles all that waits."""
+        """Settles all that waits."""
         self._is_called = False
-        self._usage_log.flush()
         if self._due:
             due, self._due = self._due, []
             self._settle(due)
-
-    def _call(self) -> None:
-        if not self._is_called:
-            self._is_called = True
-            gevent.get_hub().loop.run_callback(gevent.spawn, self.flush)
 
     def _settle(self, due: Sequence[tuple[Reservations, Usage]]) -> None:
         """A store that fails now leaves estimates standing, which is the safe side, and fails no request that was served."""

@@ -140,7 +140,7 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         watcher=LimitWatcher(overrides, limiter, settings),
         budgets=budgets,
         cache=cache,
-        keeper=Keeper(store, owner, Exchange(router.board, sizes), catalog.target, cost_in_ledger, closer.tell_now),
+        keeper=Keeper(store, owner, Exchange(router.board, sizes), catalog.target, cost_in_ledger, closer.tell),
         upstream=upstream,
         store=store,
         usage_log=usage_log,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from coollm.cache.collector import Collector
@@ -38,6 +38,7 @@ class StreamAnswer:
         # What the client gets as it comes need not be read, once it is known how long a frame is beside its text.
         self._may_skip = self._renderer is None and self._forward is None and self._collector is None
         self._envelope: int | None = None
+        self._events = vendor.form.framing()
         self._frames = self._read()
         self._held = b""
         self._usage: Usage | None = None
@@ -47,6 +48,7 @@ class StreamAnswer:
         self._is_terminated = False
         self._is_closed = False
         self._error: RequestError | None = None
+        self._fault: VendorError | ClientGone | None = None
 
     def wait_for_content(self) -> None:
         """Reads until the first content, holding what comes before it. Raises VendorError or ClientGone: then another target may still serve."""
@@ -69,12 +71,23 @@ class StreamAnswer:
         if self._error is not None:
             raise StopIteration
         try:
+            if self._fault is not None:
+                raise self._fault
             return next(self._frames)
         except ClientGone as error:
             self._error = error
             raise StopIteration from None
         except VendorError as error:
             return self._broke(error.verdict)
+
+    def relay(self, write: Callable[[bytes], bool]) -> None:
+        """Gives pieces of plain text to `write` as they come, called by the loop, until it does not take one, or something else has come."""
+        if self._envelope is None or self._held or self._error is not None or self._is_terminated:
+            return
+        try:
+            self._vendor.exchange.relay(lambda piece: self._is_to_skip(piece) and write(piece))
+        except (VendorError, ClientGone) as error:
+            self._fault = error
 
     def abandon(self) -> None:
         """Lets go of the vendor, where another was faster: nothing is told or settled here."""
@@ -111,10 +124,9 @@ class StreamAnswer:
 
     def _read(self) -> Generator[bytes, None, None]:
         """The client's frames, those of one piece of the vendor's together."""
-        events = self._vendor.form.framing()
+        events = self._events
         for piece in self._vendor.exchange.pieces():
-            if self._envelope is not None and events.is_between and self._vendor.form.is_plain(piece):
-                self._characters += max(0, len(piece) - self._envelope * piece.count(b"\n\n"))
+            if self._is_to_skip(piece):
                 yield piece
                 continue
             frames = []
@@ -137,6 +149,13 @@ class StreamAnswer:
             raise VendorError(Verdict(cause=Cause.CUT, message="the stream ended without its terminal event", status=200))
         self._is_ended = self._is_terminated = True
         yield self._finish()
+
+    def _is_to_skip(self, piece: bytes) -> bool:
+        """Whether a piece goes to the client as it is, unread. How much text it holds is counted by its length."""
+        if self._envelope is None or not self._events.is_between or not self._vendor.form.is_plain(piece):
+            return False
+        self._characters += max(0, len(piece) - self._envelope * piece.count(b"\n\n"))
+        return True
 
     def _take(self, event: SseEvent) -> bytes:
         decoded = self._decoder.decode_event(event)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import gevent
 import httptools
 
 from coollm.cancellation import Cancellation
@@ -23,7 +24,7 @@ from coollm.core.errors import ClientGone
 from coollm.providers.base import VendorRequest
 from coollm.providers.payload import Body
 from coollm.providers.verdict import Cause, VendorError, Verdict
-from coollm.wire import RECEIVE_BYTES, Wire
+from coollm.wire import RECEIVE_BYTES, Waiter, Wire
 
 SMALL_BODY_BYTES = 65536
 LARGEST_ANSWER_BYTES = 256 * 1024 * 1024
@@ -164,6 +165,8 @@ class Exchange:
         self._has_head = False
         self._is_complete = False
         self._can_be_kept = False
+        self._relaying: Waiter | None = None
+        self._broken: VendorError | None = None
         cancellation.add(self._abort)
 
     @property
@@ -212,16 +215,48 @@ class Exchange:
     def pieces(self) -> Iterator[bytes]:
         """The body as it arrives. Raises as `Upstream.send`."""
         while True:
-            if self._body:
-                piece = b"".join(self._body) if len(self._body) > 1 else self._body[0]
+            while self._body:  # `relay` may have left some
+                piece = self._take_body()
                 self._body.clear()
                 yield piece
             if self._is_complete:
                 return
             try:
-                self._receive(min(time.monotonic() + self._timeouts.idle, self._deadline))
+                self._receive(self._idle_until())
             except OSError as error:
                 raise self._translate(error) from error
+
+    def relay(self, accept: Callable[[bytes], bool]) -> None:
+        """Gives pieces of the body to `accept` as they come, called by the loop: that saves a switch to the greenlet for each. It returns when one is not
+        accepted, or the answer ends or breaks off, which `pieces` then tells. Raises VendorError where nothing comes in time, and ClientGone.
+        """
+        wire = self._open_wire()
+        if self._body or self._is_complete or not wire.is_quiet:
+            return
+        waiter = self._relaying = Waiter(gevent.get_hub(), self._idle_until())
+
+        def came() -> None:
+            try:
+                self._feed(wire.take())
+            except VendorError as error:
+                self._broken = error
+                waiter.give(None)
+                return
+            if self._body and accept(self._take_body()):
+                self._body.clear()
+            if self._body or self._is_complete:
+                waiter.give(None)
+            else:
+                waiter.until = self._idle_until()
+
+        wire.on_data, wire.on_end = came, lambda: waiter.give(None)
+        try:
+            waiter.wait()
+        except OSError as error:
+            raise self._translate(error) from error
+        finally:
+            wire.on_data = wire.on_end = None
+            self._relaying = None
 
     def drain(self) -> None:
         """Gives the end of an answer, whose content has all come, a moment to arrive, so that the connection can be used again."""
@@ -244,9 +279,17 @@ class Exchange:
         else:
             wire.close()
 
+    def _take_body(self) -> bytes:
+        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
+
+    def _idle_until(self) -> float:
+        return min(time.monotonic() + self._timeouts.idle, self._deadline)
+
     def _abort(self) -> None:
         """The client left: closing the wire wakes the greenlet that reads from it."""
         wire, self._wire = self._wire, None
+        if self._relaying is not None:
+            self._relaying.fail(ClientGone("the client closed its connection"))
         if wire is not None:
             wire.close()
 
@@ -257,12 +300,18 @@ class Exchange:
         return self._wire
 
     def _receive(self, until: float) -> None:
+        if self._broken is not None:
+            raise self._broken
         data = self._open_wire().receive(until)
         if self._cancellation.is_cancelled:
             self._cancellation.check()
         if not data:
             self._end_of_file()
             return
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Raises VendorError for what is no answer."""
         self.has_received = True
         if not self._has_head:
             self._header_bytes += len(data)

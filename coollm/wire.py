@@ -192,6 +192,8 @@ class Wire:
 
     def send(self, data: bytes | memoryview, until: float) -> None:
         """Sends all. Raises TimeoutError if the peer has not taken it by then, and OSError where the connection breaks."""
+        if self._backlog:
+            self._wait_for_backlog(until)
         try:
             sent = self._socket.send(data)
         except (BlockingIOError, InterruptedError):
@@ -199,8 +201,13 @@ class Wire:
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:], until)
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that are posted and for which there was no room yet."""
+        return len(self._backlog)
+
     def post(self, data: bytes) -> None:
-        """Sends without waiting: what there is no room for goes out as soon as there is. Raises OSError. Not for who also calls `send`."""
+        """Sends without waiting: what there is no room for goes out as soon as there is. Raises OSError."""
         self._backlog += data
         if self._writer is None:
             self._push()
@@ -220,6 +227,18 @@ class Wire:
             self._writer.start(self._push)
         elif not self._backlog:
             self._stop_writer()
+            if self._wants_room:
+                self._wake()
+
+    def _wait_for_backlog(self, until: float) -> None:
+        self._wants_room = True
+        try:
+            while self._backlog:
+                self._wait(until)
+                if self._error is not None:
+                    raise self._error
+        finally:
+            self._wants_room = False
 
     def _stop_writer(self) -> None:
         writer, self._writer = self._writer, None

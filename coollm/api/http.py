@@ -105,6 +105,8 @@ class Pieces:
     def __init__(self, pieces: Any, ended: Callable[[], None]) -> None:
         self._pieces = pieces
         self._ended = ended
+        # Where there is one, the server may let the loop move pieces.
+        self.relay = getattr(pieces, "relay", None)
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._pieces)

@@ -6,6 +6,7 @@ at a lower priority: the usage log has what the ledger has not got yet.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -84,7 +85,8 @@ class Shipping:
 
 def main() -> None:
     """Ships until its worker ends, and once more then."""
-    os.nice(NICE)
+    with contextlib.suppress(OSError):  # a unit may forbid it
+        os.nice(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the worker ends by it, and what it wrote is shipped then
     config = find_config()
     try:

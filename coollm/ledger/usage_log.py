@@ -39,9 +39,7 @@ class UsageLog:
         self._identity = os.fstat(self._descriptor).st_ino
         self._is_dirty = False
         self._looked = 0.0
-        self._added: list[bytes] = []
         self._waiting: deque[bytes] = deque()
-        self._lines_waiting = 0
 
     @property
     def is_behind(self) -> bool:
@@ -51,26 +49,13 @@ class UsageLog:
     @property
     def is_full(self) -> bool:
         """Whether so many wait that no more requests may be admitted."""
-        return self._lines_waiting >= MOST_WAITING
+        return len(self._waiting) >= MOST_WAITING
 
     def write(self, entry: Entry) -> None:
         """Appends one line, or keeps it until there is room."""
-        self.add(entry)
-        self.flush()
-
-    def add(self, entry: Entry) -> None:
-        """Keeps a line for the next `flush`."""
-        self._added.append(entry.write())
-
-    def flush(self) -> None:
-        """Appends the lines that were added, with one write; those for which there is no room wait."""
-        if self._added:
-            is_first = not self._waiting
-            self._waiting.append(self._added[0] if len(self._added) == 1 else b"".join(self._added))
-            self._lines_waiting += len(self._added)
-            self._added.clear()
-            if is_first:
-                self._write_waiting(is_told=False)
+        self._waiting.append(entry.write())
+        if len(self._waiting) == 1:
+            self._write_waiting(entry.request_id)
 
     def run(self) -> None:
         """Until the worker ends: what was written reaches the disk, and what waits is tried again."""
@@ -82,7 +67,7 @@ class UsageLog:
                 self._is_dirty = False
                 self._sync()
 
-    def _write_waiting(self, *, is_told: bool = True) -> None:
+    def _write_waiting(self, request_id: str | None = None) -> None:
         """Writes lines in their order until one does not fit. Of a line that went in only in part the rest is written next."""
         try:
             self._follow_rotation()
@@ -94,10 +79,9 @@ class UsageLog:
                     self._waiting[0] = line[written:]
                 else:
                     self._waiting.popleft()
-            self._lines_waiting = 0
         except OSError as error:
-            if not is_told:
-                _log.error("the usage log cannot be written: its lines wait", extra={"reason": error.strerror})
+            if request_id is not None:
+                _log.error("the usage log cannot be written: its lines wait", extra={"request_id": request_id, "reason": error.strerror})
 
     def _sync(self) -> None:
         descriptor = self._descriptor

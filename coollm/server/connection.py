@@ -37,6 +37,9 @@ PIECE_SECONDS = 75.0
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1024 * 1024
 
+# So much waits for a client before its vendor has to.
+MOST_POSTED_BYTES = 64 * 1024
+
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -357,8 +360,11 @@ class _Answer:
             head, self._head = self._head, b""
             self._send(head + pieces[0])
             return
+        relay = getattr(pieces, "relay", None)
         for piece in pieces:
             self._write(piece)
+            if relay is not None:
+                relay(self._post)
         if self._is_chunked:
             head, self._head = self._head, b""
             self._send(head + b"0\r\n\r\n")
@@ -369,6 +375,16 @@ class _Answer:
         if piece:
             head, self._head = self._head, b""
             self._send(head + b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else head + piece)
+
+    def _post(self, piece: bytes) -> bool:
+        """Sends a piece without waiting; whether it did: a client that does not read is waited for by `_write`."""
+        if self._wire.backlog > MOST_POSTED_BYTES:
+            return False
+        try:
+            self._wire.post(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+        except OSError:
+            return False
+        return True
 
     def _send(self, data: bytes) -> None:
         self._wire.send(data, time.monotonic() + PIECE_SECONDS)
