@@ -33,6 +33,9 @@ HEAD_SECONDS = 30.0
 # Between two pieces of a body, and for a piece of an answer to be taken.
 PIECE_SECONDS = 75.0
 
+# A body that comes more slowly than this, after its first PIECE_SECONDS, is a client that only holds its place.
+LEAST_BYTES_PER_SECOND = 1024
+
 # What a client still sends after it was refused is read for a moment, so that it sees the refusal and not a reset.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1024 * 1024
@@ -54,7 +57,7 @@ class _Refused(Exception):
 class _Request:
     """One request, as far as it has come."""
 
-    __slots__ = ("body", "expects_continue", "headers", "is_complete", "keeps_alive", "method", "target", "version")
+    __slots__ = ("began", "body", "come", "expects_continue", "headers", "is_complete", "keeps_alive", "method", "target", "version")
 
     def __init__(self) -> None:
         self.method = ""
@@ -65,6 +68,8 @@ class _Request:
         self.keeps_alive = True
         self.expects_continue = False
         self.is_complete = False
+        self.began = time.monotonic()
+        self.come = 0
 
 
 class _Body:
@@ -240,6 +245,7 @@ class Connection:
     def on_body(self, body: bytes) -> None:
         assert self._coming is not None  # noqa: S101  it has begun
         self._coming.body.append(body)
+        self._coming.come += len(body)
 
     def on_message_complete(self) -> None:
         if self._coming is not None:
@@ -251,8 +257,9 @@ class Connection:
         if request.expects_continue:
             request.expects_continue = False
             self._wire.send(b"HTTP/1.1 100 Continue\r\n\r\n", time.monotonic() + PIECE_SECONDS)
+        slowest = request.began + PIECE_SECONDS + request.come / LEAST_BYTES_PER_SECOND
         try:
-            data = self._wire.receive(time.monotonic() + PIECE_SECONDS)
+            data = self._wire.receive(min(time.monotonic() + PIECE_SECONDS, slowest))
         except OSError as error:
             raise ClientGone("the client closed its connection before its request was complete") from error
         if not data:

@@ -238,6 +238,15 @@ def test_a_head_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"200 OK" not in said
 
 
+def test_a_body_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_SECONDS", 0.3)
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n"
+    began = time.monotonic()
+    assert bodies(talk(head, *[b"x"] * 60, pause=0.02)) == [b"gone"], "each piece comes in time, and all of it never would"
+    assert time.monotonic() - began < 3
+    assert bodies(talk(head, *[b"x" * 50] * 40, pause=0.02))[0].endswith(b"x" * 2000), "a slow network may take its time"
+
+
 def test_many_bytes_of_nonsense_break_nothing() -> None:
     for seed in range(50):
         noise = bytes((seed * 31 + place * 7 * (seed + 1)) % 256 for place in range(300))
