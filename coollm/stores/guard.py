@@ -109,7 +109,7 @@ class GuardedStore:
         return self._decide_without(charges, candidates, own, leased, self.reason)
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        here = [one for one in settlements if one.hold in self._held_locally]
+        here = [one for one in settlements if one.hold in self._held_locally] if self._held_locally else []
         if here:
             self._held_locally.difference_update(one.hold for one in here)
             self._fallback().settle(here)

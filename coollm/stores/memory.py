@@ -11,7 +11,9 @@ import msgspec
 
 from coollm.core.config.schema import RuntimeStorage
 from coollm.stores.base import (
+    MINUTE,
     NEWS_SECONDS,
+    WINDOW_SECONDS,
     Candidate,
     Charge,
     Cooldown,
@@ -75,6 +77,10 @@ class _Counter:
                 self.total += change
 
 
+_Place = tuple[_Counter, int, int, Charge]
+"""Where a charge is counted: its counter, its bucket, and the oldest bucket that counts."""
+
+
 class _Held(msgspec.Struct, frozen=True):
     """A hold, when it was made, and what it lets go of."""
 
@@ -108,17 +114,18 @@ class MemoryStore:
             for hold in (own, leased):
                 if hold is not None and hold.id in self._holds:
                     self._end(hold.id, takes_back=True)
+        places: list[_Place] = []
         for charge in charges:
-            wait = self._wait(charge, now)
+            wait = self._wait(charge, now, places)
             if wait != 0:
                 told = tuple(Used(counter=one.counter, used=self._used(one, now), limit=one.limit) for one in charges)
                 return Decision(refused=charge, retry_after_seconds=wait, used=told)
         skipped: list[Skipped] = []
         for index, candidate in enumerate(candidates):
-            reason = self._why_not(candidate, now)
+            further: list[_Place] = []
+            reason = self._why_not(candidate, now, further)
             if reason is None:
-                used = [self._charge(charge, now) for charge in charges]
-                used += [self._charge(charge, now) for charge in candidate.charges]
+                used = [_charge(place, now) for place in (*places, *further)]
                 if own is not None and charges:
                     self._holds[own.id] = _Held(own, candidate.key, now, held_parts(charges, now))
                 if leased is not None and candidate.charges:
@@ -175,7 +182,7 @@ class MemoryStore:
     def charge(self, charges: Sequence[Charge]) -> None:
         now = self._clock()
         for one in charges:
-            self._charge(one, now)
+            _charge(self._place(one, now), now)
 
     def claim(self, name: str, owner: str, seconds: float) -> bool:
         now = self._clock()
@@ -211,42 +218,40 @@ class MemoryStore:
         if found is not None:
             found.add(bucket, difference)
 
-    def _why_not(self, candidate: Candidate, now: float) -> Skipped | None:
+    def _why_not(self, candidate: Candidate, now: float, places: list[_Place]) -> Skipped | None:
+        """Why a candidate cannot be charged now; if it can, the places of its charges are added."""
         if candidate.key in self._cooling:
             until, cause = self._cooling[candidate.key]
             if until > now:
                 return Skipped(key=candidate.key, reason=f"cooling: {cause}", retry_after_seconds=until - now)
         for charge in candidate.charges:
-            wait = self._wait(charge, now)
+            wait = self._wait(charge, now, places)
             if wait != 0:
                 return Skipped(key=candidate.key, reason=f"limit: {charge.counter}", retry_after_seconds=wait)
         return None
 
-    def _wait(self, charge: Charge, now: float) -> float | None:
-        counter = self._counters.get(charge.counter)
-        if counter is None:
-            return 0.0 if charge.amount <= charge.limit else seconds_until_room((), charge, now)
-        oldest = charge.span.oldest(now)
+    def _wait(self, charge: Charge, now: float, places: list[_Place]) -> float | None:
+        """Seconds until there is room: 0 now, and then the charge's place is added."""
+        place = self._place(charge, now)
+        counter, _, oldest, _ = place
         if counter.used(oldest) + charge.amount <= charge.limit:
+            places.append(place)
             return 0.0
         return seconds_until_room([(bucket, held.amount) for bucket, held in counter.buckets.items() if bucket >= oldest], charge, now)
+
+    def _place(self, charge: Charge, now: float) -> _Place:
+        counter = self._counters.get(charge.counter)
+        if counter is None:
+            counter = self._counters[charge.counter] = _Counter()
+        span = charge.span
+        if span is MINUTE:  # as most are
+            bucket = int(now)
+            return counter, bucket, bucket - WINDOW_SECONDS, charge
+        return counter, span.bucket(now), span.oldest(now), charge
 
     def _used(self, charge: Charge, now: float) -> int:
         counter = self._counters.get(charge.counter)
         return counter.used(charge.span.oldest(now)) if counter is not None else 0
-
-    def _charge(self, charge: Charge, now: float) -> Used:
-        counter = self._counters.get(charge.counter)
-        if counter is None:
-            counter = self._counters[charge.counter] = _Counter()
-        used = counter.used(charge.span.oldest(now))
-        bucket = charge.span.bucket(now)
-        if bucket not in counter.buckets:
-            counter.buckets[bucket] = _Bucket(charge.span.expires(now))
-        if charge.amount:
-            counter.add(bucket, charge.amount)
-            used = counter.total
-        return Used(counter=charge.counter, used=used, limit=charge.limit)
 
     def _sweep(self, now: float) -> None:
         self._swept = now
@@ -259,3 +264,11 @@ class MemoryStore:
         for timed in (self._cooling, self._claims):
             for key in [key for key, (until, _) in timed.items() if until <= now]:
                 del timed[key]
+
+
+def _charge(place: _Place, now: float) -> Used:
+    counter, bucket, oldest, charge = place
+    if bucket not in counter.buckets:
+        counter.buckets[bucket] = _Bucket(charge.span.expires(now))
+    counter.add(bucket, charge.amount)
+    return Used(counter=charge.counter, used=counter.used(oldest), limit=charge.limit)
