@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.profile import profile
-from benchmark.servers import BODY, LOAD_CORE, ROOT, Server, coollm, litellm, nginx_proxy, portkey, redis, stream_vendor, vendor
+from benchmark.servers import BODY, LOAD_CORE, ROOT, SERVER_CORE, Server, coollm, litellm, nginx_proxy, portkey, redis, stream_vendor, vendor
 
 CONNECTIONS = 64
 STORES = ("memory", "sqlite", "redis")
@@ -118,13 +118,15 @@ class Bench:
         return servers
 
     def throughput(self) -> dict[str, Row]:
-        """Closed loop, all servers; then two workers of the gateway on two cores, where the load has to share one."""
+        """Closed loop, all servers. Two workers of the gateway have two cores, one of which they share with the load."""
         seconds, rounds = (2, 3) if self._quick else (6, 5)
         with contextlib.ExitStack() as stack:
             port = stack.enter_context(vendor(self._home)).port
             stack.enter_context(redis(self._home))
             makers: dict[str, Callable[[], Any]] = {"nginx": lambda: nginx_proxy(self._home, port)}
             makers |= {f"coollm {store}": lambda store=store: coollm(self._home, store, port) for store in STORES}
+            both, cores = "coollm sqlite, 2 workers", f"{SERVER_CORE},{LOAD_CORE}"
+            makers[both] = lambda: coollm(self._home, "sqlite", port, name=both, workers=2, cores=cores)
             makers |= {"portkey": lambda: portkey(self._home, port), "litellm": lambda: litellm(self._home, port)}
             servers = self._start(stack, makers)
             rows = interleaved(servers, rounds, lambda server: wrk(server, self._home, seconds, BODY, CONNECTIONS))
