@@ -41,15 +41,25 @@ class SqliteAnswers:
         now = self._clock()
         row = self._file.read(lambda execute: execute("SELECT value, asked FROM answers WHERE key = ? AND until > ?", (key, now)).fetchone())
         if row is None:
-            statement = (
-                "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, until = excluded.until "
-                "WHERE owner = excluded.owner OR until <= ?"
-            )
-            claimed = self._file.write(lambda execute: execute(statement, (key, owner, now + CLAIM_SECONDS, now)).rowcount)
-            return Absent.YOURS if claimed else Absent.FETCHED_BY_ANOTHER
+            row = self._file.write(lambda execute: self._claim(execute, key, owner, now))
+            if isinstance(row, Absent):
+                return row
         if row[1] < now - NOTED_EVERY_SECONDS:
             self._file.write(lambda execute: execute("UPDATE answers SET asked = ? WHERE key = ?", (now, key)))
         return bytes(row[0])
+
+    @staticmethod
+    def _claim(execute: Callable[..., Any], key: str, owner: str, now: float) -> Any:
+        """The answer, if it has come since it was looked for; else whose it is to fetch."""
+        row = execute("SELECT value, asked FROM answers WHERE key = ? AND until > ?", (key, now)).fetchone()
+        if row is not None:
+            return row
+        statement = (
+            "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, until = excluded.until "
+            "WHERE owner = excluded.owner OR until <= ?"
+        )
+        claimed = execute(statement, (key, owner, now + CLAIM_SECONDS, now)).rowcount
+        return Absent.YOURS if claimed else Absent.FETCHED_BY_ANOTHER
 
     def renew(self, keys: Sequence[str], owner: str) -> None:
         until = self._clock() + CLAIM_SECONDS

@@ -179,10 +179,15 @@ class StoreForgot(StoreError):
 class Store(Protocol):
     """Counters and cooldowns. Every method may raise StoreError and nothing else. Safe for any number of greenlets.
 
-    `epoch` goes up when the store is used again after it had forgotten what it was told.
+    `epoch` goes up when the store is used again after it had forgotten what it was told. `took` is how long, in seconds, it took for the answer that was given
+    last, without the time in which this worker had other things to do; None where that is all the time that the call took.
     """
 
     epoch: int
+
+    @property
+    def took(self) -> float | None:
+        """See above."""
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         """Atomically: if all of `charges` fit, the first candidate that does not cool and whose charges fit is chosen, and all is charged. Else nothing is.

@@ -94,6 +94,7 @@ class MemoryStore:
     """The contract in plain dictionaries. It never yields to another greenlet, so every call is atomic."""
 
     epoch = 0
+    took = None
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

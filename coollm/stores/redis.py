@@ -373,6 +373,10 @@ class RedisStore:
         self._redis = redis
         self._identity = ""
 
+    @property
+    def took(self) -> float:
+        return self._redis.took
+
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         places = _Places([COOLDOWNS, HOLDS, IDENTITY])
         ask = {

@@ -32,6 +32,9 @@ TIMEOUT_SECONDS = 2.0
 # How long to wait for a cluster that is on the move, and for a new master.
 PAUSE_SECONDS = 0.05
 
+# Within so many turns of the loop after it was sent for, an answer has come at once.
+PROMPT_TURNS = 3
+
 # Another node has our keys now, or will have them in a moment.
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
 
@@ -63,7 +66,8 @@ class Redis:
         self._hub: Any = None
         self._wire: Wire | None = None
         self._reader: Any = None
-        self._pending: deque[Waiter] = deque()
+        self._pending: deque[tuple[Waiter, float, int]] = deque()
+        self.took = 0.0
         self._outgoing: list[bytes] = []
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -109,7 +113,7 @@ class Redis:
         if self._wire is None or self._hub is not gevent.get_hub():
             self._connect(until)
         waiter = Waiter(self._hub, until)
-        self._pending.append(waiter)
+        self._pending.append((waiter, time.monotonic(), self._hub.loop.iteration))
         self._outgoing.append(packed)
         if len(self._outgoing) == 1:
             self._hub.loop.run_callback(self._flush)
@@ -165,7 +169,10 @@ class Redis:
         reader.feed(wire.take())
         while self._wire is wire and (reply := reader.gets()) is not False:
             if self._pending:
-                self._pending.popleft().give(reply)
+                waiter, sent, turn = self._pending.popleft()
+                # An answer that is there when the loop looks for it was not waited for, however long the loop had other things to do.
+                self.took = time.monotonic() - sent if self._hub.loop.iteration - turn > PROMPT_TURNS else 0.0
+                waiter.give(reply)
 
     def _ended(self) -> None:
         self._drop(ConnectionResetError("Redis closed the connection"))
@@ -177,7 +184,7 @@ class Redis:
         pending, self._pending = self._pending, deque()
         if wire is not None:
             wire.close()
-        for waiter in pending:
+        for waiter, _, _ in pending:
             waiter.fail(error)
 
 

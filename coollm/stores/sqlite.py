@@ -97,6 +97,10 @@ class SqliteStore:
         self._batch = _Batch()
         self._file.after_begin, self._file.before_commit = self._begin, self._flush
 
+    @property
+    def took(self) -> float:
+        return self._file.took
+
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         return self._file.write(lambda _: self._decide(charges, candidates, own, leased))
 

@@ -39,6 +39,8 @@ class SqliteFile:
         self.before_commit: Callable[[], None] = _nothing
         self._waiting: deque[tuple[Callable[[Execute], Any], Waiter]] = deque()
         self._is_called = False
+        self._tried_since: float | None = None
+        self.took = 0.0
         try:
             self.connection = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=128)
             path.chmod(0o600)
@@ -65,6 +67,7 @@ class SqliteFile:
 
     def _commit(self, hub: Any) -> None:
         """Called by the loop: writes what waits, as much as takes a millisecond, or tries again in a moment where another process writes."""
+        self._tried_since = self._tried_since or time.monotonic()
         batch = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
         try:
             results = self._transaction([work for work, _ in batch])
@@ -80,12 +83,15 @@ class SqliteFile:
             self._next(hub)
             _fail(batch, self.path, error)
         else:
+            took = time.monotonic() - self._tried_since
             self._next(hub)
             for (_, waiter), result in zip(batch, results, strict=True):
+                self.took = took
                 waiter.give(result)
 
     def _next(self, hub: Any) -> None:
         """Those that still wait are written in the loop's next turn."""
+        self._tried_since = None
         self._is_called = bool(self._waiting)
         if self._is_called:
             hub.loop.run_callback(self._commit, hub)
