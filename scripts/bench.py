@@ -278,7 +278,7 @@ def _show_latency(rows: dict[str, Row]) -> None:
 
 
 def _show_streams(rows: dict[str, Row]) -> None:
-    print("| | streams | chunks/s | delay p50 / p99 ms | CPU µs per chunk | KB per stream |")
+    print("| | streams | chunks | delay p50 / p99 ms | CPU µs per chunk | KB per stream |")
     print("|---|---|---|---|---|---|")
     for name, row in rows.items():
         for one in row.values():
