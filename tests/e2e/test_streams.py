@@ -20,8 +20,8 @@ from tests.conftest import GatewayHandle, SimulatorHandle, wait_for
 MODELS = ["gpt-sim", "claude-sim", "gemini-sim"]
 
 
-def open_request(gateway: GatewayHandle, model: str, *, stream: bool, path: str = "/v1/chat/completions") -> socket.socket:
-    body = json.dumps({"model": model, "max_tokens": 1000, "messages": [{"role": "user", "content": "hello"}], "stream": stream}).encode()
+def open_request(gateway: GatewayHandle, model: str, *, stream: bool, path: str = "/v1/chat/completions", max_tokens: int = 1000) -> socket.socket:
+    body = json.dumps({"model": model, "max_tokens": max_tokens, "messages": [{"role": "user", "content": "hello"}], "stream": stream}).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.client_key}\r\ncontent-length: {len(body)}\r\n\r\n"
     connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
     connection.sendall(head.encode() + body)
@@ -157,3 +157,31 @@ def in_flight(gateway: GatewayHandle) -> list[int]:
     """Calls in flight of each vendor key; what the other workers have is told each second."""
     told = json.loads(gateway.coollm("providers", "--json").stdout)
     return [key["in_flight"] for provider in told["providers"] for key in provider["keys"]]
+
+
+def test_a_client_that_reads_slowly_gets_all_of_a_long_stream(gateway: GatewayHandle) -> None:
+    """What is sent faster than it is read waits in bounds, first in the worker, then at the vendor, and comes in its order."""
+    whole = gateway.chat("gpt-sim~tokens=30000").json()["choices"][0]["message"]["content"]
+    received = b""
+    with open_request(gateway, "gpt-sim~tokens=30000", stream=True, max_tokens=30000) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        time.sleep(0.5)
+        for _ in range(50):
+            received += connection.recv(2000)
+            time.sleep(0.005)
+        while not received.endswith(b"0\r\n\r\n"):
+            piece = connection.recv(65536)
+            assert piece, "the stream is cut"
+            received += piece
+    body = received.partition(b"\r\n\r\n")[2]
+    text, frames = "", b""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        frames += rest[: int(size, 16)]
+        body = rest[int(size, 16) + 2 :]
+    for frame in frames.decode().split("\n\n"):
+        if frame.startswith("data: {"):
+            for choice in json.loads(frame[6:])["choices"]:
+                text += choice["delta"].get("content") or ""
+    assert text.rstrip(" .") == whole.rstrip(" .")
+    assert frames.endswith(b"data: [DONE]\n\n")

@@ -260,3 +260,41 @@ def test_a_whole_answer_rendered_for_a_client_says_the_same(client: str, text: s
     assert [part.text for part in found.parts if isinstance(part, TextPart)] == [text]
     assert [json.loads(part.arguments) for part in found.parts if isinstance(part, ToolCall)] == arguments
     assert found.finish_reason == choice.finish_reason
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(lambda text: {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}, TEXT),
+            st.builds(lambda text: {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}, TEXT),
+            st.builds(lambda text: {"choices": [{"index": 0, "delta": {"content": text, "refusal": text}}], "usage": None}, TEXT),
+            st.builds(lambda count: {"choices": [], "usage": {"prompt_tokens": count, "completion_tokens": 1}}, st.integers(0, 9)),
+            st.builds(lambda text: {"choices": [{"index": 0, "delta": {"content": text}}], "usage": {"prompt_tokens": 1}}, TEXT),
+            st.builds(lambda text: {"choices": [{"delta": {"content": text, "tool_calls": [{"index": 0, "function": {"arguments": text}}]}}]}, TEXT),
+            st.builds(lambda text: {"error": {"message": text}, "choices": [{"delta": {"content": text}}]}, TEXT),
+        ),
+        max_size=4,
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_goes_through_unread_adds_to_texts_and_says_nothing_else(chunks: list[Any], ends: bool, is_spaced: bool) -> None:
+    written = [json.dumps(chunk) if is_spaced else orjson.dumps(chunk).decode() for chunk in chunks] + (["[DONE]"] if ends else [])
+    piece = "".join(f"data: {one}\n\n" for one in written).encode()
+    if CHAT.is_plain(piece):
+        assert not ends
+        for chunk in chunks:
+            (choice,) = chunk["choices"]
+            assert set(choice["delta"]) <= {"content", "refusal"}
+            assert not choice.get("finish_reason")
+            assert not chunk.get("usage")
+            assert "error" not in chunk
+
+
+def test_plain_text_goes_through_unread() -> None:
+    chunk = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}],"usage":null}\n\n'
+    assert CHAT.is_plain(chunk)
+    assert CHAT.is_plain(chunk * 3)
+    for other in (chunk[:-1], chunk + b"data: [DONE]\n\n", b": a comment\n\n", chunk + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'):
+        assert not CHAT.is_plain(other)
