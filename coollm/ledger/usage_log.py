@@ -8,6 +8,7 @@ lines wait in a worker it admits no more requests: what they cost could not be t
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -68,7 +69,7 @@ class UsageLog:
                 self._sync()
 
     def _write_waiting(self, request_id: str | None = None) -> None:
-        """Writes lines in their order until one does not fit. Of a line that went in only in part the rest is written next."""
+        """Writes lines in their order until one does not fit."""
         try:
             self._follow_rotation()
             while self._waiting:
@@ -76,12 +77,21 @@ class UsageLog:
                 written = os.write(self._descriptor, line)
                 self._is_dirty = True
                 if written < len(line):
-                    self._waiting[0] = line[written:]
-                else:
-                    self._waiting.popleft()
+                    if not self._take_back(written):
+                        self._waiting[0] = line[written:]
+                    raise OSError(errno.ENOSPC, "a line went in only in part")
+                self._waiting.popleft()
         except OSError as error:
             if request_id is not None:
                 _log.error("the usage log cannot be written: its lines wait", extra={"request_id": request_id, "reason": error.strerror})
+
+    def _take_back(self, written: int) -> bool:
+        """Takes a part of a line out of the file again, or the next line of another worker would be joined to it; whether nobody had written after it."""
+        end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+        if os.fstat(self._descriptor).st_size != end:
+            return False
+        os.ftruncate(self._descriptor, end - written)
+        return True
 
     def _sync(self) -> None:
         descriptor = self._descriptor
