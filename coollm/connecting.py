@@ -54,7 +54,11 @@ class Refused(OSError):
 
 
 def resolve(host: str, port: int) -> Sequence[Address]:
-    """The addresses of a name, as the system's resolver has them. Raises OSError."""
+    """The addresses of a name, as the system's resolver has them; a number is its own address. Raises OSError."""
+    try:
+        return [(int(socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET), (host, port))]
+    except ValueError:
+        pass  # a name
     rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(int(family), address) for family, _, _, _, address in rows if family in (socket.AF_INET, socket.AF_INET6)]
 

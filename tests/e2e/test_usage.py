@@ -107,7 +107,12 @@ def test_a_ledger_on_a_server(simulator: SimulatorHandle, tmp_path: Path, kind: 
     with serve(tmp_path, {"llm_providers": simulated(simulator.url), "storage": {"ledger": {"url": url}}}, workers=2) as gateway:
         for _ in range(5):
             assert gateway.chat("gpt-sim").status_code == 200
-        wait_for(lambda: report(gateway)["total"]["requests"] == 5, 10, "the ledger to have them")
+
+        def has_all() -> bool:
+            told = gateway.coollm("usage", "report", "--json")  # the first may find the database busy with its new tables
+            return told.returncode == 0 and json.loads(told.stdout)["total"]["requests"] == 5
+
+        wait_for(has_all, 20, "the ledger to have them")
         assert gateway.coollm("usage", "verify").returncode == 0
         assert "a-password" not in gateway.words()
 

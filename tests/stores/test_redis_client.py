@@ -28,7 +28,7 @@ def test_everybody_gets_the_answer_to_what_he_asked(redis_url: str) -> None:
     redis = redis_at(redis_url)
     asked = [gevent.spawn(redis.run, ECHO, [f"{TAG}:k"], [str(number) * (number % 50 + 1)]) for number in range(500)]
     gevent.joinall(asked, timeout=10)
-    assert [one.value[1].decode() for one in asked] == [str(number) * (number % 50 + 1) for number in range(500)]
+    assert [one.get()[1].decode() for one in asked] == [str(number) * (number % 50 + 1) for number in range(500)]
     large = "x" * 3_000_000
     assert [one.get(timeout=10)[1].decode() == large for one in [gevent.spawn(redis.run, ECHO, [f"{TAG}:k"], [large]) for _ in range(3)]] == [True] * 3
     redis.close()
