@@ -63,6 +63,6 @@ class Closer:
     def _settle(self, due: Sequence[tuple[Reservations, Usage]]) -> None:
         """A store that fails now leaves estimates standing, which is the safe side, and fails no request that was served."""
         try:
-            self._limiter.settle_all(due)
+            self._limiter.settle(due)
         except StoreError:
             _log.warning("reservations could not be settled and stand at their estimates", extra={"requests": len(due)})

@@ -64,7 +64,7 @@ def resolve(host: str, port: int) -> Sequence[Address]:
 
 
 class Names:
-    """Addresses by name, asked for once in NAMES_SECONDS. A name that is looked up is looked up once for all who wait for it."""
+    """Addresses by name, asked for once in NAMES_SECONDS."""
 
     def __init__(self, ask: Resolve = resolve, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
@@ -143,18 +143,10 @@ class Connector:
             return Wire(connection)
         if proxy is not None:
             connection = _tunnel(connection, origin, proxy, until)
-        place = (origin.host, origin.port)
         try:
-            wire = TlsWire(connection, self._tls, host=origin.host, session=self._sessions.get(place))
+            return TlsWire.begin(connection, self._tls, until, host=origin.host, session=self._sessions.get((origin.host, origin.port)))
         except ValueError as error:
-            connection.close()
             raise Refused(f"'{origin.host}' is no name of a TLS server: {error}") from error
-        try:
-            wire.handshake(until)
-        except BaseException:
-            wire.close()
-            raise
-        return wire
 
     def keep_session(self, origin: Origin, wire: Wire) -> None:
         """Remembers how the next connection to the origin can go on from this one; TLS 1.3 tells it after the first answer."""

@@ -85,7 +85,7 @@ class StreamAnswer:
         if self._envelope is None or self._held or self._error is not None or self._is_terminated:
             return
         try:
-            self._vendor.exchange.relay(lambda piece: self._is_to_skip(piece) and write(piece))
+            self._vendor.exchange.relay(lambda piece: self._is_to_skip(piece) and write(piece) and self._skipped(piece))
         except (VendorError, ClientGone) as error:
             self._fault = error
 
@@ -127,6 +127,7 @@ class StreamAnswer:
         events = self._events
         for piece in self._vendor.exchange.pieces():
             if self._is_to_skip(piece):
+                self._skipped(piece)
                 yield piece
                 continue
             frames = []
@@ -151,10 +152,12 @@ class StreamAnswer:
         yield self._finish()
 
     def _is_to_skip(self, piece: bytes) -> bool:
-        """Whether a piece goes to the client as it is, unread. How much text it holds is counted by its length."""
-        if self._envelope is None or not self._events.is_between or not self._vendor.form.is_plain(piece):
-            return False
-        self._characters += max(0, len(piece) - self._envelope * piece.count(b"\n\n"))
+        """Whether a piece goes to the client as it is, unread."""
+        return self._envelope is not None and self._events.is_between and self._vendor.form.is_plain(piece)
+
+    def _skipped(self, piece: bytes) -> bool:
+        """A piece has gone unread: how much text it held is counted by its length."""
+        self._characters += max(0, len(piece) - (self._envelope or 0) * piece.count(b"\n\n"))
         return True
 
     def _take(self, event: SseEvent) -> bytes:

@@ -30,11 +30,11 @@ class _Deadlines:
     """What is waited for in one event loop: looked through every SWEEP_SECONDS, which is cheaper than a timer for each wait."""
 
     def __init__(self, hub: Any) -> None:
-        self.waiting: set[Wire | Waiter] = set()
+        self.waiting: set[_Waits] = set()
         self._timer = hub.loop.timer(SWEEP_SECONDS, SWEEP_SECONDS)
         self._is_running = False
 
-    def add(self, one: Wire | Waiter) -> None:
+    def add(self, one: _Waits) -> None:
         """It is waited for from now on."""
         self.waiting.add(one)
         if not self._is_running:
@@ -60,15 +60,47 @@ def _deadlines_of(hub: Any) -> _Deadlines:
     return found
 
 
-class Waiter:
-    """A greenlet that waits for something that is given to it once."""
+class _Waits:
+    """One greenlet that waits for the loop. Only the loop may switch to it: of any other who does, nobody would know how to go on."""
 
-    __slots__ = ("_deadlines", "_error", "_given", "_greenlet", "_hub", "_is_given", "until")
+    __slots__ = ("_deadlines", "_hub", "_waiter", "until")
 
-    def __init__(self, hub: Any, until: float) -> None:
+    def __init__(self, hub: Any) -> None:
         self._hub = hub
         self._deadlines = _deadlines_of(hub)
-        self._greenlet: Any = None
+        self._waiter: Any = None
+        self.until = 0.0
+
+    def expire(self) -> None:
+        """The time of whoever waits is over. Called by the loop."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.throw(TimeoutError("timed out"))
+
+    def _pause(self) -> None:
+        """Waits to be woken. Raises TimeoutError at `until`."""
+        self._waiter = getcurrent()
+        self._deadlines.add(self)
+        try:
+            self._hub.switch()
+        finally:
+            self._waiter = None
+            self._deadlines.waiting.discard(self)
+
+    def _wake(self) -> None:
+        """Called by the loop."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.switch()
+
+
+class Waiter(_Waits):
+    """A greenlet that waits for something that is given to it once."""
+
+    __slots__ = ("_error", "_given", "_is_given")
+
+    def __init__(self, hub: Any, until: float) -> None:
+        super().__init__(hub)
         self._given: Any = None
         self._is_given = False
         self._error: Exception | None = None
@@ -77,13 +109,7 @@ class Waiter:
     def wait(self) -> Any:
         """What is given. Raises TimeoutError at `until`, and what it failed by."""
         if not self._is_given:
-            self._greenlet = getcurrent()
-            self._deadlines.add(self)
-            try:
-                self._hub.switch()
-            finally:
-                self._greenlet = None
-                self._deadlines.waiting.discard(self)
+            self._pause()
         if self._error is not None:
             raise self._error
         return self._given
@@ -91,25 +117,15 @@ class Waiter:
     def give(self, value: Any) -> None:
         """Called by the loop: it goes on at once."""
         self._given, self._is_given = value, True
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is not None:
-            greenlet.switch()
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         """It goes on, with an error, in the loop's next turn."""
         self._error, self._is_given = error, True
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is not None:
-            self._hub.loop.run_callback(greenlet.switch)
-
-    def expire(self) -> None:
-        """Its time is over."""
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is not None:
-            greenlet.throw(TimeoutError("timed out"))
+        self._hub.loop.run_callback(self._wake)
 
 
-class Wire:
+class Wire(_Waits):
     """One connection. All times are of `time.monotonic()`, in seconds.
 
     The loop calls `on_data` when something has come, and `on_end` when the peer ends, while nobody waits for it.
@@ -117,22 +133,18 @@ class Wire:
 
     __slots__ = (
         "_backlog",
-        "_deadlines",
         "_error",
-        "_hub",
         "_is_ended",
         "_is_paused",
         "_pieces",
         "_size",
         "_socket",
-        "_waiter",
         "_wants_room",
         "_watcher",
         "_writer",
         "family",
         "on_data",
         "on_end",
-        "until",
     )
 
     def __init__(self, connection: _socket.socket) -> None:
@@ -140,18 +152,15 @@ class Wire:
         connection.setblocking(False)
         self._socket = connection
         self.family = connection.family
-        self._hub = gevent.get_hub()
-        self._deadlines = _deadlines_of(self._hub)
+        super().__init__(gevent.get_hub())
         self._pieces: list[bytes] = []  # an empty deque has room for 64
         self._size = 0
         self._is_ended = False
         self._is_paused = False
         self._error: OSError | None = None
-        self._waiter: Any = None
         self._wants_room = False
         self._backlog = bytearray()
         self._writer: Any = None
-        self.until = 0.0
         self.on_data: Callable[[], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self._watcher = self._hub.loop.io(connection.fileno(), _READABLE)
@@ -252,7 +261,6 @@ class Wire:
 
     def end_if_quiet(self) -> None:
         """Lets whoever waits to read see the end of the connection, unless something has just come; in the loop's next turn."""
-        # Only the loop may switch to a greenlet that waits: of any other who does, nobody would know how to go on.
         self._hub.loop.run_callback(self._end_if_quiet)
 
     def _end_if_quiet(self) -> None:
@@ -272,7 +280,6 @@ class Wire:
         self._socket.close()
         self._error = self._error or ConnectionAbortedError("the connection was closed")
         if self._waiter is not None:
-            # Not from here: who closes may be in the middle of something.
             self._hub.loop.run_callback(self._wake)
 
     def release(self) -> _socket.socket:
@@ -283,28 +290,11 @@ class Wire:
         connection = self._socket
         return _socket.socket(connection.family, _socket.SOCK_STREAM, 0, fileno=connection.detach())
 
-    def expire(self) -> None:
-        """The time of whoever waits is over."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            waiter.throw(TimeoutError("timed out"))
-
     def _wait(self, until: float) -> None:
         if until <= time.monotonic():
             raise TimeoutError("timed out")
-        self._waiter = getcurrent()
         self.until = until
-        self._deadlines.add(self)
-        try:
-            self._hub.switch()
-        finally:
-            self._waiter = None
-            self._deadlines.waiting.discard(self)
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            waiter.switch()
+        self._pause()
 
     def _readable(self) -> None:
         """Called by the loop."""
@@ -324,9 +314,8 @@ class Wire:
         elif self._size > HIGH_WATER_BYTES:
             self._watcher.stop()
             self._is_paused = True
-        if self._waiter is not None:
-            if not self._wants_room or self._error is not None:
-                self._wake()
+        if self._waiter is not None and (not self._wants_room or self._error is not None):
+            self._wake()
             return
         if self._pieces and self.on_data is not None:
             self.on_data()
@@ -355,7 +344,7 @@ class Wire:
 
 
 class TlsWire(Wire):
-    """The same over TLS. `handshake` comes first."""
+    """The same over TLS."""
 
     __slots__ = ("_has_handshaken", "_incoming", "_outgoing", "_tls")
 
@@ -366,6 +355,32 @@ class TlsWire(Wire):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server, server_hostname=host, session=session)
         self._has_handshaken = False
         super().__init__(connection)
+
+    @classmethod
+    def begin(
+        cls,
+        connection: _socket.socket,
+        context: ssl.SSLContext,
+        until: float,
+        *,
+        host: str | None = None,
+        is_server: bool = False,
+        session: ssl.SSLSession | None = None,
+    ) -> TlsWire:
+        """A connection whose handshake is done; closed if it fails. Raises TimeoutError, OSError (`ssl.SSLError` among them), and ValueError where `host`
+        is no name.
+        """
+        try:
+            wire = cls(connection, context, host=host, is_server=is_server, session=session)
+        except ValueError:
+            connection.close()
+            raise
+        try:
+            wire.handshake(until)
+        except BaseException:
+            wire.close()
+            raise
+        return wire
 
     @property
     def session(self) -> ssl.SSLSession | None:

@@ -92,11 +92,11 @@ class Reply:
         headers, body = self.headers, self.body
         headers["x-request-id"] = request_id
         headers["x-content-type-options"] = "nosniff"
-        is_whole = isinstance(body, bytes)
-        if is_whole:
-            headers["content-length"] = str(len(body))  # type: ignore[arg-type]
+        if isinstance(body, bytes):
+            headers["content-length"] = str(len(body))
+            body = (body,)
         start_response(_STATUS_LINES.get(self.status) or f"{self.status} Unknown", list(headers.items()))
-        return (body,) if is_whole else body  # type: ignore[return-value]
+        return body
 
 
 class Pieces:

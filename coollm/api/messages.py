@@ -71,9 +71,9 @@ def _counted_by_vendor(services: Services, chat: ChatRequest, targets: Sequence[
     watch.start(cancellation)
     asked = CountRequest(model=chat.model, chat=chat, forwarded_headers=chat.forwarded_headers)
     try:
-        for ranked in services.gateway.router.rank(list(targets)):
-            if PROVIDERS[ranked.target.type].counts_tokens:
-                return cast("TokenCount", services.gateway.ask(asked, ranked.target, cancellation)).input_tokens
+        for target in services.gateway.router.order(targets):
+            if PROVIDERS[target.type].counts_tokens:
+                return cast("TokenCount", services.gateway.ask(asked, target, cancellation)).input_tokens
     except VendorError:
         return None  # an estimate now is worth more than an error
     finally:

@@ -161,7 +161,7 @@ def open_log(settings: Settings, path: Path | None, redact: Redactor) -> LineFil
 
 
 def write_line(logger: logging.Logger, level: int, message: str, fields: dict[str, Any]) -> None:
-    """What `logger.log(level, message, extra=fields)` writes, for a tenth of its cost: there is one for each request.
+    """What `logger.log(level, message, extra=fields)` writes, for an eighth of its cost (2.5 µs): there is one for each request.
 
     Whoever calls it has redacted what others wrote in `fields`: to look through the whole line takes longer than to write it.
     """

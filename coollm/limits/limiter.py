@@ -130,12 +130,8 @@ class Limiter:
     def _candidate(self, scopes: Sequence[Scope], target: Target, estimate: Estimate, charged: float) -> Candidate:
         return Candidate(key=target.key, charges=self._charges(scopes, target, estimate, charged))
 
-    def settle(self, reservations: Iterable[Reservation | None], usage: Usage) -> None:
-        """Replaces what was reserved by what was used. Raises StoreError."""
-        self.settle_all([(reservations, usage)])
-
-    def settle_all(self, ended: Iterable[tuple[Iterable[Reservation | None], Usage]]) -> None:
-        """The same for many, in one decision of the store. Raises StoreError."""
+    def settle(self, ended: Iterable[tuple[Iterable[Reservation | None], Usage]]) -> None:
+        """Replaces what was reserved by what was used, for all of them in one decision of the store. Raises StoreError."""
         epoch, present, lost = self._store.epoch, list[Settlement](), list[Charge]()
         for reservations, usage in ended:
             for one in reservations:

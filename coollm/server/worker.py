@@ -8,7 +8,6 @@ answered, with `Connection: close`.
 from __future__ import annotations
 
 import _socket
-import errno
 import ssl
 import time
 from collections.abc import Callable
@@ -30,7 +29,6 @@ LINGER_SECONDS = 2.0
 # Of several workers each takes one connection at a time, so that they share them; one alone takes what there is.
 MOST_ACCEPTED = 64
 PAUSE_SECONDS = 0.2
-NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class _Listener:
@@ -45,18 +43,25 @@ class _Listener:
         self.is_tcp = self._socket.family != _socket.AF_UNIX
         self.name = self._socket.getsockname()
         self.environ: dict[str, Any] = {}
+        self._has_ended = False
 
     def start(self) -> None:
         """Takes connections."""
-        self._watcher.start(self._accept)
+        if not self._has_ended:
+            self._watcher.start(self._accept)
 
     def pause(self) -> None:
         """Leaves connections to others, and to the queue."""
         self._watcher.stop()
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Takes none any more."""
+        self._has_ended = True
         self._watcher.stop()
+
+    def close(self) -> None:
+        """Gives up its place."""
+        self.end()
         self._watcher.close()
         self._socket.close()
 
@@ -66,10 +71,8 @@ class _Listener:
                 descriptor, address = self._socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001  `socket.accept` makes a socket of another class
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                # No descriptor is left: those that wait in the queue keep it readable, and are tried again in a moment.
+            except OSError:
+                # No descriptor is left, mostly: those that wait in the queue keep it readable, and are tried again in a moment.
                 self.pause()
                 gevent.spawn_later(PAUSE_SECONDS, self.start)
                 return
@@ -141,20 +144,14 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
                 self._served.pop(wire, None)
                 wire.close()
             self._open.discard(gevent.getcurrent())
-            if self.alive and len(self._open) == self.worker_connections - 1:
+            if len(self._open) == self.worker_connections - 1:
                 for one in self._listeners:
                     one.start()
 
     def _wire(self, listener: _Listener, connection: _socket.socket) -> Wire:
         if self._tls is None or not listener.is_tcp:
             return Wire(connection)
-        wire = TlsWire(connection, self._tls, is_server=True)
-        try:
-            wire.handshake(time.monotonic() + HEAD_SECONDS)
-        except BaseException:
-            wire.close()
-            raise
-        return wire
+        return TlsWire.begin(connection, self._tls, time.monotonic() + HEAD_SECONDS, is_server=True)
 
     def _is_stopping(self) -> bool:
         return not self.alive
@@ -172,7 +169,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
         self._stopped.set()
         for listener in self._listeners:
-            listener.pause()
+            listener.end()
         gevent.spawn(self._end_idle_connections, time.monotonic())
 
     def _end_idle_connections(self, stopped: float) -> None:

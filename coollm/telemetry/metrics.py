@@ -1,7 +1,7 @@
 """Prometheus metrics of requests, summed over all workers of the host.
 
 With PROMETHEUS_MULTIPROC_DIR set (the server sets it) every worker writes to files there and a scrape of any of them reads all
-(https://prometheus.github.io/client_python/multiprocess/). What a request adds is summed up in the worker, for a tenth of the cost, and written once a second.
+(https://prometheus.github.io/client_python/multiprocess/). What a request adds is summed up in the worker and written once a second.
 """
 
 from __future__ import annotations

@@ -474,3 +474,19 @@ def test_a_charge_without_asking(store: Store) -> None:
     assert store.used([money, charge("r")]) == {"m": 70, "r": 2}
     store.charge([Charge(counter="m", amount=-30, limit=10, span=TOTAL), charge("r", -5)])
     assert store.used([money, charge("r")]) == {"m": 40, "r": 0}
+
+
+def test_decisions_at_the_same_moment_count_each_other_once(store: Store) -> None:
+    """Also behind a candidate that is passed over: what a store reads once for all of them stays right."""
+    import gevent
+
+    full = only("full", charge("full", 5, 4))
+
+    def ask(number: int) -> int:
+        decision = store.decide([charge("c", 1, 10)], [full, only("free", charge("free", 1, 10))], Hold(id=f"r{number}", owner="me"))
+        return decision.used[0].used if decision.chosen is not None else 0
+
+    asked = [gevent.spawn(ask, number) for number in range(12)]
+    gevent.joinall(asked, timeout=10)
+    assert sorted(one.get() for one in asked) == [0, 0, *range(1, 11)]
+    assert store.used([charge("c"), charge("free")]) == {"c": 10, "free": 10}

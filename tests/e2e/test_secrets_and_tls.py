@@ -138,6 +138,7 @@ def test_tls(simulator: SimulatorHandle, tmp_path: Path, certificate: tuple[str,
     with serve(tmp_path, settings) as gateway:
         assert gateway.chat("claude-sim").status_code == 200
         assert gateway.chat("claude-sim", stream=True).text.endswith("[DONE]\n\n")
+        assert json.loads(gateway.coollm("status", "--json").stdout)["instances"], "the local socket needs no certificate"
         old = ssl.create_default_context(cafile=cert)
         old.maximum_version = ssl.TLSVersion.TLSv1_2
         import socket

@@ -224,5 +224,5 @@ def test_what_ran_while_the_store_forgot_is_charged_when_it_ends() -> None:
     target = Target(provider="p", type="t", key_id="k", model="m", price=flat(Rates(input=1.0, output=1.0)))
     reservation = Reservation(id="r/1", now=0.0, charges=(MONEY, CHARGE), target=target, epoch=0)
     store.epoch = 1
-    limiter.settle([reservation], Usage(input_tokens=7))
+    limiter.settle([([reservation], Usage(input_tokens=7))])
     assert store.used([MONEY, CHARGE]) == {"client:c:cost": 7000, "client:c:requests": 0}

@@ -67,7 +67,7 @@ def test_reserve_then_settle() -> None:
     assert grant is not None
     assert grant.client is not None
     assert total(store, "client:c:tokens", "key:p/k:tokens") == [238, 238]
-    limiter.settle([grant.key, grant.client], Usage(input_tokens=90, output_tokens=10))
+    limiter.settle([([grant.key, grant.client], Usage(input_tokens=90, output_tokens=10))])
     assert total(store, "client:c:tokens", "key:p/k:tokens", "client:c:requests") == [100, 100, 1]
     assert limiter.fullness(key_counter("p/k", TOKENS)) == pytest.approx(0.238, abs=0.01)
     assert store._holds == {}
@@ -131,7 +131,7 @@ def test_what_runs_counts_until_it_ends() -> None:
     assert (raised.value.code, raised.value.retry_after_seconds) == ("concurrency_limit_exceeded", 1.0)
     for grant in grants:
         assert grant is not None
-        limiter.settle([grant.key, grant.client], Usage())
+        limiter.settle([([grant.key, grant.client], Usage())])
     assert total(store, "client:c:running", "key:q/k:running") == [0, 0]
     assert limiter.lease(who(concurrent=2), chat(), [keyed])[0] is not None
 
@@ -145,7 +145,7 @@ def test_a_session_of_the_vendors() -> None:
     assert nobody is None
     assert decision.retry_after_seconds is not None
     assert 3500 < decision.retry_after_seconds <= 3660
-    limiter.settle([grant.key, grant.client], Usage(input_tokens=50, output_tokens=20))
+    limiter.settle([([grant.key, grant.client], Usage(input_tokens=50, output_tokens=20))])
     assert limiter.lease(who(), chat(max_output_tokens=100), [keyed])[0] is not None
 
 
@@ -160,7 +160,7 @@ def test_money_is_reserved_at_its_most_and_settled_at_what_it_was() -> None:
     reserved = total(store, "client:c:cost")[0]
     assert 1_400_000 <= reserved <= 1_450_000, "as many tokens as bytes, and the whole answer"
     assert budgets_used(decision) == (("client", "c", reserved / 10_000_000),)
-    limiter.settle([grant.key, grant.client], Usage(input_tokens=100, output_tokens=20))
+    limiter.settle([([grant.key, grant.client], Usage(input_tokens=100, output_tokens=20))])
     assert total(store, "client:c:cost") == [300_000]
 
 
@@ -175,7 +175,7 @@ def test_a_budget_is_never_exceeded_and_what_is_left_can_be_used() -> None:
     assert len(grants) == 6
     assert decision.skipped[0].reason == "limit: client:c:cost"
     assert decision.retry_after_seconds is None, "a total budget does not begin anew"
-    limiter.settle([grants[0].key, grants[0].client], Usage())
+    limiter.settle([([grants[0].key, grants[0].client], Usage())])
     assert limiter.lease(who(budget_usd=0.01, budget_period="total"), chat(max_output_tokens=100), [PRICED])[0] is not None
 
 
