@@ -49,14 +49,15 @@ NEWEST = len(STEPS) + 1
 
 def migrate(engine: Engine) -> None:
     """Makes the tables, or brings them to the newest version. Raises SQLAlchemyError if the database does not answer or refuses; OperationFailed if it is
-    of a newer gateway.
+    of a newer gateway, or if another gateway brings it there and does not come to an end.
     """
     with _alone(engine) as connection:
-        if not inspect(connection).has_table(version.name):
+        found = connection.execute(select(func.max(version.c.version))).scalar() if inspect(connection).has_table(version.name) else None
+        if found is None:
+            # Where a statement that makes a table ends the transaction, one who was killed may have left them without a version.
             metadata.create_all(connection)
             connection.execute(insert(version).values(version=NEWEST))
             return
-        found = connection.execute(select(func.max(version.c.version))).scalar() or 0
         if found > NEWEST:
             message = f"the ledger has version {found}, and this gateway knows version {NEWEST}"
             raise OperationFailed(message, "use the gateway that wrote it, or a newer one")
@@ -68,16 +69,29 @@ def migrate(engine: Engine) -> None:
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
     """A transaction in which no other gateway migrates. SQLite's has the file to itself from its first statement on."""
-    with engine.begin() as connection:
+    with engine.connect() as connection:
         name = connection.dialect.name
-        if name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        elif name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": LOCK_NUMBER})
-        elif name in ("mysql", "mariadb"):
-            connection.execute(text("SELECT GET_LOCK(:name, :seconds)"), {"name": LOCK_NAME, "seconds": LOCK_SECONDS})
-        try:
+        if name in ("mysql", "mariadb"):
+            with _named_lock(connection), connection.begin():
+                yield connection
+            return
+        with connection.begin():
+            if name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            elif name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": LOCK_NUMBER})
             yield connection
-        finally:
-            if name in ("mysql", "mariadb"):
-                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": LOCK_NAME})
+
+
+@contextmanager
+def _named_lock(connection: Connection) -> Iterator[None]:
+    """MySQL's lock belongs to a connection and not to a transaction: it is let go when what was done under it is committed, not before."""
+    is_held = connection.execute(text("SELECT GET_LOCK(:name, :seconds)"), {"name": LOCK_NAME, "seconds": LOCK_SECONDS}).scalar()
+    connection.commit()
+    if not is_held:
+        raise OperationFailed(f"another gateway has brought the ledger up to date for {LOCK_SECONDS} s and has not ended", "see what its database waits for")
+    try:
+        yield
+    finally:
+        connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": LOCK_NAME})
+        connection.commit()

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.errors import OperationFailed
 from coollm.ledger.book import DAY_MS, Ledger
 from coollm.ledger.entry import Entry, read_line
+from coollm.ledger.migrations import NEWEST
 from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
-from coollm.ledger.tables import metadata, usage, version
+from coollm.ledger.tables import days, metadata, usage, version
 from coollm.ledger.usage_log import LOOK_SECONDS, UsageLog, all_logs, read_entries
 
 HOUR_MS = 3_600_000
@@ -307,6 +308,19 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_by_one_of_many(ledg
     assert again.spent("client", ["c"], START_MS, START_MS + 10 * HOUR_MS) == 10_000, "it was charged when it ended, as far as is known"
     again.ship([entry(100)], "log", 1, 1)
     assert again.sums(0)["days"]["requests"] == 31
+    again.close()
+
+
+def test_tables_that_a_killed_gateway_left_without_a_version_are_completed(ledger: Ledger) -> None:
+    ledger.prepare()
+    with ledger._engine.begin() as connection:
+        connection.execute(delete(version))
+        days.drop(connection)
+    again = Ledger(ledger._engine.url.render_as_string(hide_password=False))
+    again.ship([entry(1)], "log", 1, 1)
+    assert again.sums(0)["days"]["requests"] == 1
+    with again.reading() as connection:
+        assert connection.execute(select(version.c.version)).scalars().all() == [NEWEST]
     again.close()
 
 
