@@ -29,18 +29,18 @@ Hot = Callable[[Exchange], Reply]
 
 
 class GatewayApp(Flask):
-    """Flask, but for the POSTs of `hot` addresses."""
+    """Flask, but for the POSTs of `hot` addresses. `services` are those of the generation in force: a request keeps the ones it began with."""
 
-    hot: dict[str, tuple[Route, Services]]
+    services: Services
+    hot: dict[str, Route]
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """One request."""
         found = self.hot.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
         if found is None:
             return super().wsgi_app(environ, start_response)
-        route, services = found
         exchange = Exchange(environ)
-        return _serve_hot(services, route, exchange).start(start_response, exchange.request_id)
+        return _serve_hot(self.services, found, exchange).start(start_response, exchange.request_id)
 
 
 def _serve_hot(services: Services, route: Route, exchange: Exchange) -> Reply:
@@ -57,14 +57,14 @@ def create_app(services: Services) -> GatewayApp:
     app = GatewayApp("coollm", static_folder=None)
     app.hot = {}
     app.url_map.strict_slashes = False
-    app.extensions["coollm"] = services
+    app.services = services
     for routes in ENDPOINTS.values():
         for route in routes:
-            add_route(app, services, route)
-    app.before_request(_begin)
+            add_route(app, route)
+    app.before_request(functools.partial(_begin, app))
     app.after_request(_finish)
-    app.register_error_handler(HTTPException, functools.partial(_refuse_http, services))
-    app.register_error_handler(Exception, functools.partial(_refuse, services))
+    app.register_error_handler(HTTPException, _refuse_http)
+    app.register_error_handler(Exception, _refuse)
     if services.metrics.is_enabled:
         PrometheusMetrics(app, path=None, registry=services.metrics.registry, group_by="endpoint")
     return app
@@ -81,10 +81,11 @@ def begin(services: Services, route: Route, exchange: Exchange) -> None:
         record.team = client.team or "" if client else ""
 
 
-def add_route(app: GatewayApp, services: Services, route: Route) -> None:
+def add_route(app: GatewayApp, route: Route) -> None:
     """Adds a route under all its addresses, behind its rule of access."""
 
     def view(**arguments: Any) -> Response:
+        services: Services = g.services
         begin(services, route, g.exchange)
         if route.hot is not None:
             return to_flask(route.hot(services, g.exchange))
@@ -93,7 +94,7 @@ def add_route(app: GatewayApp, services: Services, route: Route) -> None:
 
     for index, path in enumerate(route.paths()):
         if route.hot is not None:
-            app.hot[path] = (route, services)
+            app.hot[path] = route
         endpoint = route.name if index == 0 else f"{route.name}_alias"
         app.add_url_rule(path, endpoint=endpoint, view_func=view, methods=list(route.methods), provide_automatic_options=False)
 
@@ -103,7 +104,8 @@ def to_flask(reply: Reply) -> Response:
     return Response(reply.body, status=reply.status, headers=reply.headers)
 
 
-def _begin() -> None:
+def _begin(app: GatewayApp) -> None:
+    g.services = app.services
     g.exchange = Exchange(request.environ)
 
 
@@ -113,11 +115,11 @@ def _finish(response: Response) -> Response:
     return response
 
 
-def _refuse(services: Services, error: Exception) -> Response:
-    return to_flask(refuse(services, g.exchange, error))
+def _refuse(error: Exception) -> Response:
+    return to_flask(refuse(g.services, g.exchange, error))
 
 
-def _refuse_http(services: Services, error: HTTPException) -> Response:
+def _refuse_http(error: HTTPException) -> Response:
     """Errors of Flask and Werkzeug, in the client's shape."""
     made: RequestError
     if error.code == 404:
@@ -126,7 +128,7 @@ def _refuse_http(services: Services, error: HTTPException) -> Response:
         made = MethodNotAllowed(f"{request.path[:200]} does not take {request.method}")
     else:
         made = InvalidRequest(error.description or error.name, status=error.code or 400)
-    response = _refuse(services, made)
+    response = _refuse(made)
     allowed = getattr(error, "valid_methods", None)
     if allowed:
         response.headers["allow"] = ", ".join(sorted(allowed))

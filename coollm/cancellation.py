@@ -1,4 +1,4 @@
-"""One way to stop a request's work: the client that left cancels what is done on its behalf."""
+"""One way to stop a request's work: the client that left, or the gateway that stops, cancels what is done on its behalf."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from collections.abc import Callable
 
 from gevent.event import Event
 
-from coollm.core.errors import ClientGone
+from coollm.core.errors import Cancelled, ClientGone
 
 
 class Cancellation:
     """Set once, when nobody waits for the answer any more. Whoever holds a resource registers how to let go of it."""
 
-    __slots__ = ("_callbacks", "_event", "is_cancelled")
+    __slots__ = ("_callbacks", "_event", "is_cancelled", "reason")
 
     def __init__(self) -> None:
         self.is_cancelled = False
+        self.reason: Cancelled | None = None
         self._callbacks: list[Callable[[], None]] = []
         # Made by the first who waits: most requests never do.
         self._event: Event | None = None
 
-    def cancel(self) -> None:
-        """The client has left: every registered callback runs, once."""
+    def cancel(self, reason: Cancelled | None = None) -> None:
+        """The client has left, if no other reason is given: every registered callback runs, once."""
         if self.is_cancelled:
             return
+        self.reason = reason
         self.is_cancelled = True
         if self._event is not None:
             self._event.set()
@@ -31,7 +33,7 @@ class Cancellation:
             callback()
 
     def add(self, callback: Callable[[], None]) -> None:
-        """Runs `callback` when the client leaves; at once if it has."""
+        """Runs `callback` when this is cancelled; at once if it is."""
         self._callbacks.append(callback)
         if self.is_cancelled:
             callback()
@@ -42,12 +44,16 @@ class Cancellation:
             self._callbacks.remove(callback)
 
     def check(self) -> None:
-        """Raises ClientGone if the client has left."""
+        """Raises Cancelled if it is."""
         if self.is_cancelled:
-            raise ClientGone("the client closed its connection")
+            raise self.error()
+
+    def error(self) -> Cancelled:
+        """Why the work is stopped."""
+        return self.reason or ClientGone("the client closed its connection")
 
     def sleep(self, seconds: float) -> None:
-        """Waits. Raises ClientGone as soon as the client leaves."""
+        """Waits. Raises Cancelled as soon as it is."""
         self.check()
         self._event = self._event or Event()
         self._event.wait(seconds)

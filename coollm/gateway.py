@@ -13,7 +13,7 @@ from coollm.call import Account, Answer, Call
 from coollm.cancellation import Cancellation
 from coollm.closing import Closer
 from coollm.core.config.schema import Policy
-from coollm.core.errors import ClientGone, InvalidRequest, LimitReached, RequestError, StoreUnavailable, VendorFailed
+from coollm.core.errors import Cancelled, GatewayStopping, InvalidRequest, LimitReached, RequestError, StoreUnavailable, VendorFailed
 from coollm.core.types import Completion, Content, Embeddings, ModelRequest, PassThroughRequest, Ranking, Target, Usage
 from coollm.hedging import race
 from coollm.limits.charges import COST
@@ -128,12 +128,12 @@ class Gateway:
                 return sent
 
     def attempt(self, run: Run, grant: Grant, cancellation: Cancellation) -> Sent | Failed:
-        """One call of one vendor, and what came of it. Raises ClientGone; then the attempt is settled."""
+        """One call of one vendor, and what came of it. Raises Cancelled; then the attempt is settled."""
         try:
             return self._send_once(run, grant, cancellation)
         except VendorError as error:
             return Failed(grant, error)
-        except ClientGone:
+        except Cancelled:
             if run.call.cancellation.is_cancelled:
                 self._closer.settle_now((grant.key,), settled_usage(Ending.CLIENT_GONE, run.call.request, None, 0))
             raise
@@ -204,7 +204,7 @@ class Gateway:
         return VendorFailed("no vendor key for this model is usable at the moment", status=503, code="no_usable_key", retry_after_seconds=wait)
 
     def _send_once(self, run: Run, grant: Grant, cancellation: Cancellation) -> Sent:
-        """One call of one vendor. Raises VendorError or ClientGone; whatever it opened is closed, or belongs to the stream it returns."""
+        """One call of one vendor. Raises VendorError or Cancelled; whatever it opened is closed, or belongs to the stream it returns."""
         target, call = grant.target, run.call
         account = self._accounts[target.provider]
         started = time.monotonic()
@@ -235,7 +235,7 @@ class Gateway:
         return Whole(grant, content, usage if content is None else content.usage, body if is_forwarded else None, started)
 
     def ask(self, request: ModelRequest, target: Target, cancellation: Cancellation) -> Content:
-        """One call of one target, past routing and limits; for probes, and for what costs nothing. Raises VendorError or ClientGone."""
+        """One call of one target, past routing and limits; for probes, and for what costs nothing. Raises VendorError or Cancelled."""
         account = self._accounts[target.provider]
         vendor = VendorCall(self._upstream, account.dialect, cancellation)
         try:
@@ -338,7 +338,7 @@ class Gateway:
         if isinstance(error, LimitReached) and error.rate_limits:
             call.record.rate_limits = error.rate_limits
         if run is not None and run.client_reservation is not None:
-            ending = Ending.CLIENT_GONE if isinstance(error, ClientGone) else Ending.VENDOR_FAILED
+            ending = _ending(error)
             usage = settled_usage(ending, call.request, None, 0)
             call.record.target = run.last_target
         call.record.end(ending, usage, error)
@@ -361,6 +361,12 @@ class Gateway:
                 status=400,
             )
         return fitting
+
+
+def _ending(error: RequestError) -> Ending:
+    if isinstance(error, GatewayStopping):
+        return Ending.CUT
+    return Ending.CLIENT_GONE if isinstance(error, Cancelled) else Ending.VENDOR_FAILED
 
 
 def _characters(content: Content | None) -> int:

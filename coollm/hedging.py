@@ -12,7 +12,7 @@ import gevent
 from gevent.event import Event
 
 from coollm.cancellation import Cancellation
-from coollm.core.errors import ClientGone
+from coollm.core.errors import Cancelled
 from coollm.limits.limiter import Grant
 from coollm.run import Failed, Run
 from coollm.streaming import StreamAnswer
@@ -58,7 +58,7 @@ class _Attempt:
 
 
 def race(gateway: Gateway, run: Run, grant: Grant, after: float) -> Sent | Failed:
-    """The first answer; the failure of the last attempt if none has one. Raises ClientGone, and whatever an attempt broke on."""
+    """The first answer; the failure of the last attempt if none has one. Raises Cancelled, and whatever an attempt broke on."""
     changed = Event()
     first = _Attempt(gateway, run, grant, changed)
     changed.wait(after)
@@ -88,7 +88,7 @@ def _settle_loser(gateway: Gateway, run: Run, loser: _Attempt) -> None:
         loser.stop()
     if isinstance(loser.outcome, Failed):
         gateway.failed(run, loser.outcome)
-    elif loser.error is None or isinstance(loser.error, ClientGone):
+    elif loser.error is None or isinstance(loser.error, Cancelled):
         gateway.outpaced(run, loser.grant, loser.started)
     else:
         raise loser.error

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from coollm.core.errors import ClientGone, RequestError, StreamCut
+from coollm.core.errors import Cancelled, ClientGone, GatewayStopping, RequestError, StreamCut
 from coollm.core.types import Usage
 from coollm.limits.limiter import Grant, Reservation
 from coollm.limits.settlement import Ending, settled_usage
@@ -56,7 +56,10 @@ class PassedThrough:
         except StopIteration:
             self._is_ended = True
             raise
-        except ClientGone as error:
+        except GatewayStopping as error:
+            self._error = error
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+        except Cancelled as error:
             self._error = error
             raise StopIteration from None
         except VendorError as error:
@@ -77,7 +80,7 @@ class PassedThrough:
         self._is_closed = True
         self._vendor.close(is_wanted=self._is_ended)
         self._gateway.router.board.end(self.grant.target.key)
-        ending = Ending.ANSWERED if self._is_ended else Ending.CUT if isinstance(self._error, StreamCut) else Ending.CLIENT_GONE
+        ending = Ending.ANSWERED if self._is_ended else Ending.CUT if isinstance(self._error, StreamCut | GatewayStopping) else Ending.CLIENT_GONE
         if ending is Ending.CLIENT_GONE and self._error is None:
             self._error = ClientGone("the client closed its connection")
         usage = settled_usage(ending, self._call.request, find_usage(self._last) or find_usage(self._first), 0)

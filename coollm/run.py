@@ -11,7 +11,7 @@ import msgspec
 from coollm.cache.answers import Flight
 from coollm.call import Call
 from coollm.core.config.schema import Policy
-from coollm.core.errors import ClientGone
+from coollm.core.errors import Cancelled, GatewayStopping
 from coollm.core.types import Target
 from coollm.limits.estimate import Estimate
 from coollm.limits.keeper import Note
@@ -20,7 +20,7 @@ from coollm.limits.scopes import Scope
 from coollm.providers.verdict import Cause, VendorError, Verdict
 from coollm.routing.reaction import Next
 from coollm.stores.base import Decision
-from coollm.telemetry.record import ANSWERED, Attempt
+from coollm.telemetry.record import ANSWERED, CLIENT_GONE, STOPPED, Attempt
 
 WORTH_WAITING = (f"cooling: {Cause.RATE_LIMITED}", f"cooling: {Cause.OVERLOADED}")
 
@@ -143,10 +143,10 @@ class Run:
         """Records why an attempt moved on."""
         if isinstance(error, VendorError):
             self._add(target, error.verdict.cause, started, error.verdict.message, error.verdict.status)
-        elif not isinstance(error, ClientGone):
+        elif not isinstance(error, Cancelled):
             self._add(target, type(error).__name__, started)
         elif self.call.cancellation.is_cancelled:
-            self._add(target, "client_gone", started)
+            self._add(target, STOPPED if isinstance(error, GatewayStopping) else CLIENT_GONE, started)
 
     def _add(self, target: Target, outcome: str, started: float, reason: str = "", status: int = 0) -> None:
         seconds = time.monotonic() - started

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
+from gevent.event import Event
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.budgets import Budgets
@@ -52,11 +54,25 @@ STORE_IDENTITY = "store.identity"
 MEBIBYTE = 1024 * 1024
 
 
+class Part(Protocol):
+    """Something that is closed when no generation uses it any more."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+
+
 class Services(msgspec.Struct, frozen=True):
-    """The parts of a running gateway. Two of them can live in one process."""
+    """The parts of a running gateway, of one generation of its configuration. Two of them can live in one process.
+
+    `owner` is who holds reservations in the store; `stopped` ends what runs beside requests.
+    """
 
     settings: Settings
+    generation: int
+    owner: str
+    stopped: Event
     gateway: Gateway
+    sizes: OutputSizes
     limiter: Limiter
     overrides: OverrideBook
     watcher: LimitWatcher
@@ -81,40 +97,53 @@ class Services(msgspec.Struct, frozen=True):
         """The client whose key has this digest. Looking up a digest tells nothing about the key by its timing."""
         return self.clients.get(key_digest)
 
-    def close(self) -> None:
-        """Lets go of connections and files."""
-        self.upstream.close()
-        self.store.close()
-        if self.cache is not None:
-            self.cache.close()
-        self.ledger.close()
+    def parts(self) -> tuple[Part, ...]:
+        """What holds connections or processes, and may live on in the next generation."""
+        return tuple(part for part in (self.upstream, self.store, self.cache, self.ledger, self.shipping) if part is not None)
 
 
-def build_services(settings: Settings, state: Path, usage_log_path: Path, simulator_url: Callable[[], str] | None = None) -> Services:
+def build_services(
+    settings: Settings,
+    state: Path,
+    usage_log_path: Path,
+    simulator_url: Callable[[], str] | None = None,
+    generation: int = 0,
+    before: Services | None = None,
+) -> Services:
     """Wires a gateway. `simulator_url` starts the built-in simulated vendor, if a provider asks for it, and gives its address.
+
+    What has not changed since the generation `before` lives on: counters in memory, connections, figures of vendors, metrics.
 
     Raises OperationFailed if the store or the ledger cannot be opened.
     """
     accounts = {provider.id: _account(provider, simulator_url) for provider in settings.llm_providers}
-    redact = Redactor(settings.secrets())
-    metrics = Metrics(settings)
-    owner = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+    known = (*settings.secrets(), *(before.settings.secrets() if before else ()))  # requests of the generation before may still be told of
+    redact = Redactor(known)
+    metrics = before.metrics if before else Metrics(settings)
+    runtime = settings.storage.runtime
+    keeps_store = before is not None and before.settings.storage.runtime == runtime
+    owner = before.owner if before is not None and keeps_store else f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
     try:
-        runtime = settings.storage.runtime
-        opened: Store = STORES[runtime.type](runtime, state)
-        cache = _cache(settings, state, owner)
+        if before is not None and keeps_store:
+            store = before.store
+        else:
+            opened: Store = STORES[runtime.type](runtime, state)
+            store = GuardedStore(opened, runtime.on_failure, runtime.local_share / settings.server.workers, remembered=state / STORE_IDENTITY)
+        cache = before.cache if before and keeps_store and before.settings.policy.cache == settings.policy.cache else _cache(settings, state, owner)
     except StoreError as error:
         raise OperationFailed(f"the store cannot be opened: {error}", "give COOLLM_STATE_DIR or --state-dir a directory that can be written") from error
-    store = GuardedStore(opened, runtime.on_failure, runtime.local_share / settings.server.workers, remembered=state / STORE_IDENTITY)
-    usage_log = UsageLog(usage_log_path)
-    ledger = open_ledger(settings, state)
+    usage_log = before.usage_log if before else UsageLog(usage_log_path)
+    keeps_ledger = before is not None and before.settings.storage.ledger == settings.storage.ledger
+    ledger = before.ledger if before and keeps_ledger else open_ledger(settings, state)
+    shipper = before.shipper if before and keeps_ledger else Shipper(usage_log_path, ledger, state / SHIPPER_LOCK, platform.node())
+    shipping = before.shipping if before and keeps_ledger else Shipping(usage_log_path, state)
     overrides = OverrideBook(ledger, state)
-    limiter = Limiter(store, Scopes(settings, overrides.remembered()), owner)
+    limiter = Limiter(store, Scopes(settings, before.limiter.scopes.overrides if before and keeps_ledger else overrides.remembered()), owner)
     catalog = Catalog(settings)
-    router = Router(settings.policy, Board(), limiter, store)
-    sizes = OutputSizes()
-    upstream = Upstream(settings.policy.timeouts)
-    shipper = Shipper(usage_log_path, ledger, state / SHIPPER_LOCK, platform.node())
+    board = before.gateway.router.board if before else Board()
+    router = Router(settings.policy, board, limiter, store)
+    sizes = before.sizes if before else OutputSizes()
+    upstream = before.upstream if before and before.settings.policy.timeouts == settings.policy.timeouts else Upstream(settings.policy.timeouts)
 
     def cost_in_ledger(request_id: str) -> int | None:
         """What a request has cost, once all that is written is shipped; None also where the ledger does not answer."""
@@ -134,6 +163,10 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
     store.recount = budgets.recount
     return Services(
         settings=settings,
+        generation=generation,
+        owner=owner,
+        stopped=Event(),
+        sizes=sizes,
         gateway=Gateway(settings.policy, accounts, catalog, router, limiter, sizes, cache, upstream, redact, closer),
         limiter=limiter,
         overrides=overrides,
@@ -146,14 +179,14 @@ def build_services(settings: Settings, state: Path, usage_log_path: Path, simula
         usage_log=usage_log,
         ledger=ledger,
         shipper=shipper,
-        shipping=Shipping(usage_log_path, state),
+        shipping=shipping,
         retention=Retention(ledger, kept_days, state / RETENTION_LOCK) if kept_days else None,
         metrics=metrics,
         redact=redact,
         closer=closer,
         clients={client.key.digest(): client for client in settings.api_keys},
         accounts=accounts,
-        started=time.time(),
+        started=before.started if before else time.time(),
     )
 
 

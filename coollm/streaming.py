@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from coollm.cache.collector import Collector
-from coollm.core.errors import ClientGone, RequestError, StreamCut
+from coollm.core.errors import Cancelled, ClientGone, GatewayStopping, RequestError, StreamCut
 from coollm.core.types import CONTENT, ReasoningDelta, RefusalDelta, StreamEnd, StreamEvent, TextDelta, ToolCallDelta, Usage, UsageUpdate
 from coollm.limits.limiter import Grant
 from coollm.limits.settlement import Ending, settled_usage
@@ -48,10 +48,10 @@ class StreamAnswer:
         self._is_terminated = False
         self._is_closed = False
         self._error: RequestError | None = None
-        self._fault: VendorError | ClientGone | None = None
+        self._fault: VendorError | Cancelled | None = None
 
     def wait_for_content(self) -> None:
-        """Reads until the first content, holding what comes before it. Raises VendorError or ClientGone: then another target may still serve."""
+        """Reads until the first content, holding what comes before it. Raises VendorError or Cancelled: then another target may still serve."""
         held = []
         for frames in self._frames:
             held.append(frames)
@@ -74,7 +74,10 @@ class StreamAnswer:
             if self._fault is not None:
                 raise self._fault
             return next(self._frames)
-        except ClientGone as error:
+        except GatewayStopping as error:
+            self._error = error
+            return self._call.face.error_frame(error)
+        except Cancelled as error:
             self._error = error
             raise StopIteration from None
         except VendorError as error:
@@ -86,7 +89,7 @@ class StreamAnswer:
             return
         try:
             self._vendor.exchange.relay(lambda piece: self._is_to_skip(piece) and write(piece) and self._skipped(piece))
-        except (VendorError, ClientGone) as error:
+        except (VendorError, Cancelled) as error:
             self._fault = error
 
     def abandon(self) -> None:
@@ -120,7 +123,7 @@ class StreamAnswer:
     def _ending(self) -> Ending:
         if self._is_ended:
             return Ending.ANSWERED
-        return Ending.CUT if isinstance(self._error, StreamCut) else Ending.CLIENT_GONE
+        return Ending.CUT if isinstance(self._error, StreamCut | GatewayStopping) else Ending.CLIENT_GONE
 
     def _read(self) -> Generator[bytes, None, None]:
         """The client's frames, those of one piece of the vendor's together."""

@@ -20,7 +20,7 @@ import httptools
 from coollm.cancellation import Cancellation
 from coollm.connecting import Connector, Origin, proxy_headers
 from coollm.core.config.schema import Timeouts
-from coollm.core.errors import ClientGone
+from coollm.core.errors import Cancelled
 from coollm.providers.base import VendorRequest
 from coollm.providers.payload import Body
 from coollm.providers.verdict import Cause, VendorError, Verdict
@@ -59,7 +59,7 @@ class Upstream:
     def send(self, request: VendorRequest, cancellation: Cancellation) -> Exchange:
         """Sends `request` and waits for the head of the answer.
 
-        Raises VendorError (CONNECT_FAILED, TIMEOUT, CUT, BAD_ANSWER), or ClientGone as soon as the client leaves. The caller closes the exchange.
+        Raises VendorError (CONNECT_FAILED, TIMEOUT, CUT, BAD_ANSWER), or Cancelled as soon as the client leaves. The caller closes the exchange.
         """
         origin, start = self._head(request)
         size = len(request.body) if isinstance(request.body, bytes) else request.body.size
@@ -228,7 +228,7 @@ class Exchange:
 
     def relay(self, accept: Callable[[bytes], bool]) -> None:
         """Gives pieces of the body to `accept` as they come, called by the loop: that saves a switch to the greenlet for each. It returns when one is not
-        accepted, or the answer ends or breaks off, which `pieces` then tells. Raises VendorError where nothing comes in time, and ClientGone.
+        accepted, or the answer ends or breaks off, which `pieces` then tells. Raises VendorError where nothing comes in time, and Cancelled.
         """
         wire = self._open_wire()
         if self._body or self._is_complete or not wire.is_quiet:
@@ -263,7 +263,7 @@ class Exchange:
         try:
             while not self._is_complete and self._wire is not None:
                 self._receive(time.monotonic() + DRAIN_SECONDS)
-        except (OSError, VendorError, ClientGone):
+        except (OSError, VendorError, Cancelled):
             return
 
     def close(self) -> None:
@@ -289,7 +289,7 @@ class Exchange:
         """The client left: closing the wire wakes the greenlet that reads from it."""
         wire, self._wire = self._wire, None
         if self._relaying is not None:
-            self._relaying.fail(ClientGone("the client closed its connection"))
+            self._relaying.fail(self._cancellation.error())
         if wire is not None:
             wire.close()
 
@@ -336,7 +336,7 @@ class Exchange:
 
     def _translate(self, error: OSError) -> Exception:
         if self._cancellation.is_cancelled:
-            return ClientGone("the client closed its connection")
+            return self._cancellation.error()
         if isinstance(error, TimeoutError):
             what = "no further piece of the answer" if self._has_head else "no answer"
             limit = self._timeouts.idle if self._has_head else self._timeouts.first_byte

@@ -30,7 +30,7 @@ class VendorCall:
         self._answer: bytes | None = None
 
     def open(self, request: ModelRequest, target: Target, base_url: str, key: str, losses: Losses) -> None:
-        """Sends the request, and goes on until the last step of its answer has begun. Raises VendorError or ClientGone."""
+        """Sends the request, and goes on until the last step of its answer has begun. Raises VendorError or Cancelled."""
         sent = self._request = self._dialect.encode(request, target, base_url, key, losses)
         while True:
             self._exchange = self._upstream.send(sent, self._cancellation)
@@ -65,7 +65,7 @@ class VendorCall:
         return self._answer is None and not self.exchange.headers.get("content-type", "").startswith("application/json")
 
     def read(self) -> bytes:
-        """The whole answer. Raises VendorError or ClientGone."""
+        """The whole answer. Raises VendorError or Cancelled."""
         return self.exchange.read() if self._answer is None else self._answer
 
     def close(self, *, is_wanted: bool) -> None:

@@ -145,6 +145,7 @@ class Wire(_Waits):
         "family",
         "on_data",
         "on_end",
+        "on_stop",
     )
 
     def __init__(self, connection: _socket.socket) -> None:
@@ -163,6 +164,8 @@ class Wire(_Waits):
         self._writer: Any = None
         self.on_data: Callable[[], None] | None = None
         self.on_end: Callable[[], None] | None = None
+        # Who serves a request of this connection stops it when this is called.
+        self.on_stop: Callable[[], None] | None = None
         self._watcher = self._hub.loop.io(connection.fileno(), _READABLE)
         self._watcher.start(self._readable)
 
@@ -275,7 +278,7 @@ class Wire(_Waits):
         """Closes the connection. Whoever waits for it is told so by an OSError."""
         self._watcher.stop()
         self._watcher.close()
-        self.on_data = self.on_end = None
+        self.on_data = self.on_end = self.on_stop = None
         self._stop_writer()
         self._socket.close()
         self._error = self._error or ConnectionAbortedError("the connection was closed")

@@ -7,20 +7,23 @@ import ctypes
 import gc
 import os
 import sys
+from pathlib import Path
 
 import gevent
 import msgspec
-from flask import Flask
 
-from coollm.app import create_app
-from coollm.core.config.load import load_or_raise
+from coollm.app import GatewayApp, create_app
+from coollm.changeover import CHANGEOVER, Changeover, work_beside_requests
+from coollm.core.config.generations import Generations
+from coollm.core.config.load import load_in_force, load_or_raise
 from coollm.core.config.schema import Settings
 from coollm.core.errors import CoollmError
 from coollm.core.logs import log_file, open_log
 from coollm.core.paths import find_config, log_directory, make_private, state_directory
 from coollm.core.secrets import Redactor
 from coollm.ledger.shipping import USAGE_LOG
-from coollm.services import build_services
+from coollm.ledger.threads import in_thread
+from coollm.services import Services, build_services
 from coollm.simulator.embedded import embedded_simulator
 
 # gunicorn's own number for an application that does not load: the server stops, and does not try again for ever.
@@ -34,7 +37,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 COLLECT_AFTER = (20_000, 20, 20)
 
 
-def application() -> Flask:
+def application() -> GatewayApp:
     """The gateway of $COOLLM_CONFIG. What keeps it from starting is said in one line and stops the server."""
     try:
         return _application()
@@ -50,20 +53,29 @@ def _as_started(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, workers=workers))
 
 
-def _application() -> Flask:
+def _application() -> GatewayApp:
     config = find_config()
-    settings = _as_started(load_or_raise(config))
     state = make_private(state_directory(config))
-    # The lines of requests that end in one turn of the loop are written together.
-    open_log(settings, log_file(settings, config, state), Redactor(settings.secrets())).later = gevent.get_hub().loop.run_callback
     usage_log = make_private(log_directory(config, state)) / USAGE_LOG
-    services = build_services(settings, state, usage_log, embedded_simulator)
-    for work in (services.keeper.run, services.usage_log.run, services.shipping.run, services.watcher.run, services.metrics.run):
-        gevent.spawn(work)
-    if services.retention is not None:
-        gevent.spawn(services.retention.run)
-    gevent.spawn(services.budgets.recount_at_start, services.store)
-    app = create_app(services)
+
+    def log_to(settings: Settings, redact: Redactor) -> None:
+        # The lines of requests that end in one turn of the loop are written together.
+        open_log(settings, log_file(settings, config, state), redact).later = gevent.get_hub().loop.run_callback
+
+    def build(number: int, file: Path, before: Services) -> Services:
+        settings = _as_started(in_thread(lambda: load_or_raise(config, content=file)))
+        services = build_services(settings, state, usage_log, embedded_simulator, number, before)
+        log_to(settings, services.redact)
+        return services
+
+    loaded, number = load_in_force(config, state)
+    settings = _as_started(loaded)
+    log_to(settings, Redactor(settings.secrets()))
+    app = create_app(build_services(settings, state, usage_log, embedded_simulator, number))
+    work_beside_requests(app.services)
+    changeover = Changeover(app, Generations(config, state), build)
+    app.extensions[CHANGEOVER] = changeover
+    gevent.spawn(changeover.run)
     _spare_the_collector()
     _keep_memory()
     return app

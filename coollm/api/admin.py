@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import gevent
 import orjson
-from flask import Response, g
+from flask import Response, g, request
 from greenlet import greenlet
 
 from coollm import __version__
@@ -30,6 +32,8 @@ from coollm.services import Services
 
 PROBE_TEXT = "Reply with the single word: ok"
 PROBE_TOKENS = 16
+PROBE_TICK_SECONDS = 0.1
+MOST_PROBE_SECONDS = 60.0
 
 
 def status(services: Services) -> Response:
@@ -38,6 +42,7 @@ def status(services: Services) -> Response:
     settings = services.settings
     found: Json = {
         "version": __version__,
+        "generation": services.generation,
         "pid": os.getpid(),
         "parent_pid": os.getppid(),
         "uptime_seconds": round(time.time() - services.started),
@@ -214,7 +219,25 @@ def _json(value: Json) -> Response:
     return Response(orjson.dumps(value), mimetype="application/json")
 
 
+def probe(services: Services) -> Response:  # noqa: ARG001
+    """A stream of the gateway's own, for as many seconds as are asked for: who watches a restart sees by it whether streams live through it."""
+    try:
+        seconds = min(MOST_PROBE_SECONDS, max(0.0, float(request.args.get("seconds", "1"))))
+    except ValueError:
+        raise InvalidRequest("seconds is a number", param="seconds") from None
+
+    def ticks() -> Iterator[bytes]:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            yield b"data: tick\n\n"
+            gevent.sleep(PROBE_TICK_SECONDS)
+        yield b"data: [DONE]\n\n"
+
+    return Response(ticks(), mimetype="text/event-stream")
+
+
 ROUTES = (
+    Route("/admin/v1/probe", ("GET",), Access.ADMIN, probe, "admin_probe"),
     Route("/admin/v1/status", ("GET",), Access.ADMIN, status, "admin_status"),
     Route("/admin/v1/health", ("GET",), Access.ADMIN, lambda services: _json(assess(services)), "admin_health"),
     Route("/admin/v1/providers", ("GET",), Access.ADMIN, providers, "admin_providers"),

@@ -7,6 +7,7 @@ from typing import Any
 import gevent
 
 from coollm.cancellation import Cancellation
+from coollm.core.errors import GatewayStopping
 from coollm.wire import Wire
 
 # Where the server puts the connection of a request.
@@ -29,6 +30,7 @@ class ClientWatch:
             return
         self._cancellation = cancellation
         wire.on_end = self._ended
+        wire.on_stop = self._stopped
         if wire.has_ended:
             self._ended()
 
@@ -36,7 +38,12 @@ class ClientWatch:
         """The request is served."""
         self._cancellation = None
         if self._wire is not None:
-            self._wire.on_end = None
+            self._wire.on_end = self._wire.on_stop = None
+
+    def _stopped(self) -> None:
+        """The gateway stops, and has waited for this request as long as it may."""
+        if self._cancellation is not None:
+            self._cancellation.cancel(GatewayStopping("the gateway is being restarted: send the request again", retry_after_seconds=1.0))
 
     def _ended(self) -> None:
         if self._cancellation is not None:

@@ -6,13 +6,16 @@ import os
 import time
 
 import orjson
-from flask import Response
+from flask import Response, request
 
 from coollm import __version__
 from coollm.api.routes import Access, Route
 from coollm.core.types import Json
 from coollm.services import Services
 from coollm.stores.base import StoreError
+
+# Where the server puts what tells whether this worker is on its way out.
+LEAVING_KEY = "coollm.is_leaving"
 
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
 
@@ -83,7 +86,10 @@ def health(services: Services) -> Response:
 
 
 def ready(services: Services) -> Response:
-    """200 if requests can be served, else 503 with the reasons."""
+    """200 if requests can be served, 404 while the instance is drained or stops, else 503 with the reasons."""
+    if request.environ.get(LEAVING_KEY, bool)():
+        body = {"ready": False, "reasons": ["the instance is drained"]}
+        return Response(orjson.dumps(body), status=404, mimetype="application/json")
     assessed = assess(services)
     reasons = [check["detail"] for check in assessed["checks"] if check["status"] == DOWN]
     body = {"ready": not reasons, "reasons": reasons}

@@ -82,7 +82,7 @@ class AnswerCache:
         return place_of(request, wire, None if self._settings.shared else tenant, targets, self._settings)
 
     def find(self, place: str, cancellation: Cancellation) -> Kept | Flight | None:
-        """The kept answer, waited for where another fetches it; a Flight if the caller is to fetch it; None if the cache does not answer. Raises ClientGone."""
+        """The kept answer, waited for where another fetches it; a Flight if the caller is to fetch it; None if the cache does not answer. Raises Cancelled."""
         while True:
             flight = self._flights.get(place)
             if flight is not None:

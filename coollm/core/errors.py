@@ -10,7 +10,9 @@
         ├── UnknownModel         404 ├── UnknownRoute       404 ├── MethodNotAllowed 405
         ├── BodyTooLarge         413 ├── LimitReached       429 ├── GatewayFault     500
         ├── VendorFailed     502/503 ├── VendorTimeout      504 ├── StoreUnavailable 503
-        ├── StreamCut            502 └── ClientGone         499, never sent: nobody is there to read it
+        ├── StreamCut            502 └── Cancelled               the request's work is stopped
+                                     ├── ClientGone     499, never sent: nobody is there to read it
+                                     └── GatewayStopping 503
 
 Foreign exceptions are translated once, where they arise, and chained.
 """
@@ -172,7 +174,17 @@ class StreamCut(RequestError):
     status, type, code = 502, "api_error", "stream_interrupted"
 
 
-class ClientGone(RequestError):
+class Cancelled(RequestError):
+    """The request's work is stopped, for a reason that is no vendor's: nothing is tried in its place."""
+
+
+class GatewayStopping(Cancelled):
+    """The gateway stops, and the request has outlived the time that was left: it can be sent again, to an instance that stays."""
+
+    status, type, code = 503, "api_error", "gateway_stopping"
+
+
+class ClientGone(Cancelled):
     """The client closed its connection. 499 is nginx's number for it, used in the log only."""
 
     status, type, code = 499, "client_error", "client_closed_request"

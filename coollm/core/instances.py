@@ -1,19 +1,37 @@
-"""Where the running instances of a host are found."""
+"""Where the running instances of a host are found, and what their workers tell of themselves.
+
+    RUN/NAME/admin.sock       the instance's local socket
+    RUN/NAME/instance.json    who serves here
+    RUN/NAME/draining         is there while the instance takes no new connections
+    RUN/NAME/workers/PID      what a worker has served, written every half second and once more when it ends
+
+An instance that systemd runs is called by its number; one that was started by hand by its port.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from pathlib import Path
 
 import msgspec
 
 ADMIN_SOCKET = "admin.sock"
 INSTANCE_FILE = "instance.json"
+DRAINING = "draining"
+WORKERS = "workers"
+
+LATENCY_BOUNDS = tuple(0.001 * 1.35**step for step in range(36))
+"""Upper bounds of the classes in which workers count how long answers took, in seconds; each a third above the one before."""
+
+STALE_SECONDS = 5.0
+KEPT_SECONDS = 3600.0
 
 
 def instance_directory(run: Path, port: int) -> Path:
-    """The directory of the instance that listens on `port`, under the run directory of its user."""
+    """The directory of the instance that was started by hand and listens on `port`, under the run directory of its user."""
     return run / f"port-{port}"
 
 
@@ -26,6 +44,34 @@ class Instance(msgspec.Struct, frozen=True):
     config: str
     started: float
     log: str
+
+
+class WorkerReport(msgspec.Struct):
+    """What a worker tells. Totals are since it started, times of the epoch in seconds; `refused` says why it does not serve a newer generation."""
+
+    pid: int
+    version: str
+    generation: int
+    started: float
+    written: float
+    has_ended: bool = False
+    is_draining: bool = False
+    connections: int = 0
+    under_way: int = 0
+    streams: int = 0
+    oldest_stream_seconds: float = 0.0
+    requests: int = 0
+    failed: int = 0
+    streams_finished: int = 0
+    streams_cut: int = 0
+    latencies: list[int] = []
+    memory_bytes: int = 0
+    refused: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its worker is there and answers for itself."""
+        return not self.has_ended and is_alive(self.pid) and time.time() - self.written < STALE_SECONDS
 
 
 def is_alive(pid: int) -> bool:
@@ -58,3 +104,31 @@ def find_instances(run: Path) -> list[Instance]:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # one that is just being written, or is not ours
     return sorted(found, key=lambda instance: -instance.started)
+
+
+def write_report(directory: Path, report: WorkerReport) -> None:
+    """Writes what a worker tells. A run directory that is full or gone loses it."""
+    with contextlib.suppress(OSError):
+        file = directory / WORKERS / str(report.pid)
+        beside = file.with_suffix(".new")
+        beside.write_bytes(msgspec.json.encode(report))
+        beside.replace(file)
+
+
+def read_reports(directory: Path) -> list[WorkerReport]:
+    """What the workers of an instance tell, those that have ended too."""
+    found = []
+    for file in (directory / WORKERS).glob("*"):
+        if file.suffix:
+            continue
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            found.append(msgspec.json.decode(file.read_bytes(), type=WorkerReport))
+    return sorted(found, key=lambda report: report.started)
+
+
+def forget_reports(directory: Path) -> None:
+    """Removes what workers told that ended long ago."""
+    for file in (directory / WORKERS).glob("*"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > KEPT_SECONDS:
+                file.unlink()

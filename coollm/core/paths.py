@@ -78,7 +78,12 @@ def make_private(directory: Path) -> Path:
     Raises OperationFailed if it belongs to somebody else: in a shared temporary directory another user may have made it first.
     """
     try:
+        is_new = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if is_new and os.getuid() == 0:
+            # What root makes among the files of the gateway's user is that user's.
+            owner = directory.parent.stat()
+            os.chown(directory, owner.st_uid, owner.st_gid)
         found = directory.stat()
     except OSError as error:
         raise OperationFailed(

@@ -1,6 +1,6 @@
 """Brings the tables of an older gateway to this one's, step by step, one process at a time. A gateway whose ledger cannot be brought there does not serve.
 
-What a step adds has a default, so that a gateway of the version before, which knows nothing of it, goes on writing beside this one.
+What a step adds has a default, so that a gateway of the version before, which knows nothing of it, goes on writing beside this one, and can be gone back to.
 
 Sources: https://www.postgresql.org/docs/current/explicit-locking.html (advisory locks), https://dev.mysql.com/doc/refman/8.4/en/locking-functions.html,
 https://www.sqlite.org/lang_transaction.html.
@@ -58,8 +58,8 @@ def migrate(engine: Engine) -> None:
             metadata.create_all(connection)
             connection.execute(insert(version).values(version=NEWEST))
             return
-        if found > NEWEST:
-            message = f"the ledger has version {found}, and this gateway knows version {NEWEST}"
+        if found > NEWEST + 1:
+            message = f"the ledger has version {found}, and this gateway knows version {NEWEST} and can use {NEWEST + 1}"
             raise OperationFailed(message, "use the gateway that wrote it, or a newer one")
         for number in range(found, NEWEST):
             STEPS[number - 1](connection)

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-import gevent
+from gevent.event import Event
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.errors import OperationFailed
@@ -29,15 +29,15 @@ class Retention:
         self._days = days
         self._lock = lock
 
-    def run(self) -> None:
-        """Until the worker ends. A ledger that does not answer is tried again the next time."""
-        gevent.sleep(FIRST_SECONDS)
-        while True:
+    def run(self, stopped: Event) -> None:
+        """Until it is stopped. A ledger that does not answer is tried again the next time."""
+        stopped.wait(FIRST_SECONDS)
+        while not stopped.is_set():
             try:
                 in_thread(self.prune)
             except (SQLAlchemyError, OperationFailed, OSError) as error:
                 _log.warning("what is old could not be deleted from the ledger", extra={"reason": type(error).__name__})
-            gevent.sleep(EVERY_SECONDS)
+            stopped.wait(EVERY_SECONDS)
 
     def prune(self) -> int:
         """Deletes what is too old now. Returns how many requests; 0 where another worker is at it."""

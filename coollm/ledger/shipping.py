@@ -17,10 +17,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gevent
+from gevent.event import Event
 from sqlalchemy.exc import SQLAlchemyError
 
-from coollm.core.config.load import load_or_raise
+from coollm.core.config.load import load_in_force
 from coollm.core.errors import CoollmError, OperationFailed
 from coollm.core.logs import log_file, open_log
 from coollm.core.paths import find_config, log_directory, state_directory
@@ -47,6 +47,7 @@ class Shipping:
         self._log_path = log
         self._state = state
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = Event()
 
     @property
     def is_behind(self) -> bool:
@@ -54,13 +55,18 @@ class Shipping:
         return (self._state / BEHIND).exists()
 
     def run(self) -> None:
-        """Until the worker ends. A process that cannot be started is tried again."""
-        while True:
-            gevent.sleep(SHIP_SECONDS)
+        """Until it is closed. A process that cannot be started is tried again."""
+        while not self._stopped.wait(SHIP_SECONDS):
             try:
                 self.look()
             except OSError as error:
                 _log.warning("the usage log is not shipped", extra={"reason": error.strerror})
+
+    def close(self) -> None:
+        """Lets the process ship what there is, and end."""
+        self._stopped.set()
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
 
     def look(self) -> None:
         """Starts the process if there is something new and none runs. Raises OSError."""
@@ -90,8 +96,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the worker ends by it, and what it wrote is shipped then
     config = find_config()
     try:
-        settings = load_or_raise(config)
         state = state_directory(config)
+        settings, _ = load_in_force(config, state)
         open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
         shipper = Shipper(log_directory(config, state) / USAGE_LOG, open_ledger(settings, state), state / SHIPPER_LOCK, platform.node())
     except (CoollmError, OSError) as error:

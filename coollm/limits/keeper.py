@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import gevent
 import msgspec
+from gevent.event import Event
 
 from coollm.core.money import nano_usd
 from coollm.core.types import Target, Usage
@@ -64,17 +64,17 @@ class Keeper:
         self._cost_in_ledger = cost_in_ledger
         self._tell = tell
 
-    def run(self) -> None:
-        """Until the worker ends. A store that does not answer is asked again with the next beat."""
+    def run(self, stopped: Event) -> None:
+        """Until it is stopped. A store that does not answer is asked again with the next beat."""
         beats = 0
-        while True:
+        while not stopped.is_set():
             try:
                 self.beat(may_reap=beats % BEATS_OF_A_REAP == 0)
             except StoreError as error:
                 if beats % BEATS_OF_A_REAP == 0:
                     _log.warning("the store does not hear this worker", extra={"reason": str(error)})
             beats += 1
-            gevent.sleep(BEAT_SECONDS)
+            stopped.wait(BEAT_SECONDS)
 
     def beat(self, *, may_reap: bool = True) -> None:
         """One beat. Raises StoreError."""

@@ -4,7 +4,7 @@
 |----------------------------|----------|--------------------------------------------------------------------------|
 | ANSWERED                   | charged  | what the vendor counted; our own count, flagged, where it gave none       |
 | VENDOR_FAILED              | charged  | none: the vendor bills no failed request                                  |
-| CUT (vendor, mid-stream)   | charged  | the vendor's last count, else our count of what came, flagged             |
+| CUT (vendor or restart)    | charged  | the vendor's last count, else our count of what came, flagged             |
 | CLIENT_GONE, with content  | charged  | the same                                                                  |
 | CLIENT_GONE, without       | charged  | the input, flagged: the vendor has read it                                |
 | REFUSED by a limit         | none     | none: nothing was reserved                                                |

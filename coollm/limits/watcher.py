@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-import gevent
+from gevent.event import Event
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.config.schema import Settings
@@ -28,9 +28,9 @@ class LimitWatcher:
         self._settings = settings
         self._is_blind = False
 
-    def run(self) -> None:
-        """Until the worker ends. While the database does not answer, what was set before holds."""
-        while True:
+    def run(self, stopped: Event) -> None:
+        """Until it is stopped. While the database does not answer, what was set before holds."""
+        while not stopped.is_set():
             try:
                 self.look()
             except (SQLAlchemyError, OperationFailed, OSError) as error:
@@ -39,7 +39,7 @@ class LimitWatcher:
                 self._is_blind = True
             else:
                 self._is_blind = False
-            gevent.sleep(LOOK_SECONDS)
+            stopped.wait(LOOK_SECONDS)
 
     def look(self) -> None:
         """Takes in what is new. Raises as the book does."""

@@ -8,6 +8,7 @@ Sources: RFC 9112 (sections 3, 6 and 9), https://github.com/MagicStack/httptools
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ import orjson
 
 from coollm.api.client_watch import WIRE_KEY
 from coollm.core.errors import ClientGone, InvalidRequest
+from coollm.server.traffic import Traffic
 from coollm.wire import RECEIVE_BYTES, Wire
 
 LARGEST_HEAD_BYTES = 64 * 1024
@@ -42,6 +44,11 @@ LINGER_BYTES = 1024 * 1024
 
 # So much waits for a client before its vendor has to.
 MOST_POSTED_BYTES = 64 * 1024
+
+# A connection ends with the first request after so long, so that clients spread over instances that have come since.
+LIFE_SECONDS = (90.0, 150.0)
+
+EVENT_STREAM = "text/event-stream"
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -110,15 +117,22 @@ class _Body:
 
 class Connection:
     """Serves requests one after the other, of a client at the address `peer`. `environ` is what all requests of the listener share; `is_stopping` says whether
-    this is to be the last.
+    this is to be the last. `is_stream`, `status` and `was_stopped` are of the request that is served.
     """
 
-    def __init__(self, wire: Wire, application: Application, environ: dict[str, Any], is_stopping: Callable[[], bool], peer: str = "") -> None:
+    def __init__(
+        self, wire: Wire, application: Application, environ: dict[str, Any], is_stopping: Callable[[], bool], traffic: Traffic, peer: str = ""
+    ) -> None:
         self._wire = wire
         self._application = application
         self._environ = environ
         self._peer = peer
         self._is_stopping = is_stopping
+        self._traffic = traffic
+        self._lives_until = time.monotonic() + random.uniform(*LIFE_SECONDS)
+        self.is_stream = False
+        self.status = ""
+        self.was_stopped = False
         self.idle_since: float | None = time.monotonic()
         self._parser = httptools.HttpRequestParser(self)
         self._requests: list[_Request] = []
@@ -137,7 +151,6 @@ class Connection:
                     return
                 self.idle_since = None
                 keeps = self._answer(request)
-                self.idle_since = time.monotonic()
                 if not keeps:
                     if not request.is_complete:
                         self._linger()
@@ -269,9 +282,32 @@ class Connection:
         except _Refused as error:
             raise InvalidRequest(f"the body is broken: {error}") from None
 
+    def stop(self) -> None:
+        """Ends the request that is served, which has been waited for long enough: its client is told to send it again."""
+        if self.idle_since is None and not self.was_stopped and self._wire.on_stop is not None:
+            self.was_stopped = True
+            self._wire.on_stop()
+
     def _answer(self, request: _Request) -> bool:
         """Serves a request; whether the connection may serve another."""
-        answer = _Answer(self._wire, request, lambda: self._is_stopping() or not request.is_complete)
+        traffic = self._traffic
+        self.is_stream = self.was_stopped = False
+        self.status = ""
+        traffic.begin(self, request.began)
+        try:
+            keeps = self._write(request)
+        except BaseException as error:
+            traffic.give_up(self, is_fault=not isinstance(error, OSError | TimeoutError))
+            raise
+        self.idle_since = now = time.monotonic()
+        traffic.end(self, now)
+        return keeps
+
+    def _is_last(self, request: _Request) -> bool:
+        return not request.is_complete or self._is_stopping() or request.began > self._lives_until
+
+    def _write(self, request: _Request) -> bool:
+        answer = _Answer(self, self._wire, request, lambda: self._is_last(request))
         # Nothing here holds the environment longer than the application does: a stream may last for minutes.
         pieces = self._application(self._environment(request), answer.start)
         try:
@@ -324,7 +360,8 @@ class Connection:
 class _Answer:
     """Writes one answer."""
 
-    def __init__(self, wire: Wire, request: _Request, must_close: Callable[[], bool]) -> None:
+    def __init__(self, served: Connection, wire: Wire, request: _Request, must_close: Callable[[], bool]) -> None:
+        self._served = served
         self._wire = wire
         self._request = request
         self._must_close = must_close
@@ -335,11 +372,14 @@ class _Answer:
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:  # noqa: ARG002  as PEP 3333 has it
         """`start_response` of WSGI. Raises ValueError for a header that would end the head."""
+        self._served.status = status
         lines = [f"HTTP/1.1 {status}", _date()]
         for name, value in headers:
             if name.lower() == "content-length":
                 self._has_length = True
             lines.append(f"{name}: {value}")
+        if not self._has_length:
+            self._served.is_stream = any(value.startswith(EVENT_STREAM) for _, value in headers)
         may_have_body = self._request.method != "HEAD" and not status.startswith(("204", "304"))
         if may_have_body and not self._has_length:
             self._is_chunked = self._request.version == "1.1"

@@ -17,22 +17,38 @@ from typing import Any  # noqa: E402
 
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from coollm.core.config.load import load_or_raise  # noqa: E402
+from coollm.core.config.generations import Generations  # noqa: E402
+from coollm.core.config.load import load_in_force  # noqa: E402
 from coollm.core.config.values import Address  # noqa: E402
-from coollm.core.errors import OperationFailed  # noqa: E402
-from coollm.core.instances import ADMIN_SOCKET, instance_directory  # noqa: E402
+from coollm.core.errors import CoollmError, OperationFailed  # noqa: E402
+from coollm.core.instances import ADMIN_SOCKET, DRAINING, WORKERS, forget_reports, instance_directory  # noqa: E402
 from coollm.core.logs import log_file  # noqa: E402
 from coollm.core.paths import find_config, make_private, run_directory, state_directory  # noqa: E402
 from coollm.ledger.book import open_ledger  # noqa: E402
-from coollm.server.run_files import METRICS_DIRECTORY, clean_metrics, forget_metrics, write_instance  # noqa: E402
+from coollm.server.run_files import METRICS_DIRECTORY, clean_metrics, fold_metrics, write_instance  # noqa: E402
+from coollm.server.watchdog import feed_watchdog  # noqa: E402
 
 _config_file = find_config()
-_settings = load_or_raise(_config_file)
+_state = make_private(state_directory(_config_file))
+_number = os.environ.get("COOLLM_INSTANCE")
+"""The instance's number, where systemd runs it."""
+
+try:
+    Generations(_config_file, _state).start_with("the gateway", follow_file=_number is None)
+    _settings, _ = load_in_force(_config_file, _state)
+except CoollmError as error:
+    sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+    sys.exit(error.exit_code)
+
 _listen = Address.parse(os.environ["COOLLM_LISTEN"]) if os.environ.get("COOLLM_LISTEN") else _settings.server.listen
-_run = instance_directory(make_private(run_directory(_config_file)), _listen.port)
-make_private(_run)
-make_private(_run / METRICS_DIRECTORY)
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_run / METRICS_DIRECTORY)
+_runs = make_private(run_directory(_config_file))
+_run = make_private(_runs / _number if _number else instance_directory(_runs, _listen.port))
+make_private(_run / WORKERS)
+os.environ["COOLLM_INSTANCE_DIR"] = str(_run)
+
+# Instances of systemd share theirs: a scrape of the shared address reaches any of them.
+_metrics = make_private((_runs if _number else _run) / METRICS_DIRECTORY)
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics)
 
 bind = [str(_listen), f"unix:{_run / ADMIN_SOCKET}"]
 wsgi_app = "coollm.wsgi:application()"
@@ -44,7 +60,8 @@ proc_name = "coollm"
 # The sockets and files of a gateway are its own user's.
 umask = 0o177
 
-timeout = 60
+# A worker whose loop has not turned for so long is killed, and another takes its place.
+timeout = 30
 graceful_timeout = int(_settings.server.drain_seconds) + 10
 
 # Liveness of workers is a file that must not wait for a disk.
@@ -73,16 +90,18 @@ def ssl_context(config: Any, default_factory: Callable[[], ssl.SSLContext]) -> s
 
 def on_starting(server: Any) -> None:
     """Before the first worker: figures of an earlier run are not this one's."""
-    clean_metrics(_run / METRICS_DIRECTORY)
+    clean_metrics(_metrics)
+    forget_reports(_run)
+    (_run / DRAINING).unlink(missing_ok=True)
     _prepare_ledger()
-    log = log_file(_settings, _config_file, state_directory(_config_file))
+    log = log_file(_settings, _config_file, _state)
     write_instance(_run, server.pid, str(_config_file.absolute()), str(log.absolute()) if log else "")
 
 
 def _prepare_ledger() -> None:
     """A ledger that another version wrote keeps the gateway from starting; one that does not answer does not: the usage log keeps what it has not got."""
     try:
-        ledger = open_ledger(_settings, make_private(state_directory(_config_file)))
+        ledger = open_ledger(_settings, _state)
         ledger.prepare()
         ledger.close()
     except SQLAlchemyError as error:
@@ -96,7 +115,7 @@ def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
     """In a worker that ends: what is still to be written is."""
     application = getattr(worker, "wsgi", None)
     if application is not None:
-        services = application.extensions["coollm"]
+        services = application.services
         services.closer.flush()
         services.metrics.write()
     logging.shutdown()
@@ -104,4 +123,9 @@ def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
     """A worker has ended: its live gauges end with it, its counters stay."""
-    forget_metrics(worker.pid)
+    fold_metrics(_metrics, {worker.pid})
+
+
+def when_ready(server: Any) -> None:
+    """Gunicorn listens: systemd's watchdog is fed from now on, if it wants to be."""
+    feed_watchdog(server)

@@ -7,8 +7,8 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-from coollm.core.config.load import load
-from coollm.core.paths import find_config
+from coollm.core.config.load import load_in_force
+from coollm.core.paths import find_config, state_directory
 from coollm.core.secrets import Redactor
 
 
@@ -28,7 +28,8 @@ class GatewayLogger(Logger):  # type: ignore[misc]
     def setup(self, cfg: Any) -> None:
         """Puts the redactor into every handler."""
         super().setup(cfg)
-        settings = load(find_config()).settings
-        redact = Redactor(settings.secrets() if settings else ())
+        config = find_config()
+        settings, _ = load_in_force(config, state_directory(config))
+        redact = Redactor(settings.secrets())
         for handler in self.error_log.handlers:
             handler.setFormatter(_RedactingFormatter(handler.formatter, redact))

@@ -2,15 +2,19 @@
 
 gunicorn keeps a stopping worker alive until its last connection has closed, and an idle keep-alive connection does not close by itself (gunicorn#3227): a stop
 would take the whole graceful time-out. So a connection that stays idle for a moment after the stop is ended. A request that arrives within that moment is
-answered, with `Connection: close`.
+answered, with `Connection: close`. What is still under way after `server.drain_seconds` is told so and settled, before gunicorn kills the worker.
+
+An instance can also be drained while it stays: then only its public address is closed to new connections, and opened again by `undrain`.
 """
 
 from __future__ import annotations
 
 import _socket
+import os
 import ssl
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,7 +24,12 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
+from coollm import __version__
+from coollm.api.health import LEAVING_KEY
+from coollm.changeover import CHANGEOVER
+from coollm.core.instances import DRAINING, WorkerReport, write_report
 from coollm.server.connection import HEAD_SECONDS, Connection
+from coollm.server.traffic import Traffic
 from coollm.wire import TlsWire, Wire
 
 # Time for a request that is on its way, and for a client to notice `Connection: close` and open another connection elsewhere.
@@ -29,6 +38,13 @@ LINGER_SECONDS = 2.0
 # Of several workers each takes one connection at a time, so that they share them; one alone takes what there is.
 MOST_ACCEPTED = 64
 PAUSE_SECONDS = 0.2
+
+# How often a worker looks whether it is to be drained, and how often it tells what it serves.
+LOOK_SECONDS = 0.1
+REPORT_EVERY = 5
+
+# What has not ended when its time is over gets so long to be told, before gunicorn kills.
+SETTLE_SECONDS = 10.0
 
 
 class _Listener:
@@ -44,11 +60,20 @@ class _Listener:
         self.name = self._socket.getsockname()
         self.environ: dict[str, Any] = {}
         self._has_ended = False
+        self._is_held = False
 
     def start(self) -> None:
         """Takes connections."""
-        if not self._has_ended:
+        if not self._has_ended and not self._is_held:
             self._watcher.start(self._accept)
+
+    def hold(self, is_held: bool) -> None:
+        """Takes no connections while it is held."""
+        self._is_held = is_held
+        if is_held:
+            self.pause()
+        else:
+            self.start()
 
     def pause(self) -> None:
         """Leaves connections to others, and to the queue."""
@@ -90,6 +115,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._stopped = Event()
         self._tls: ssl.SSLContext | None = None
         self._application: Any = None
+        self._traffic = Traffic()
+        self._directory = Path(os.environ["COOLLM_INSTANCE_DIR"])
+        self._started = time.time()
+        self.is_draining = False
 
     def run(self) -> None:
         """Serves until it is told to stop, and then until what is in flight has been answered."""
@@ -101,18 +130,78 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             listener.environ = self._environ_of(listener)
             listener.start()
             self._listeners.append(listener)
+        self._look_and_report()
         while self.alive:
             self.notify()
             self._stopped.wait(1.0)
         for listener in self._listeners:
             listener.close()
-        deadline = time.monotonic() + float(self.cfg.graceful_timeout)
-        while self._open and time.monotonic() < deadline:
+        began = time.monotonic()
+        stops, ends = began + self.cfg.graceful_timeout - SETTLE_SECONDS, began + self.cfg.graceful_timeout - SETTLE_SECONDS / 2
+        while self._open and time.monotonic() < ends:
             self.notify()
+            if time.monotonic() >= stops:
+                for served in list(self._served.values()):
+                    served.stop()
             gevent.sleep(0.05)
         if self._open:
             self.log.warning("%d connections have not ended in time (pid: %s)", len(self._open), self.pid)
             gevent.killall(list(self._open), timeout=1)
+        self.report(has_ended=True)
+
+    def _look_and_report(self) -> None:
+        """Looks whether the instance is drained, and tells what it serves, until the worker ends."""
+        self._look()
+        self.report()
+        gevent.spawn(self._keep_looking)
+
+    def _keep_looking(self) -> None:
+        turn = 0
+        while True:
+            gevent.sleep(LOOK_SECONDS)
+            turn += 1
+            self._look()
+            if turn % REPORT_EVERY == 0:
+                self.report()
+
+    def _look(self) -> None:
+        is_draining = (self._directory / DRAINING).exists()
+        if is_draining == self.is_draining or not self.alive:
+            return
+        self.is_draining = is_draining
+        for listener in self._listeners:
+            if listener.is_tcp:
+                listener.hold(is_draining)
+        if is_draining:
+            gevent.spawn(self._end_idle_connections, time.monotonic())
+        self.report()
+
+    def report(self, *, has_ended: bool = False) -> None:
+        """Tells what the worker has served, and serves."""
+        under_way, streams, oldest = self._traffic.now()
+        traffic = self._traffic
+        changeover = self.wsgi.extensions[CHANGEOVER]
+        told = WorkerReport(
+            pid=os.getpid(),
+            version=__version__,
+            generation=self.wsgi.services.generation,
+            started=self._started,
+            written=time.time(),
+            has_ended=has_ended,
+            is_draining=self.is_draining or not self.alive,
+            connections=len(self._open),
+            under_way=under_way,
+            streams=streams,
+            oldest_stream_seconds=round(oldest, 1),
+            requests=traffic.requests,
+            failed=traffic.failed,
+            streams_finished=traffic.streams_finished,
+            streams_cut=traffic.streams_cut,
+            latencies=traffic.counts,
+            memory_bytes=_resident_bytes(),
+            refused=f"generation {changeover.refused[0]}: {changeover.refused[1]}" if changeover.refused else "",
+        )
+        write_report(self._directory, told)
 
     def _accepted(self, listener: _Listener, connection: _socket.socket, address: Any) -> None:
         greenlet = gevent.spawn(self._serve, listener, connection, address)
@@ -128,7 +217,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             if listener.is_tcp:
                 connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             wire = self._wire(listener, connection)
-            served = Connection(wire, self._application, listener.environ, self._is_stopping, address[0] if isinstance(address, tuple) else "")
+            is_stopping = self._is_leaving if listener.is_tcp else self._is_stopping
+            peer = address[0] if isinstance(address, tuple) else ""
+            served = Connection(wire, self._application, listener.environ, is_stopping, self._traffic, peer)
             self._served[wire] = served
             served.serve()
         except (OSError, ssl.SSLError) as error:
@@ -156,13 +247,16 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def _is_stopping(self) -> bool:
         return not self.alive
 
+    def _is_leaving(self) -> bool:
+        return self.is_draining or not self.alive
+
     def _environ_of(self, listener: _Listener) -> dict[str, Any]:
         """What all requests of a listener have."""
         name = listener.name
         host, port = (name[0], str(name[1])) if isinstance(name, tuple) else (str(name), "")
         scheme = "https" if self._tls is not None and listener.is_tcp else "http"
         more = {"wsgi.multithread": True, "wsgi.url_scheme": scheme, "SCRIPT_NAME": "", "SERVER_NAME": host, "SERVER_PORT": port}
-        return {**base_environ(self.cfg), **more}
+        return {**base_environ(self.cfg), **more, LEAVING_KEY: self._is_leaving}
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """TERM: takes no more connections, finishes what is in flight and goes."""
@@ -173,10 +267,18 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         gevent.spawn(self._end_idle_connections, time.monotonic())
 
     def _end_idle_connections(self, stopped: float) -> None:
-        """Until the worker is gone: a request that is answered now leaves an idle connection behind."""
-        while True:
+        """Until the worker is gone, or serves again: a request that is answered now leaves an idle connection behind."""
+        while self.is_draining or not self.alive:
             gevent.sleep(0.1)
             now = time.monotonic()
             for wire, served in list(self._served.items()):
+                if self.alive and wire.family == _socket.AF_UNIX:
+                    continue
                 if served.idle_since is not None and now - max(served.idle_since, stopped) >= LINGER_SECONDS:
                     wire.end_if_quiet()
+
+
+def _resident_bytes() -> int:
+    """The memory of this process (proc_pid_statm(5))."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -18,7 +19,8 @@ from prometheus_client.exposition import choose_encoder
 from coollm import __version__
 from coollm.core.config.schema import Settings
 from coollm.core.types import Target
-from coollm.telemetry.record import ANSWERED, HIT, Attempt, RequestRecord
+from coollm.server.run_files import metrics_lock
+from coollm.telemetry.record import ANSWERED, CLIENT_GONE, HIT, STOPPED, Attempt, RequestRecord
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
@@ -138,6 +140,7 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemostrecent",
         )
+        self.generation = Gauge("coo_llm_config_generation", "The configuration that is served.", registry=self.registry, multiprocess_mode="livemin")
         build = Gauge("coo_llm_build_info", "The version that runs.", ["version"], registry=self.registry, multiprocess_mode="livemax")
         build.labels(__version__).set(1)
 
@@ -180,7 +183,7 @@ class Metrics:
     def _observe_failure(self, attempt: Attempt) -> None:
         if attempt.outcome == "rate_limited":
             self._child(self._rate_limits, "provider").inc()
-        if attempt.outcome not in ("skipped", "client_gone"):
+        if attempt.outcome not in ("skipped", CLIENT_GONE, STOPPED):
             self._child(self._errors, attempt.provider, attempt.outcome).inc()
 
     def _observe_target(self, record: RequestRecord, target: Target) -> None:
@@ -244,4 +247,6 @@ class Metrics:
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            with metrics_lock(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), to_change=False):
+                return encoder(registry), content_type
         return encoder(registry), content_type

@@ -16,6 +16,9 @@ HIT, MISS = "hit", "miss"
 ANSWERED = "answered"
 """The outcome of an attempt that succeeded."""
 
+CLIENT_GONE, STOPPED = "client_gone", "stopped"
+"""Outcomes that tell nothing about the vendor: the client left, or the gateway was restarted."""
+
 
 class Attempt(Value, frozen=True):
     """One call of a vendor, or a candidate that was passed over: what came of it and why the request moved on."""

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from coollm.core.errors import ClientGone, RequestError
 from coollm.server import connection as module
 from coollm.server.connection import Connection
+from coollm.server.traffic import Traffic
 from tests.conftest import ROOT
 from tests.wires import plain_wire
 
@@ -47,7 +48,7 @@ def talk(*pieces: bytes, application: Any = echo, stopping: bool = False, pause:
     def serve() -> None:
         wire = plain_wire(ours)
         try:
-            Connection(wire, application, {}, lambda: stopping).serve()
+            Connection(wire, application, {}, lambda: stopping, Traffic()).serve()
         finally:
             wire.close()
 

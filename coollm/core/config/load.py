@@ -12,6 +12,7 @@ from coollm.core.config.check import check
 from coollm.core.config.convert import FAULTY, Converter
 from coollm.core.config.document import Node, Reader
 from coollm.core.config.faults import Fault, Place
+from coollm.core.config.generations import Generations
 from coollm.core.config.references import read_environment_file, resolve_references
 from coollm.core.config.schema import Settings
 from coollm.core.config.vendors import providers_from_environment
@@ -36,14 +37,14 @@ class Loaded(msgspec.Struct, frozen=True):
     environment_vendors: dict[str, str]
 
 
-def load(path: Path, environ: Mapping[str, str] | None = None) -> Loaded:
-    """Reads `path` and collects every fault; nothing is raised for a bad file.
+def load(path: Path, environ: Mapping[str, str] | None = None, content: Path | None = None) -> Loaded:
+    """Reads `path` and collects every fault; nothing is raised for a bad file. With `content` that file is read in the place of `path`.
 
     Variables of the process win over those of the environment file beside the configuration.
     """
     from_file, faults = read_environment_file(environment_file(path))
     variables = {**from_file, **(os.environ if environ is None else environ)}
-    text, unreadable = _read(path)
+    text, unreadable = _read(content or path)
     if unreadable:
         return Loaded(path, None, (*faults, unreadable), (), {}, {})
     reader = Reader(str(path))
@@ -64,12 +65,23 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Loaded:
     return Loaded(path, settings, (), _warnings(settings, converter.origins), converter.origins, vendors)
 
 
-def load_or_raise(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
+def load_or_raise(path: Path, environ: Mapping[str, str] | None = None, content: Path | None = None) -> Settings:
     """The settings of `path`. Raises ConfigurationError with all faults."""
-    loaded = load(path, environ)
+    loaded = load(path, environ, content)
     if loaded.settings is None:
         raise ConfigurationError(loaded.faults)
     return loaded.settings
+
+
+def load_in_force(path: Path, state: Path) -> tuple[Settings, int]:
+    """The settings of the generation of `path` that is in force, and its number; those of the file itself, and 0, where none was ever applied.
+
+    Raises ConfigurationError, and OperationFailed where the generation cannot be read.
+    """
+    generation = Generations(path, state).effective()
+    if generation is None:
+        return load_or_raise(path), 0
+    return load_or_raise(path, content=generation.file), generation.number
 
 
 def _read(path: Path) -> tuple[str, Fault | None]:
