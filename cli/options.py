@@ -15,4 +15,6 @@ StateDirectory = Annotated[Path | None, typer.Option("--state-dir", metavar="DIR
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing if there is nothing to say.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+Wheelhouse = Annotated[Path | None, typer.Option("--wheelhouse", metavar="DIR", help="Install from the wheels of this directory alone, without a network.")]
+MaxFailures = Annotated[int, typer.Option("--max-failures", min=0, metavar="N", help="So many instances may be unhealthy before all is stopped.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -61,17 +62,32 @@ def _show_table(table: Table) -> None:
     rows = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in table.rows]
     if sys.stdout.isatty():
         from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table as RichTable
 
-        drawn = RichTable(*table.columns, box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            drawn.add_row(*(escape(cell) for cell in row))
-        Console(highlight=False).print(drawn)
+        Console(highlight=False).print(drawn(table))
         return
     widths = [max(len(str(line[column])) for line in [list(table.columns), *rows]) for column in range(len(table.columns))]
     for line in [list(table.columns), *rows]:
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+
+
+def drawn(table: Table) -> Any:
+    """A table for a terminal."""
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    made = RichTable(*table.columns, box=None, pad_edge=False, header_style="bold")
+    for row in table.rows:
+        made.add_row(*(escape("-" if cell is None or cell == "" else str(cell)) for cell in row))
+    return made
+
+
+def write_again(data: Any, text: Sequence[str | Table], *, as_json: bool) -> None:
+    """One result of many that follow each other: with --json each is a line."""
+    if as_json:
+        write(json.dumps(data, ensure_ascii=False) + "\n")
+    else:
+        show(Result(data, text))
+        sys.stdout.flush()
 
 
 def write(text: str) -> None:
@@ -81,9 +97,10 @@ def write(text: str) -> None:
 
 
 def progress(text: str) -> None:
-    """A line for the person who watches."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """A line for the person who watches. A terminal that has gone away stops nothing."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def warn(text: str) -> None:

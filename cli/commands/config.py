@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from coollm_cli import options
+from coollm_cli.ops.host import host_of
+from coollm_cli.ops.operation import Options, change
 from coollm_cli.output import Result, Table
 
+from coollm.core.config.generations import Generations
 from coollm.core.config.load import Loaded, load
 from coollm.core.errors import ConfigurationError
-from coollm.core.paths import find_config
+from coollm.core.paths import find_config, state_directory
 
-app = typer.Typer(help="Validate, show and explain the configuration.", add_completion=False)
+app = typer.Typer(help="Validate, show, explain and apply the configuration.", add_completion=False)
 
 
 @app.callback()
 def config_group() -> None:
-    """Validate, show and explain the configuration."""
+    """Validate, show, explain and apply the configuration."""
 
 
 @app.command("validate")
@@ -94,6 +98,117 @@ def schema() -> Result:
     from coollm.core.config.json_schema import json_schema
 
     return Result(json_schema(), as_json=True)
+
+
+@app.command("diff")
+def diff(
+    first: Annotated[str | None, typer.Argument(metavar="A", help="A generation's number, or a file; by default the generation in force.")] = None,
+    second: Annotated[str | None, typer.Argument(metavar="B", help="The same; by default the configuration's own file.")] = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 4 if there is a difference.")] = False,
+    config: options.Config = None,
+    state_dir: options.StateDirectory = None,
+    json: options.Json = False,
+) -> Result:
+    """Show what differs between two configurations, secrets masked.
+
+    Example: coollm config diff 3 4
+    """
+    from coollm_cli.ops.apply import diff_lines
+
+    path = find_config(config).absolute()
+    lines = diff_lines(path, state_directory(path, state_dir), first, second)
+    data = {"differs": bool(lines), "diff": lines}
+    return Result(data, lines or ["no difference"], as_json=json, exit_code=4 if lines and exit_code else 0)
+
+
+ConfirmWithin = Annotated[str | None, typer.Option("--confirm-within", metavar="TIME", help="Revert after so long, unless `coollm config confirm` is said.")]
+
+
+@app.command("apply")
+def apply(
+    file: Annotated[Path, typer.Argument(help="The new configuration.")],
+    confirm_within: ConfirmWithin = None,
+    config: options.Config = None,
+    state_dir: options.StateDirectory = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Apply a configuration to every worker of every instance, without a restart. Exit 7 if it was taken back, since one was not healthy with it.
+
+    Example: sudo coollm config apply new.yaml --confirm-within 5m
+    """
+    from coollm_cli.ops.apply import apply_plan, confirm_seconds
+
+    path = find_config(config).absolute()
+    state, seconds = state_directory(path, state_dir), confirm_seconds(confirm_within)
+    return change(host_of(path, state_dir), lambda: apply_plan(path, state, file, seconds), Options(dry_run, yes, json, quiet))
+
+
+@app.command("confirm")
+def confirm(
+    config: options.Config = None,
+    state_dir: options.StateDirectory = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Keep a configuration that was applied with --confirm-within.
+
+    Example: sudo coollm config confirm
+    """
+    from coollm_cli.ops.apply import confirm_plan
+
+    path = find_config(config).absolute()
+    return change(host_of(path, state_dir), lambda: confirm_plan(path, state_directory(path, state_dir)), Options(dry_run, yes, json, quiet))
+
+
+@app.command("history")
+def history(config: options.Config = None, state_dir: options.StateDirectory = None, json: options.Json = False) -> Result:
+    """List the generations that were applied, the newest first.
+
+    Example: coollm config history
+    """
+    from coollm_cli.ops.apply import as_json
+
+    path = find_config(config).absolute()
+    found = as_json(Generations(path, state_directory(path, state_dir)))
+    rows = [
+        (
+            one["number"],
+            datetime.fromtimestamp(one["applied"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            one["by"],
+            one["reason"],
+            one["digest"][:12],
+            "in force, unconfirmed" if one["unconfirmed"] else "in force" if one["in_force"] else "",
+        )
+        for one in found
+    ]
+    table = Table(("generation", "applied", "by", "reason", "sha256", ""), rows, "no configuration was applied yet")
+    return Result({"generations": found}, [table], as_json=json)
+
+
+@app.command("rollback")
+def rollback(
+    number: Annotated[int | None, typer.Argument(metavar="N", help="The generation; by default the one before.")] = None,
+    config: options.Config = None,
+    state_dir: options.StateDirectory = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Put an earlier generation in force again, in the same way as `config apply`.
+
+    Example: sudo coollm config rollback 3
+    """
+    from coollm_cli.ops.apply import rollback_plan
+
+    path = find_config(config).absolute()
+    state = state_directory(path, state_dir)
+    return change(host_of(path, state_dir), lambda: rollback_plan(path, state, number), Options(dry_run, yes, json, quiet))
 
 
 def _loaded(config: Path | None) -> Loaded:

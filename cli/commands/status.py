@@ -1,53 +1,39 @@
-"""`coollm status`."""
+"""`coollm status`, `coollm top`: the instances of this host."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
+import typer
 from coollm_cli import options
-from coollm_cli.ops.gateway_client import GatewayClient, running_instances
+from coollm_cli.ops.status import COLUMNS, host_status, rows, watch
 from coollm_cli.output import Result, Table
 
-from coollm.core.errors import CoollmError
+from coollm.core.errors import UsageError
+from coollm.core.paths import find_config
 
-COLUMNS = ("instance", "status", "version", "listen", "workers", "store", "pid", "up", "configuration")
+Every = Annotated[float, typer.Option("--every", metavar="SECONDS", help="How often it is shown anew.")]
+Times = Annotated[int | None, typer.Option("--times", metavar="N", min=1, help="End after so many times.")]
 
 
-def status(config: options.Config = None, json: options.Json = False) -> Result:
-    """Show the gateways that run on this host. Exit 4 if one is not ok, 5 if none runs.
+def status(config: options.Config = None, state_dir: options.StateDirectory = None, json: options.Json = False) -> Result:
+    """Show the instances that run on this host. Exit 4 if one is not well, 5 if none runs.
 
     Example: coollm status --json | jq '.instances[].status'
     """
-    instances = []
-    for instance in running_instances(config):
-        found: dict[str, Any] = {"instance": instance.name, "pid": instance.pid, "config": instance.config, "status": "unreachable"}
-        try:
-            found.update(GatewayClient(instance=instance).ask("/admin/v1/status"), pid=instance.pid)
-        except CoollmError as error:
-            found["detail"] = error.message
-        instances.append(found)
-    exit_code = 5 if not instances else 0 if all(one["status"] == "ok" for one in instances) else 4
-    rows = [
-        (
-            one["instance"],
-            one["status"],
-            one.get("version"),
-            one.get("listen"),
-            one.get("workers"),
-            one.get("store"),
-            one["pid"],
-            _age(one.get("uptime_seconds")),
-            one["config"],
-        )
-        for one in instances
-    ]
-    return Result({"instances": instances}, [Table(COLUMNS, rows, "no gateway of this user runs on this host")], as_json=json, exit_code=exit_code)
+    found = host_status(find_config(config), state_dir)
+    instances = found["instances"]
+    running = [one for one in instances if one["status"] != "down"]
+    exit_code = 5 if not running else 0 if all(one["status"] == "ok" for one in instances) else 4
+    table = Table(COLUMNS, rows(instances), "no gateway of this user runs on this host")
+    return Result(found, [table, *(f"note: {note}" for note in found["notes"])], as_json=json, exit_code=exit_code)
 
 
-def _age(seconds: int | None) -> str | None:
-    if seconds is None:
-        return None
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
+def top(every: Every = 1.0, times: Times = None, config: options.Config = None, json: options.Json = False) -> Result:
+    """Watch the instances of this host, each with its rate of requests, latency, streams, errors and memory. With --json a line each time.
+
+    Example: coollm top --every 2
+    """
+    if every < 0.1:
+        raise UsageError(f"--every {every}: at least 0.1 s")
+    return watch(find_config(config), every, times, as_json=json)

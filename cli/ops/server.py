@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from coollm.core.config.faults import Fault
+from coollm.core.config.generations import Generations
 from coollm.core.config.load import load
 from coollm.core.config.schema import Settings
 from coollm.core.config.values import Address
@@ -44,12 +45,14 @@ class ServerPlan:
 def plan_server(config: Path | None, state_dir: Path | None, listen: str | None, workers: int | None) -> ServerPlan:
     """Checks everything that can be checked before the server starts. Raises ConfigurationError, UsageError and OperationFailed."""
     path = find_config(config).absolute()
-    loaded = load(path)
+    state = make_private(state_directory(path, state_dir).absolute())
+    instance = os.environ.get("COOLLM_INSTANCE")
+    generation = Generations(path, state).effective() if instance else None
+    loaded = load(path, content=generation.file if generation else None)
     if loaded.settings is None:
         raise ConfigurationError(loaded.faults)
     settings = loaded.settings
     _check_tls(settings, path)
-    state = make_private(state_directory(path, state_dir).absolute())
     address = _address(listen, settings)
     environment = {
         "COOLLM_CONFIG": str(path),
@@ -58,8 +61,9 @@ def plan_server(config: Path | None, state_dir: Path | None, listen: str | None,
         "COOLLM_LISTEN": str(address),
         "COOLLM_WORKERS": str(workers or settings.server.workers),
     }
-    _check_port(address)
-    _check_socket(instance_directory(Path(environment["COOLLM_RUN_DIR"]), address.port) / ADMIN_SOCKET)
+    if instance is None:  # else systemd listens for it
+        _check_port(address)
+        _check_socket(instance_directory(Path(environment["COOLLM_RUN_DIR"]), address.port) / ADMIN_SOCKET)
     log = log_file(settings, path, state)
     _check_log(log)
     _check_packages(settings)

@@ -5,6 +5,8 @@
     ├── Unreachable                  a gateway, store, host or vendor does not answer (exit 5)
     ├── OperationFailed              a command could not do what it was asked (exit 1)
     ├── UsageError                   the command line is wrong (exit 2)
+    ├── LockHeld                     another administrator changes this host (exit 6)
+    ├── Undone                       the change was taken back, since the gateway was not healthy after it (exit 7)
     └── RequestError                 a client's request ends with this; has an HTTP status and OpenAI's type and code
         ├── InvalidRequest       400 ├── NotAuthenticated   401 ├── NotAllowed       403
         ├── UnknownModel         404 ├── UnknownRoute       404 ├── MethodNotAllowed 405
@@ -61,6 +63,18 @@ class Unreachable(CoollmError):
     """A gateway, store, host or vendor does not answer."""
 
     exit_code = 5
+
+
+class LockHeld(CoollmError):
+    """Another administrator changes this host: who, what, since when."""
+
+    exit_code = 6
+
+
+class Undone(CoollmError):
+    """The change was taken back, since the gateway was not healthy after it."""
+
+    exit_code = 7
 
 
 class RequestError(CoollmError):

@@ -14,6 +14,12 @@ SYSTEM_ENVIRONMENT = Path("/etc/coollm/environment")
 SYSTEM_STATE = Path("/var/lib/coollm")
 SYSTEM_LOGS = Path("/var/log/coo-llm")
 SYSTEM_RUN = Path("/run/coollm")
+SYSTEM_ADMIN = Path("/var/opt/coollm")
+"""What the command itself keeps: lock, journal, copies made before an upgrade. Root's own, since the gateway's user must not tell root what to do."""
+
+RELEASES = Path("/opt/coollm/releases")
+INSTANCES = Path("/opt/coollm/instances")
+CURRENT_RELEASE = Path("/opt/coollm/current")
 LOCAL_CONFIG = Path("coollm.yaml")
 
 
@@ -53,6 +59,11 @@ def state_directory(config: Path, option: Path | None = None, environ: Mapping[s
         return SYSTEM_STATE
     base = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME") or tempfile.gettempdir(), ".local", "state")
     return Path(base) / "coollm"
+
+
+def admin_directory(config: Path, state: Path) -> Path:
+    """The directory of the command's own lock and journal; not created here."""
+    return SYSTEM_ADMIN if is_installed(config) else state / "admin"
 
 
 def log_directory(config: Path, state: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from coollm.core.config.faults import Fault, Place
 from coollm.core.registry import did_you_mean
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}|\$\{")
+CREDENTIALS = "credentials/"
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -52,7 +55,7 @@ def _value(match: re.Match[str], variables: Mapping[str, str], directory: Path, 
         raise UndefinedReference("a '${' without its '}'", "write $${ for a literal ${")
     used.append(reference.split(":-")[0])
     if reference.startswith("file:"):
-        return _file(directory / reference.removeprefix("file:"))
+        return _file(_place(directory, reference.removeprefix("file:")))
     name, has_default, default = reference.partition(":-")
     if not _NAME.fullmatch(name):
         raise UndefinedReference(f"'${{{reference}}}' is not a reference", "use ${NAME}, ${NAME:-default} or ${file:PATH}")
@@ -63,6 +66,14 @@ def _value(match: re.Match[str], variables: Mapping[str, str], directory: Path, 
     if name in variables:
         raise UndefinedReference(f"the variable {name} is empty", f"give {name} a value, or write ${{{name}:-}} if empty is meant")
     raise UndefinedReference(f"the variable {name} is not defined{did_you_mean(name, tuple(variables))}", f"export {name}, or put it into the environment file")
+
+
+def _place(directory: Path, name: str) -> Path:
+    """`credentials/NAME` is a credential that systemd has given this process (systemd.exec(5), LoadCredential=), where it has, else a file as any other."""
+    given = os.environ.get("CREDENTIALS_DIRECTORY")
+    if given and name.startswith(CREDENTIALS):
+        return Path(given) / name.removeprefix(CREDENTIALS)
+    return directory / name
 
 
 def _file(path: Path) -> str:

@@ -1,0 +1,341 @@
+"""The instances of this host: which there are, how each is, and the changes that concern one of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from coollm_cli.ops import systemd
+from coollm_cli.ops.gateway_client import GatewayClient
+from coollm_cli.ops.journal import Entry
+from coollm_cli.ops.operation import Host, Plan, Step
+
+from coollm.core.errors import OperationFailed, UsageError
+from coollm.core.instances import (
+    ADMIN_SOCKET,
+    DRAINING,
+    LATENCY_BOUNDS,
+    Instance,
+    WorkerReport,
+    find_instances,
+    is_alive,
+    read_reports,
+)
+from coollm.core.paths import CURRENT_RELEASE, INSTANCES, SYSTEM_CONFIG, admin_directory, log_directory, run_directory, state_directory
+
+MOST_INSTANCES = 64
+DRAIN_LOOK_SECONDS = 0.2
+TAKE_IN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class State:
+    """How an instance is, from what its workers tell. `release` is "" for one that was started by hand; `is_wanted` says whether it starts with the host."""
+
+    name: str
+    directory: Path
+    release: str
+    is_wanted: bool
+    unit: str
+    reports: Sequence[WorkerReport]
+
+    @property
+    def live(self) -> list[WorkerReport]:
+        """Its workers that are there."""
+        return [report for report in self.reports if report.is_live]
+
+    @property
+    def status(self) -> str:
+        """One word."""
+        if not self.live:
+            return "starting" if self.unit == "activating" else "down"
+        return "draining" if all(report.is_draining for report in self.live) else "up"
+
+
+def host_of(config: Path, state_option: Path | None = None) -> Host:
+    """Where the commands of the host with this configuration keep their own."""
+    state = state_directory(config, state_option)
+    return Host(admin_directory(config, state), log_directory(config, state) / "audit.log")
+
+
+def numbers() -> list[str]:
+    """The numbers of the instances that are installed, in their order."""
+    if not INSTANCES.is_dir():
+        return []
+    return sorted((link.name for link in INSTANCES.iterdir() if link.is_symlink() and link.name.isdigit()), key=int)
+
+
+def need_instances() -> list[str]:
+    """As `numbers`. Raises OperationFailed where nothing is installed."""
+    found = numbers()
+    if not found:
+        raise OperationFailed("coollm is not installed on this host", "coollm install --dry-run shows what that would do")
+    return found
+
+
+def need_root() -> None:
+    """Raises OperationFailed for everybody else."""
+    if os.getuid() != 0:
+        raise OperationFailed("only root can change the units of this host", "use sudo")
+
+
+def release_of(name: str) -> str:
+    """The version that an instance runs."""
+    link = INSTANCES / name
+    return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
+
+
+def states(config: Path) -> list[State]:
+    """Every instance of the host: those that are installed, then those that somebody started by hand."""
+    run = run_directory(config.absolute())
+    found = []
+    known = numbers() if config.absolute() == SYSTEM_CONFIG else []
+    for name in known:
+        told = systemd.show(systemd.service(name), "ActiveState", "UnitFileState")
+        is_wanted = told.get("UnitFileState") == "enabled"
+        found.append(State(name, run / name, release_of(name), is_wanted, told.get("ActiveState", ""), read_reports(run / name)))
+    for instance in find_instances(run):
+        if instance.name not in known and is_alive(instance.pid):
+            found.append(State(instance.name, run / instance.name, "", False, "", read_reports(run / instance.name)))
+    return found
+
+
+def client_of(name: str, directory: Path) -> GatewayClient:
+    """Talks to one instance."""
+    return GatewayClient(instance=Instance(name, directory / ADMIN_SOCKET, 0, "", 0.0, ""))
+
+
+def quantile(counts: Sequence[int], share: float) -> float | None:
+    """The time in seconds within which this share of requests was answered; None if there were none."""
+    total = sum(counts)
+    if not total:
+        return None
+    place = bisect_left(list(accumulate(counts)), share * total)
+    return LATENCY_BOUNDS[min(place, len(LATENCY_BOUNDS) - 1)]
+
+
+def check_number(text: str) -> str:
+    """The number of an instance that is installed. Raises UsageError."""
+    if text not in need_instances():
+        raise UsageError(f"there is no instance '{text}'", f"instances: {', '.join(numbers())}")
+    return text
+
+
+# drain and undrain
+
+
+def drain_plan(name: str, *, is_on: bool) -> Plan:
+    """Closes an instance to new connections, or opens it again."""
+    need_root()
+    check_number(name)
+    directory = run_directory(SYSTEM_CONFIG) / name
+    if (directory / DRAINING).exists() == is_on:
+        return Plan("drain", {}, (), nothing=f"instance {name} is {'drained' if is_on else 'not drained'} already")
+    kind, reverse = ("drain", "undrain") if is_on else ("undrain", "drain")
+    parameters = {"instance": name}
+    steps = drain_steps(parameters) if is_on else undrain_steps(parameters)
+    notes = []
+    if is_on:
+        others = [one for one in states(SYSTEM_CONFIG) if one.name != name and one.status == "up"]
+        if not others:
+            raise OperationFailed(f"instance {name} is the only one that serves", "coollm scale 2, then drain it")
+        live = next(one for one in states(SYSTEM_CONFIG) if one.name == name).live
+        notes.append(f"{sum(report.streams for report in live)} streams and {sum(report.connections for report in live)} connections are on instance {name}")
+    return Plan(kind, parameters, steps, notes, reverse=(reverse, parameters))
+
+
+def drain_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `drain`."""
+    name = parameters["instance"]
+    return [Step("drain", f"close instance {name} to new connections", lambda _: set_draining(name, True), lambda _: set_draining(name, False))]
+
+
+def undrain_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `undrain`."""
+    name = parameters["instance"]
+    return [Step("undrain", f"open instance {name} to new connections", lambda _: set_draining(name, False), lambda _: set_draining(name, True))]
+
+
+def set_draining(name: str, is_on: bool) -> None:
+    """Tells the workers of an instance, and waits until all have heard."""
+    directory = run_directory(SYSTEM_CONFIG) / name
+    if is_on:
+        (directory / DRAINING).touch()
+    else:
+        (directory / DRAINING).unlink(missing_ok=True)
+    ends = time.monotonic() + TAKE_IN_SECONDS
+    while time.monotonic() < ends:
+        if all(report.is_draining == is_on for report in read_reports(directory) if report.is_live):
+            return
+        time.sleep(DRAIN_LOOK_SECONDS)
+    raise OperationFailed(f"the workers of instance {name} have not heard of it within {TAKE_IN_SECONDS:.0f} s", "coollm status")
+
+
+# start, stop and scale
+
+
+def start_plan() -> Plan:
+    """Starts every instance."""
+    need_root()
+    names = need_instances()
+    down = [name for name in names if not systemd.is_active(systemd.service(name))]
+    if not down and systemd.is_active(systemd.PUBLIC_SOCKET):
+        return Plan("start", {}, (), nothing="every instance runs already")
+    parameters = {"instances": down}
+    return Plan("start", parameters, start_steps(parameters), reverse=("stop", {"instances": down}))
+
+
+def start_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `start`."""
+    names = parameters["instances"]
+    return [
+        Step("sockets", "open the public address", lambda _: _open_sockets(names)),
+        *(Step(f"start-{name}", f"start instance {name}", lambda _, name=name: start(name)) for name in names),  # type: ignore[misc]
+    ]
+
+
+def _open_sockets(names: Sequence[str]) -> None:
+    systemd.systemctl("start", systemd.TARGET, systemd.PUBLIC_SOCKET, *(systemd.admin_socket(name) for name in names))
+
+
+def stop_plan() -> Plan:
+    """Stops every instance, after its requests have ended."""
+    need_root()
+    names = need_instances()
+    running = [name for name in names if systemd.is_active(systemd.service(name)) or systemd.is_active(systemd.admin_socket(name))]
+    if not running and not systemd.is_active(systemd.PUBLIC_SOCKET):
+        return Plan("stop", {}, (), nothing="no instance runs")
+    parameters = {"instances": running}
+    live = [report for one in states(SYSTEM_CONFIG) for report in one.live]
+    notes = [f"{sum(report.streams for report in live)} streams are live; nothing is served until `coollm start`"]
+    return Plan("stop", parameters, stop_steps(parameters), notes, reverse=("start", parameters), asks=True)
+
+
+def stop_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `stop`: the sockets first, or a connection that comes would start an instance again."""
+    names = parameters["instances"]
+    return [
+        Step("sockets", "close the public address", lambda _: _close_sockets(names)),
+        Step("services", f"stop {count(len(names), 'instance')}, when their requests have ended", lambda _: _stop_services(names)),
+    ]
+
+
+def _close_sockets(names: Sequence[str]) -> None:
+    systemd.systemctl("stop", systemd.PUBLIC_SOCKET, *(systemd.admin_socket(name) for name in names), seconds=systemd.START_SECONDS)
+
+
+def _stop_services(names: Sequence[str]) -> None:
+    systemd.systemctl("stop", *(systemd.service(name) for name in names), systemd.TARGET, seconds=stop_seconds(names))
+
+
+def stop_seconds(names: Sequence[str]) -> float:
+    """How long systemd waits for instances to stop."""
+    told = [systemd.show(systemd.service(name), "TimeoutStopUSec").get("TimeoutStopUSec", "") for name in names]
+    return max((_seconds(one) for one in told), default=120.0) + 30.0
+
+
+def _seconds(text: str) -> float:
+    """A time as systemctl prints it: `1min 50s`."""
+    units = {"h": 3600.0, "min": 60.0, "s": 1.0, "ms": 0.001}
+    total = 0.0
+    for word in text.split():
+        number = word.rstrip("abcdefghijklmnopqrstuvwxyz")
+        total += float(number or 0) * units.get(word[len(number) :], 0.0)
+    return total or 120.0
+
+
+def scale_plan(wanted: int) -> Plan:
+    """Runs so many instances from now on."""
+    need_root()
+    names = need_instances()
+    if not 1 <= wanted <= MOST_INSTANCES:
+        raise UsageError(f"scale {wanted}: there are 1 to {MOST_INSTANCES} instances on a host", "coollm stop stops all")
+    running = {name for name in names if systemd.is_enabled(systemd.service(name)) and systemd.is_active(systemd.service(name))}
+    wanted_names = [str(number) for number in range(1, wanted + 1)]
+    new = [name for name in wanted_names if name not in names or name not in running]
+    old = [name for name in names if name not in wanted_names]
+    if not new and not old:
+        return Plan("scale", {}, (), nothing=f"{count(wanted, 'instance')} already")
+    parameters = {"new": new, "old": old, "release": os.path.basename(os.readlink(CURRENT_RELEASE))}
+    reverse = {"new": old, "old": new, "release": parameters["release"]}
+    return Plan("scale", parameters, scale_steps(parameters), reverse=("scale", reverse))
+
+
+def scale_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `scale`: first those that come, then those that go."""
+    steps = []
+    for name in parameters["new"]:
+        steps.append(
+            Step(
+                f"start-{name}",
+                f"start instance {name}",
+                lambda _, name=name: add(name, parameters["release"]),  # type: ignore[misc]
+                lambda _, name=name: remove(name),  # type: ignore[misc]
+            )
+        )
+    for name in parameters["old"]:
+        steps.append(
+            Step(
+                f"stop-{name}",
+                f"stop instance {name}, when its requests have ended",
+                lambda _, name=name: remove(name),  # type: ignore[misc]
+                lambda _, name=name: add(name, parameters["release"]),  # type: ignore[misc]
+            )
+        )
+    return steps
+
+
+def point(name: str, release: str) -> None:
+    """Says which release an instance runs, from its next start on."""
+    link_to(INSTANCES / name, Path("..") / "releases" / release)
+
+
+def link_to(link: Path, target: Path) -> None:
+    """Makes a link, or turns it to another target in one step."""
+    beside = link.with_name(f".{link.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    beside.replace(link)
+
+
+def start(name: str) -> None:
+    """Starts an instance; it has answered when this returns. Raises OperationFailed."""
+    systemd.systemctl("start", systemd.admin_socket(name), systemd.service(name), seconds=systemd.START_SECONDS)
+
+
+def restart(name: str) -> None:
+    """Restarts an instance when its requests have ended; it has answered when this returns. Raises OperationFailed."""
+    systemd.systemctl("restart", systemd.service(name), seconds=stop_seconds([name]) + systemd.START_SECONDS)
+
+
+def add(name: str, release: str, *, for_good: bool = True) -> None:
+    """Adds an instance and starts it. Raises OperationFailed."""
+    point(name, release)
+    if for_good:
+        systemd.systemctl("enable", systemd.admin_socket(name), systemd.service(name))
+    start(name)
+
+
+def remove(name: str) -> None:
+    """Stops an instance, when its requests have ended, and removes it. Its socket goes first, or a probe would start it again."""
+    systemd.attempt("disable", systemd.admin_socket(name), systemd.service(name))
+    systemd.systemctl("stop", systemd.admin_socket(name))
+    systemd.systemctl("stop", systemd.service(name), seconds=stop_seconds([name]))
+    systemd.attempt("reset-failed", systemd.service(name), systemd.admin_socket(name))
+    (INSTANCES / name).unlink(missing_ok=True)
+
+
+def count(number: int, thing: str) -> str:
+    """`1 instance`, `2 instances`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def seconds_text(entry: Entry) -> str:
+    """How long a change has taken until now."""
+    return f"{time.time() - entry.began:.0f} s"

@@ -1,0 +1,234 @@
+"""How every change of a host is made: plan, lock, journal, steps, verdict, receipt, audit; and how one that broke off is finished or taken back.
+
+A step is safe to be done twice: one that was begun when its command was killed is done again, or taken back.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from coollm_cli import output
+from coollm_cli.ops.journal import DONE, FAILED, RUNNING, UNDONE, Entry, Journal
+from coollm_cli.ops.lock import Lease, actor
+from coollm_cli.output import Result
+
+from coollm.core.audit import AuditLog
+from coollm.core.errors import CoollmError, OperationFailed, Undone
+
+KINDS = {
+    "install": "install:install_steps",
+    "uninstall": "install:uninstall_steps",
+    "restart": "rollout:restart_steps",
+    "upgrade": "upgrade:steps",
+    "scale": "host:scale_steps",
+    "start": "host:start_steps",
+    "stop": "host:stop_steps",
+    "drain": "host:drain_steps",
+    "undrain": "host:undrain_steps",
+    "config-apply": "apply:apply_steps",
+    "config-confirm": "apply:confirm_steps",
+}
+"""Which function makes the steps of a kind from its parameters."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part of a change. `text` is what the plan says of it; `do` and `undo` may keep what they find in the entry."""
+
+    name: str
+    text: str
+    do: Callable[[Entry], None]
+    undo: Callable[[Entry], None] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A change that can be made. Without steps there is nothing to do. `notes` are what the administrator should know before."""
+
+    kind: str
+    parameters: dict[str, Any]
+    steps: Sequence[Step]
+    notes: Sequence[str] = ()
+    nothing: str = "nothing to do"
+    reverse: tuple[str, dict[str, Any]] | None = None
+    asks: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the administrator said of how."""
+
+    dry_run: bool = False
+    yes: bool = False
+    as_json: bool = False
+    quiet: bool = False
+
+
+@dataclass
+class Host:
+    """Where the commands of a host keep their own: lock, journal, audit log."""
+
+    directory: Path
+    audit_log: Path
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.directory)
+
+
+def change(host: Host, make_plan: Callable[[], Plan], options: Options) -> Result:
+    """Plans and makes a change. Raises LockHeld, OperationFailed and Undone, which say what was changed."""
+    command = shlex.join(["coollm", *sys.argv[1:]])
+    if options.dry_run:
+        plan = make_plan()
+        return Result(_shown(plan, done=False), _lines(plan), as_json=options.as_json)
+    with Lease(host.directory, command):
+        resumed = _settle_unfinished(host, command)
+        if resumed is not None:
+            return _result(resumed, resumed.kept, options)
+        plan = make_plan()
+        if not plan.steps:
+            return Result(_shown(plan, done=True), [] if options.quiet else [plan.nothing], as_json=options.as_json)
+        _tell_and_ask(plan, options)
+        entry = host.journal.begin(plan.kind, command, actor(), plan.parameters)
+        entry.reverse = plan.reverse
+        _make(host, entry, plan.steps)
+        return _result(entry, entry.kept, options)
+
+
+def take_back(host: Host, options: Options) -> Result:
+    """Takes the last change back that can be. Raises OperationFailed if there is none."""
+    last = next((entry for entry in host.journal.all() if entry.state == DONE and entry.reverse is not None), None)
+    if last is None or last.reverse is None:
+        raise OperationFailed("no change of this host can be taken back", "coollm config history, coollm status: what there is")
+    kind, parameters = last.reverse
+
+    def plan() -> Plan:
+        steps = _steps(kind, parameters)
+        return Plan(kind, parameters, steps, notes=(f"takes back `{last.command}` of {last.by}",))
+
+    result = change(host, plan, options)
+    if not options.dry_run:
+        last.state = UNDONE
+        host.journal.write(last)
+    return result
+
+
+def _settle_unfinished(host: Host, command: str) -> Entry | None:
+    """What a killed command left: finished if the same command is given again, else taken back. Returns the entry if it was finished."""
+    entry = host.journal.unfinished()
+    if entry is None:
+        return None
+    steps = _steps(entry.kind, entry.parameters)
+    if entry.command == command:
+        output.progress(f"going on with `{entry.command}`, which was not finished: {len(entry.done)} of {len(steps)} steps are done")
+        _make(host, entry, steps)
+        return entry
+    output.progress(f"`{entry.command}` of {entry.by} was not finished: taking it back")
+    _undo(host, entry, steps)
+    host_audit(host, entry, "taken back, since it was not finished")
+    return None
+
+
+def _steps(kind: str, parameters: dict[str, Any]) -> Sequence[Step]:
+    module, _, name = KINDS[kind].partition(":")
+    made: Sequence[Step] = getattr(import_module(f"coollm_cli.ops.{module}"), name)(parameters)
+    return made
+
+
+def _make(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
+    """Does the steps that are not done. Raises Undone if one fails and what was done could be taken back, OperationFailed if not."""
+    try:
+        host_audit(host, entry, "begins")
+        for step in steps:
+            if step.name in entry.done:
+                continue
+            if step.name not in entry.begun:
+                entry.begun.append(step.name)
+            host.journal.write(entry)
+            output.progress(f"  {step.text}")
+            step.do(entry)
+            if entry.kept.get("purged"):
+                return  # with everything else the journal is gone
+            entry.done.append(step.name)
+            host.journal.write(entry)
+    except CoollmError as error:
+        _failed(host, entry, steps, error)
+    except KeyboardInterrupt:
+        output.progress("interrupted: taking back what was done")
+        _undo(host, entry, steps)
+        host_audit(host, entry, "interrupted and taken back")
+        raise
+    entry.state, entry.ended = DONE, time.time()
+    host_audit(host, entry, "done", receipt=entry.kept.get("receipt"))
+    host.journal.write(entry)
+
+
+def _failed(host: Host, entry: Entry, steps: Sequence[Step], error: CoollmError) -> None:
+    output.progress(f"  failed: {error.message}")
+    if not any(step.undo is not None for step in steps if step.name in entry.begun):
+        entry.state, entry.ended = FAILED, time.time()
+        host.journal.write(entry)
+        host_audit(host, entry, "failed", reason=error.message)
+        raise error
+    try:
+        _undo(host, entry, steps)
+    except CoollmError as second:
+        entry.state, entry.ended = FAILED, time.time()
+        host.journal.write(entry)
+        host_audit(host, entry, "failed, and could not be taken back", reason=error.message, second=second.message)
+        message = f"{error.message}; and it could not all be taken back: {second.message}"
+        raise OperationFailed(message, "coollm status shows how things stand") from error
+    host_audit(host, entry, "taken back", reason=error.message)
+    raise Undone(f"{error.message}: what was changed has been taken back", error.hint) from error
+
+
+def _undo(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
+    for step in reversed(steps):
+        if step.name in entry.begun:
+            if step.undo is not None:
+                output.progress(f"  taking back: {step.text}")
+                step.undo(entry)
+            entry.begun.remove(step.name)
+            if step.name in entry.done:
+                entry.done.remove(step.name)
+            host.journal.write(entry)
+    entry.state, entry.ended = UNDONE, time.time()
+    host.journal.write(entry)
+
+
+def host_audit(host: Host, entry: Entry, what: str, **details: Any) -> None:
+    """Tells the audit log of a change."""
+    told = {name: value for name, value in details.items() if value is not None}
+    AuditLog(host.audit_log).write(entry.by, entry.kind, command=entry.command, change=entry.id, state=what, **told)
+
+
+def _tell_and_ask(plan: Plan, options: Options) -> None:
+    if not options.quiet:
+        for line in _lines(plan):
+            output.progress(line)
+    if plan.asks and not options.yes and not output.ask("go on?"):
+        raise OperationFailed("nothing was changed", "say --yes where nobody can be asked")
+
+
+def _lines(plan: Plan) -> list[str]:
+    if not plan.steps:
+        return [plan.nothing]
+    return [*(f"note: {note}" for note in plan.notes), "plan:", *(f"  {step.text}" for step in plan.steps)]
+
+
+def _shown(plan: Plan, *, done: bool) -> dict[str, Any]:
+    return {"ok": True, "done": done, "changed": False, "plan": [step.text for step in plan.steps], "notes": list(plan.notes)}
+
+
+def _result(entry: Entry, kept: dict[str, Any], options: Options) -> Result:
+    data = {"ok": True, "done": True, "changed": True, "change": entry.id, **kept.get("receipt", {}), **kept.get("told", {})}
+    lines = [] if options.quiet and entry.state != RUNNING and not kept.get("lines") else list(kept.get("lines", ["done"]))
+    return Result(data, lines, as_json=options.as_json)

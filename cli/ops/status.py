@@ -1,0 +1,172 @@
+"""How the instances of this host are: from what their workers tell, and from what each says of its store and its vendors."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coollm_cli import output
+from coollm_cli.ops import host
+from coollm_cli.output import Result
+
+from coollm.core.config.generations import Generations
+from coollm.core.errors import CoollmError
+from coollm.core.paths import is_installed, state_directory
+
+COLUMNS = ("instance", "status", "version", "generation", "workers", "req/s", "p95 ms", "streams", "errors", "memory MB", "up")
+SAMPLE_SECONDS = 1.1
+MEBIBYTE = 1024 * 1024
+
+
+def host_status(config: Path, state_option: Path | None = None) -> dict[str, Any]:
+    """Every instance with its figures of the last second, and what is worth knowing of the host."""
+    path = config.absolute()
+    first = _figures(path)
+    if any(one.live for one in host.states(path)):
+        time.sleep(SAMPLE_SECONDS)
+    return _status(path, first, SAMPLE_SECONDS, state_option)
+
+
+def _status(path: Path, before: dict[str, list[int]], seconds: float, state_option: Path | None = None) -> dict[str, Any]:
+    instances = [_instance(one, before, seconds) for one in host.states(path)]
+    return {"instances": instances, "notes": _notes(path, state_directory(path, state_option), instances)}
+
+
+def _figures(path: Path) -> dict[str, list[int]]:
+    """What each worker has served: requests and failed ones, then answers by how long they took."""
+    found = {}
+    for one in host.states(path):
+        for report in one.live:
+            found[f"{one.name}/{report.pid}"] = [report.requests, report.failed, *report.latencies]
+    return found
+
+
+def _instance(one: host.State, before: dict[str, list[int]], seconds: float) -> dict[str, Any]:
+    live = one.live
+    deltas = []
+    for report in live:
+        now = [report.requests, report.failed, *report.latencies]
+        earlier = before.get(f"{one.name}/{report.pid}", now)
+        deltas.append([after - first for after, first in zip(now, earlier, strict=True)])
+    sums = [sum(column) for column in zip(*deltas, strict=True)] if deltas else [0, 0]
+    p95 = host.quantile(sums[2:], 0.95)
+    found: dict[str, Any] = {
+        "instance": one.name,
+        "status": one.status,
+        "version": _joined(report.version for report in live),
+        "generation": _joined(report.generation for report in live),
+        "release": one.release or None,
+        "workers": len(live),
+        "requests_per_second": round(sums[0] / seconds, 1),
+        "p95_ms": None if p95 is None else round(p95 * 1000, 1),
+        "streams": sum(report.streams for report in live),
+        "oldest_stream_seconds": max((report.oldest_stream_seconds for report in live), default=0.0),
+        "connections": sum(report.connections for report in live),
+        "requests": sum(report.requests for report in one.reports),
+        "failed": sum(report.failed for report in one.reports),
+        "memory_mb": round(sum(report.memory_bytes for report in live) / MEBIBYTE),
+        "uptime_seconds": round(time.time() - min(report.started for report in live)) if live else None,
+        "pids": [report.pid for report in live],
+        "refused": _joined(report.refused for report in live if report.refused) or None,
+    }
+    if one.status == "up":
+        found.update(_asked(one))
+    return found
+
+
+def _asked(one: host.State) -> dict[str, Any]:
+    """What an instance says of itself."""
+    try:
+        told = host.client_of(one.name, one.directory).ask("/admin/v1/status")
+    except CoollmError as error:
+        return {"status": "unreachable", "detail": error.message}
+    return {name: told[name] for name in ("status", "checks", "listen", "store") if name in told}
+
+
+def _joined(values: Any) -> Any:
+    """The one value that all have, or all that there are, as in the middle of an upgrade."""
+    found = sorted(set(values))
+    return found[0] if len(found) == 1 else ", ".join(map(str, found)) or None
+
+
+def _notes(path: Path, state: Path, instances: Sequence[dict[str, Any]]) -> list[str]:
+    notes = []
+    versions = {one["version"] for one in instances if one["version"]}
+    if len(versions) > 1:
+        notes.append(f"instances run different versions: {', '.join(sorted(versions))}; coollm upgrade finishes an upgrade")
+    for one in instances:
+        if one["refused"]:
+            notes.append(f"instance {one['instance']} does not serve {one['refused']}")
+    try:
+        generations = Generations(path, state)
+        pointer, effective = generations.pointer(), generations.effective()
+        unfinished = host.host_of(path, state).journal.unfinished()
+    except (CoollmError, OSError):
+        return notes  # this user may not read them
+    if pointer is not None and pointer.is_unconfirmed(time.time()) and pointer.revert_at is not None:
+        notes.append(f"generation {pointer.number} reverts in {pointer.revert_at - time.time():.0f} s: coollm config confirm keeps it")
+    if effective is not None and is_installed(path) and path.exists() and path.read_bytes() != effective.file.read_bytes():
+        notes.append(f"{path} differs from generation {effective.number}, which is in force: coollm config diff, coollm config apply {path}")
+    if unfinished is not None:
+        notes.append(f"`{unfinished.command}` of {unfinished.by} is under way, or was killed: giving it again finishes it")
+    return notes
+
+
+def rows(instances: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """As a table has them."""
+    return [
+        (
+            one["instance"],
+            one["status"],
+            one["version"],
+            one["generation"],
+            one["workers"],
+            one["requests_per_second"],
+            one["p95_ms"],
+            one["streams"],
+            one["failed"],
+            one["memory_mb"],
+            _age(one["uptime_seconds"]),
+        )
+        for one in instances
+    ]
+
+
+def _age(seconds: int | None) -> str | None:
+    if seconds is None:
+        return None
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def watch(config: Path, every: float, times: int | None, *, as_json: bool) -> Result:
+    """Shows the instances again and again: on a terminal in one place, else one after the other."""
+    path = config.absolute()
+    live = None
+    if sys.stdout.isatty() and not as_json:
+        from rich.live import Live
+
+        live = Live(auto_refresh=False)
+        live.start()
+    shown = 0
+    try:
+        while times is None or shown < times:
+            before, began = _figures(path), time.monotonic()
+            time.sleep(every)
+            found = _status(path, before, time.monotonic() - began)
+            if live is not None:
+                live.update(output.drawn(output.Table(COLUMNS, rows(found["instances"]), "no instance runs")), refresh=True)
+            else:
+                output.write_again(found, [output.Table(COLUMNS, rows(found["instances"]), "no instance runs")], as_json=as_json)
+            shown += 1
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if live is not None:
+            live.stop()
+    return Result({}, [])
