@@ -147,13 +147,13 @@ def _make(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
     """Does the steps that are not done. Raises Undone if one fails and what was done could be taken back, OperationFailed if not."""
     try:
         host_audit(host, entry, "begins")
-        for step in steps:
+        for number, step in enumerate(steps, 1):
             if step.name in entry.done:
                 continue
             if step.name not in entry.begun:
                 entry.begun.append(step.name)
             host.journal.write(entry)
-            output.progress(f"  {step.text}")
+            output.progress(f"[{number}/{len(steps)}] {step.text}")
             step.do(entry)
             if entry.kept.get("purged"):
                 return  # with everything else the journal is gone

@@ -48,6 +48,9 @@ MOST_POSTED_BYTES = 64 * 1024
 # A connection ends with the first request after so long, so that clients spread over instances that have come since.
 LIFE_SECONDS = (90.0, 150.0)
 
+# Requests of clients; what an administrator or a probe asks is none of them.
+COUNTED = (b"/v1/", b"/api/v1/")
+
 EVENT_STREAM = "text/event-stream"
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -290,9 +293,13 @@ class Connection:
 
     def _answer(self, request: _Request) -> bool:
         """Serves a request; whether the connection may serve another."""
-        traffic = self._traffic
         self.is_stream = self.was_stopped = False
         self.status = ""
+        if not request.target.startswith(COUNTED):
+            keeps = self._write(request)
+            self.idle_since = time.monotonic()
+            return keeps
+        traffic = self._traffic
         traffic.begin(self, request.began)
         try:
             keeps = self._write(request)

@@ -21,6 +21,7 @@ LOCK = "lock"
 ENDED = "ended"
 LIVE_GAUGES = "gauge_live"
 GAUGES = "gauge_"
+HIGHEST = "gauge_max"
 
 
 @contextmanager
@@ -66,6 +67,8 @@ def _fold(file: Path) -> None:
             before, told = into.read_value(key)  # type: ignore[no-untyped-call]
             if not file.name.startswith(GAUGES):
                 into.write_value(key, before + value, timestamp)  # type: ignore[no-untyped-call]
+            elif file.name.startswith(HIGHEST):
+                into.write_value(key, max(before, value), timestamp)  # type: ignore[no-untyped-call]
             elif timestamp >= told:
                 into.write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
     finally:

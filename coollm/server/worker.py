@@ -116,6 +116,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._tls: ssl.SSLContext | None = None
         self._application: Any = None
         self._traffic = Traffic()
+        self._local_traffic = Traffic()  # of the local socket, which clients do not use
         self._directory = Path(os.environ["COOLLM_INSTANCE_DIR"])
         self._started = time.time()
         self.is_draining = False
@@ -218,8 +219,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
                 connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             wire = self._wire(listener, connection)
             is_stopping = self._is_leaving if listener.is_tcp else self._is_stopping
+            traffic = self._traffic if listener.is_tcp else self._local_traffic
             peer = address[0] if isinstance(address, tuple) else ""
-            served = Connection(wire, self._application, listener.environ, is_stopping, self._traffic, peer)
+            served = Connection(wire, self._application, listener.environ, is_stopping, traffic, peer)
             self._served[wire] = served
             served.serve()
         except (OSError, ssl.SSLError) as error:

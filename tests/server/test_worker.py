@@ -29,7 +29,7 @@ def listening() -> Iterator[tuple[GatewayWorker, _Listener, tuple[str, int]]]:
     worker: Any = GatewayWorker.__new__(GatewayWorker)
     worker.alive, worker.worker_connections, worker.log = True, 2, logging.getLogger("worker")
     worker._open, worker._served, worker._tls, worker._application, worker._stopped = set(), {}, None, hello, Event()
-    worker._traffic, worker.is_draining = Traffic(), False
+    worker._traffic, worker._local_traffic, worker.is_draining = Traffic(), Traffic(), False
     bound = socket.create_server(("127.0.0.1", 0))
     address = bound.getsockname()
     listener = _Listener(bound, 64, worker._accepted)

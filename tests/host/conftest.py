@@ -1,0 +1,129 @@
+"""Hosts, and a gateway installed on one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.host.hosts import Network, TestHost, why_not
+
+WHEELHOUSE = "/srv/wheelhouse"
+RELEASES = "/srv/releases"
+KEY = "coollm-client-of-the-host-tests"
+
+CONFIG = f"""version: "1.0"
+server:
+  listen: "0.0.0.0:2906"
+  workers: 1
+  drain_seconds: 30
+llm_providers:
+  - id: openai
+    type: openai
+    base_url: "simulator://"
+    api_keys: ["sk-one", "sk-two", "sk-three"]
+    model: gpt-sim
+    models: ["gpt-sim", "gpt-sim~*"]
+    pricing: {{input_token_cost: 2.5, output_token_cost: 10}}
+api_keys:
+  - id: app
+    key: "{KEY}"
+    limits: {{req_per_min: 1000000}}
+"""
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    reason = why_not()
+    if reason:
+        # A machine of CI that cannot run these tests has not run all tests.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    made = Network(tmp_path_factory.mktemp("hosts"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def wheelhouse() -> Path:
+    """What scripts/release makes of this checkout."""
+    target = ROOT / "build" / "host-tests"
+    subprocess.run([ROOT / "scripts" / "release", target], check=True, capture_output=True, cwd=ROOT)
+    return target / "wheelhouse"
+
+
+@pytest.fixture(scope="session")
+def releases(wheelhouse: Path) -> Path:
+    """Where tests put wheels of other releases, as a host sees it under /srv/releases."""
+    target = wheelhouse.parent / "releases"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    return target
+
+
+@pytest.fixture(scope="session")
+def new_host(network: Network, wheelhouse: Path, releases: Path) -> Iterator[Callable[[], TestHost]]:
+    """Boots a bare host with the wheelhouse, on which coollm is bootstrapped in a virtual environment."""
+    made: list[TestHost] = []
+
+    def boot() -> TestHost:
+        host = TestHost(network, [(wheelhouse, WHEELHOUSE), (releases, RELEASES)])
+        made.append(host)
+        return host
+
+    yield boot
+    for host in made:
+        host.close()
+
+
+BOOTSTRAP = f"/usr/bin/python3 -m venv /root/boot && /root/boot/bin/pip install -q --no-index --find-links {WHEELHOUSE} coollm"
+
+
+class Installed:
+    """A host on which the gateway is installed."""
+
+    def __init__(self, host: TestHost) -> None:
+        self.host = host
+
+    def coollm(self, *arguments: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return self.host.run("coollm " + " ".join(arguments), check=check, timeout=timeout)
+
+    def json(self, *arguments: str, check: bool = True) -> Any:
+        return json.loads(self.coollm(*arguments, "--json", check=check).stdout)
+
+    @contextmanager
+    def load(self, rate: int = 200, connections: int = 40, streams: int = 50, stream_seconds: float = 20) -> Iterator[dict[str, Any]]:
+        """Clients that go on while the block runs; what came of them is in the dictionary when it is over."""
+        arguments = ["http://127.0.0.1:2906", KEY, rate, connections, streams, stream_seconds]
+        command = self.host.beside(sys.executable, str(Path(__file__).with_name("load.py")), *map(str, arguments))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        found: dict[str, Any] = {}
+        try:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline() == "ready\n"
+            yield found
+            process.stdin.close()
+            found.update(json.loads(process.stdout.read()))
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def installed(new_host: Callable[[], TestHost]) -> Installed:
+    """A host with two instances of one worker each."""
+    host = new_host()
+    host.run(BOOTSTRAP)
+    host.run("mkdir -p /etc/coollm")
+    host.write("/etc/coollm/config.yaml", CONFIG)
+    host.run(f"/root/boot/bin/coollm install --wheelhouse {WHEELHOUSE} --yes")
+    return Installed(host)
