@@ -100,9 +100,11 @@ class Installed:
         return json.loads(self.coollm(*arguments, "--json", check=check).stdout)
 
     @contextmanager
-    def load(self, rate: int = 200, connections: int = 40, streams: int = 50, stream_seconds: float = 20) -> Iterator[dict[str, Any]]:
+    def load(
+        self, rate: int = 200, connections: int = 40, streams: int = 50, stream_seconds: float = 20, model: str = "openai:gpt-sim"
+    ) -> Iterator[dict[str, Any]]:
         """Clients that go on while the block runs; what came of them is in the dictionary when it is over."""
-        arguments = ["http://127.0.0.1:2906", KEY, rate, connections, streams, stream_seconds]
+        arguments = ["http://127.0.0.1:2906", KEY, rate, connections, streams, stream_seconds, model]
         command = self.host.beside(sys.executable, str(Path(__file__).with_name("load.py")), *map(str, arguments))
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         found: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """Clients of a gateway, until they are told to stop: requests on keep-alive connections at a steady rate, and streams that follow each other.
 
-    python load.py URL KEY REQUESTS_PER_SECOND CONNECTIONS STREAMS STREAM_SECONDS
+    python load.py URL KEY REQUESTS_PER_SECOND CONNECTIONS STREAMS STREAM_SECONDS MODEL
 
 It ends at the end of its standard input, lets streams end, and prints what came of it as JSON.
 """
@@ -23,13 +23,15 @@ from gevent.event import Event  # noqa: E402
 from gevent.fileobject import FileObjectThread  # noqa: E402
 
 TOKENS_PER_SECOND = 10
+SLOW_SECONDS = 1.0
 
 
 class Load:
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, model: str) -> None:
         parts = urlsplit(url)
         self.address = (parts.hostname or "", parts.port or 80)
         self.headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        self.model = model
         self.stopped = Event()
         self.requests = 0
         self.failed: list[str] = []
@@ -37,6 +39,7 @@ class Load:
         self.streams_cut: list[str] = []
         self.reopened = 0
         self.longest = 0.0
+        self.slow: list[str] = []
 
     def body(self, model: str, **more: Any) -> str:
         return json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}], **more})
@@ -54,7 +57,7 @@ class Load:
                 elif _has_been_closed(connection):
                     connection.close()
                     continue
-                connection.request("POST", "/v1/chat/completions", self.body("openai:gpt-sim"), self.headers)
+                connection.request("POST", "/v1/chat/completions", self.body(self.model), self.headers)
                 answer = connection.getresponse()
                 data = answer.read()
                 self.requests += 1
@@ -70,6 +73,8 @@ class Load:
                 connection = None
             took = time.monotonic() - began
             self.longest = max(self.longest, took)
+            if took > SLOW_SECONDS:
+                self.slow.append(f"{time.time() - took:.2f} {took:.2f} s")
             self.stopped.wait(max(0.0, every - took))
         if connection is not None:
             connection.close()
@@ -103,8 +108,8 @@ def _has_been_closed(connection: http.client.HTTPConnection) -> bool:
 
 
 def main() -> None:
-    url, key, rate, connections, streams, stream_seconds = sys.argv[1:]
-    load = Load(url, key)
+    url, key, rate, connections, streams, stream_seconds, model = sys.argv[1:]
+    load = Load(url, key, model)
     work = [gevent.spawn(load.stream, float(stream_seconds)) for _ in range(int(streams))]
     for number in range(int(connections)):
         every = int(connections) / float(rate)
@@ -113,7 +118,7 @@ def main() -> None:
     FileObjectThread(sys.stdin.buffer).read()
     load.stopped.set()
     gevent.joinall(work)
-    told = {name: getattr(load, name) for name in ("requests", "failed", "streams_finished", "streams_cut", "reopened", "longest")}
+    told = {name: getattr(load, name) for name in ("requests", "failed", "streams_finished", "streams_cut", "reopened", "longest", "slow")}
     print(json.dumps(told), flush=True)
 
 

@@ -3,22 +3,113 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.host.conftest import Installed
+from tests.host.conftest import CONFIG, RELEASES, WHEELHOUSE, Installed
+from tests.host.wheels import make_release
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
+
+NEW = "9.0.0"
 
 
-def test_a_rolling_restart_loses_nothing(installed: Installed) -> None:
+def agrees(receipt: dict[str, Any]) -> None:
+    told = {name: receipt[name] for name in ("ok", "failed", "streams_cut", "probes_failed", "probe_streams_cut", "failures")}
+    assert told == {"ok": True, "failed": 0, "streams_cut": 0, "probes_failed": 0, "probe_streams_cut": 0, "failures": []}
+
+
+def test_restart_upgrade_rollback_and_ten_configurations_lose_nothing(installed: Installed, wheelhouse: Path, releases: Path) -> None:
+    make_release(wheelhouse, releases, NEW)
+    receipts = []
     with installed.load() as clients:
-        time.sleep(3)
-        receipt = installed.json("restart", "--rolling")
+        time.sleep(2)
+        before = sum(one["requests"] for one in installed.json("status")["instances"])
+        receipts.append(installed.json("restart", "--rolling"))
+        for number in range(10):
+            installed.host.write("/root/new.yaml", CONFIG.replace("drain_seconds: 30", f"drain_seconds: 30\n  max_body_mb: {60 + number}"))
+            done = installed.json("config", "apply", "/root/new.yaml")
+            assert done["generation"] == number + 2
+        receipts.append(installed.json("upgrade", f"{RELEASES}/coollm-{NEW}-py3-none-any.whl", "--wheelhouse", WHEELHOUSE, "--soak", "3s", "--yes"))
+        assert {one["version"] for one in installed.json("status")["instances"]} == {NEW}
+        assert installed.coollm("--version").stdout == f"coollm {NEW}\n"
+        receipts.append(installed.json("rollback", "--soak", "1s", "--yes"))
     assert clients["failed"] == []
     assert clients["streams_cut"] == []
-    assert clients["requests"] > 500
-    assert clients["streams_finished"] >= 100
-    assert receipt["ok"] is True
-    assert receipt["failed"] == receipt["streams_cut"] == receipt["probes_failed"] == receipt["probe_streams_cut"] == 0
-    print(clients, receipt)
+    assert clients["slow"] == []
+    assert clients["streams_finished"] >= 200
+    for receipt in receipts:
+        agrees(receipt)
+        assert receipt["requests"] > 1000
+        assert receipt["streams_finished"] >= 100
+    # What the instances say of all their workers, the ended ones too, is what the clients say.
+    files = installed.host.run("cat /run/coollm/*/workers/*").stdout
+    total = sum(int(part.partition(",")[0]) for part in files.split('"requests":')[1:])
+    assert total == clients["requests"] + clients["streams_finished"]
+    assert before < clients["requests"] + 1
+    assert {one["version"] for one in installed.json("status")["instances"]} != {NEW}
+    assert installed.json("status")["notes"] == []
+
+
+def test_a_killed_master_takes_only_its_own_requests_along(installed: Installed) -> None:
+    with installed.load(rate=100, connections=20, streams=20, stream_seconds=4) as clients:
+        time.sleep(2)
+        installed.host.run("kill -9 $(systemctl show -P MainPID coollm@1)")
+        time.sleep(8)
+    assert clients["streams_finished"] >= 20
+    # One instance of two: the streams and the one or two requests that were on it then, and nothing after.
+    assert 1 <= len(clients["streams_cut"]) < 20
+    assert len(clients["failed"]) < 20
+    moments = [float(line.split()[0]) for line in clients["streams_cut"] + clients["failed"]]
+    assert max(moments) - min(moments) < 1.5
+    assert all(
+        "IncompleteRead" in line or "reset" in line or "RemoteDisconnected" in line or "data: " in line for line in clients["streams_cut"] + clients["failed"]
+    )
+    status = installed.json("status")
+    assert [one["status"] for one in status["instances"]] == ["ok", "ok"]
+
+
+BAD = {
+    "9.1.0": {
+        "coollm/wsgi.py": ("def application() -> GatewayApp:", "raise RuntimeError('a release that does not start')\n\n\ndef application() -> GatewayApp:")
+    },
+    "9.2.0": {
+        "coollm/api/completion.py": ("    record = exchange.record\n", "    raise GatewayFault('a release that answers 500')\n    record = exchange.record\n")
+    },
+    "9.3.0": {
+        "coollm/api/completion.py": (
+            "    record = exchange.record\n",
+            "    if asked.model.endswith('~rate=1000') and int(exchange.request_id[-2:], 16) % 10 < 3:\n        raise GatewayFault('one in three')\n    record = exchange.record\n",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("version", BAD)
+def test_a_bad_release_is_taken_back(installed: Installed, wheelhouse: Path, releases: Path, version: str) -> None:
+    """One that crashes as it starts, one that answers 500, and one that is healthy and fails three in ten of its clients' requests."""
+    make_release(wheelhouse, releases, version, BAD[version])
+    before = installed.json("status")["instances"]
+    model = "openai:gpt-sim~rate=1000" if version == "9.3.0" else "openai:gpt-sim"
+    with installed.load(rate=100, connections=20, streams=5, stream_seconds=3, model=model) as clients:
+        time.sleep(1)
+        upgrade = ("upgrade", f"{RELEASES}/coollm-{version}-py3-none-any.whl", "--wheelhouse", WHEELHOUSE, "--soak", "20s", "--yes")
+        done = installed.coollm(*upgrade, check=False)
+        ended = time.time()
+        time.sleep(2)
+    assert done.returncode == 7, done.stdout + done.stderr
+    assert "has been taken back" in done.stderr
+    after = installed.json("status")
+    assert [one["version"] for one in after["instances"]] == [one["version"] for one in before]
+    assert [one["release"] for one in after["instances"]] == [one["release"] for one in before]
+    assert after["notes"] == []
+    assert installed.host.run(f"test -e /opt/coollm/releases/{version}", check=False).returncode == 1
+    assert clients["streams_cut"] == []
+    if version == "9.1.0":
+        assert clients["failed"] == []
+    else:
+        # The canary's own, while it was there.
+        assert all(" 500 " in line and float(line.split()[0]) <= ended for line in clients["failed"])
+        assert version == "9.2.0" or len(clients["failed"]) > 0
