@@ -153,16 +153,28 @@ def drain_plan(name: str, *, is_on: bool) -> Plan:
 def drain_steps(parameters: dict[str, Any]) -> list[Step]:
     """Steps of `drain`."""
     name = parameters["instance"]
-    return [Step("drain", f"close instance {name} to new connections", lambda _: set_draining(name, True), lambda _: set_draining(name, False))]
+    return [Step("drain", f"close instance {name} to new connections", lambda _: set_draining(name, is_on=True), lambda _: set_draining(name, is_on=False))]
 
 
 def undrain_steps(parameters: dict[str, Any]) -> list[Step]:
     """Steps of `undrain`."""
     name = parameters["instance"]
-    return [Step("undrain", f"open instance {name} to new connections", lambda _: set_draining(name, False), lambda _: set_draining(name, True))]
+    return [Step("undrain", f"open instance {name} to new connections", lambda _: set_draining(name, is_on=False), lambda _: set_draining(name, is_on=True))]
 
 
-def set_draining(name: str, is_on: bool) -> None:
+def is_drained(name: str) -> bool:
+    """Whether an instance is to take no new connections."""
+    return (run_directory(SYSTEM_CONFIG) / name / DRAINING).exists()
+
+
+def hold(name: str) -> None:
+    """An instance that is not there yet will take no new connections when it comes."""
+    directory = run_directory(SYSTEM_CONFIG) / name
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / DRAINING).touch()
+
+
+def set_draining(name: str, *, is_on: bool) -> None:
     """Tells the workers of an instance, and waits until all have heard."""
     directory = run_directory(SYSTEM_CONFIG) / name
     if is_on:
@@ -329,6 +341,7 @@ def remove(name: str) -> None:
     systemd.systemctl("stop", systemd.service(name), seconds=stop_seconds([name]))
     systemd.attempt("reset-failed", systemd.service(name), systemd.admin_socket(name))
     (INSTANCES / name).unlink(missing_ok=True)
+    (run_directory(SYSTEM_CONFIG) / name / DRAINING).unlink(missing_ok=True)
 
 
 def count(number: int, thing: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -38,6 +39,7 @@ from coollm.core.paths import (
 
 USER = "coollm"
 COMMAND = Path("/usr/local/bin/coollm")
+DIRECTORIES_MADE = SYSTEM_ADMIN / "directories-made"
 SCHEDULERS = ("systemd", "cron")
 COMPLETIONS = {
     "bash": Path("/etc/bash_completion.d/coollm"),
@@ -213,7 +215,13 @@ def _reads(path: Path, text: str) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    new = [directory for directory in path.parents if not directory.exists()]
+    if new:
+        # Noted before they are made, so that uninstall removes them and no others.
+        SYSTEM_ADMIN.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with DIRECTORIES_MADE.open("a", encoding="utf-8") as file:
+            file.writelines(f"{directory}\n" for directory in new)
+        path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, text.encode(), mode=0o644)
 
 
@@ -289,6 +297,11 @@ def _remove_files() -> None:
         path.unlink(missing_ok=True)
     for name in ("coollm.socket.d", "coollm@.service.d"):
         shutil.rmtree(units.UNITS / name, ignore_errors=True)
+    if DIRECTORIES_MADE.exists():
+        for line in sorted(set(DIRECTORIES_MADE.read_text("utf-8").splitlines()), key=len, reverse=True):
+            with contextlib.suppress(OSError):  # somebody else uses it, or it is gone
+                Path(line).rmdir()
+        DIRECTORIES_MADE.unlink()
     systemd.systemctl("daemon-reload")
     systemd.attempt("reset-failed")
 

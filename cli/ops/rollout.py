@@ -46,7 +46,14 @@ def common_parameters(names: Sequence[str], live: Sequence[str], max_failures: i
         probe = find_probe_model(host.client_of(name, SYSTEM_RUN / name), settings)
         if probe is not None:
             break
-    return {"instances": list(names), "surge": surge, "release": host.release_of(names[0]), "probe_model": probe, "max_failures": max_failures}
+    return {
+        "instances": list(names),
+        "surge": surge,
+        "release": host.release_of(names[0]),
+        "probe_model": probe,
+        "max_failures": max_failures,
+        "drained": [name for name in names if host.is_drained(name)],
+    }
 
 
 def blast_radius(names: Sequence[str], *, rolling: bool) -> list[str]:
@@ -83,7 +90,7 @@ def restart_steps(parameters: dict[str, Any]) -> list[Step]:
         return lambda entry: roll_one(entry, name, parameters)
 
     def settle(name: str) -> Callable[[Entry], None]:
-        return lambda _: _bring_back(name, parameters)
+        return lambda _: bring_back(name, parameters)
 
     return [
         Step(
@@ -111,8 +118,15 @@ def add_surge(entry: Entry, surge: str, release: str, parameters: dict[str, Any]
     entry.kept.setdefault("baseline", totals(SYSTEM_RUN, all_names(parameters)))
     entry.kept.setdefault("started", time.time())
     with watched(entry):
-        host.add(surge, release, for_good=False)
-        wait_until_healthy(surge, SYSTEM_RUN / surge, parameters["probe_model"])
+        add_held(surge, release, parameters)
+
+
+def add_held(surge: str, release: str, parameters: dict[str, Any]) -> None:
+    """Starts an instance, which takes connections of clients only when it is known to be healthy. Raises OperationFailed."""
+    host.hold(surge)
+    host.add(surge, release, for_good=False)
+    wait_until_healthy(surge, SYSTEM_RUN / surge, parameters["probe_model"])
+    host.set_draining(surge, is_on=False)
 
 
 def roll_one(entry: Entry, name: str, parameters: dict[str, Any]) -> None:
@@ -124,9 +138,12 @@ def roll_one(entry: Entry, name: str, parameters: dict[str, Any]) -> None:
             time.sleep(0.2)  # it is under way when the instance is told to stop
         began = time.monotonic()
         try:
+            host.hold(name)
             with progress_of_drain(name):
                 host.restart(name)
             wait_until_healthy(name, SYSTEM_RUN / name, parameters["probe_model"])
+            if name not in parameters["drained"]:
+                host.set_draining(name, is_on=False)
         except OperationFailed as error:
             failures = entry.kept["failures"] = [*entry.kept.get("failures", []), f"instance {name}: {error.message}"]
             if len(failures) > parameters["max_failures"]:
@@ -138,13 +155,15 @@ def roll_one(entry: Entry, name: str, parameters: dict[str, Any]) -> None:
         output.progress(f"    healthy after {time.monotonic() - began:.1f} s")
 
 
-def _bring_back(name: str, parameters: dict[str, Any]) -> None:
+def bring_back(name: str, parameters: dict[str, Any]) -> None:
     """After a failed roll: an instance that is not healthy is started once more. Raises OperationFailed if it stays so; the additional one then stays, too."""
     try:
         wait_until_healthy(name, SYSTEM_RUN / name, parameters["probe_model"])
     except OperationFailed:
         host.restart(name)
         wait_until_healthy(name, SYSTEM_RUN / name, parameters["probe_model"])
+    if name not in parameters["drained"]:
+        host.set_draining(name, is_on=False)
 
 
 def end_roll(entry: Entry, surge: str, parameters: dict[str, Any]) -> None:

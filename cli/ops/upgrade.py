@@ -17,8 +17,8 @@ from coollm_cli.ops import host, releases, systemd
 from coollm_cli.ops.install import write_units
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
-from coollm_cli.ops.rollout import all_names, blast_radius, common_parameters, end_roll, roll_one, watched
-from coollm_cli.ops.watch import since, totals, wait_until_healthy
+from coollm_cli.ops.rollout import add_held, all_names, blast_radius, bring_back, common_parameters, end_roll, roll_one, watched
+from coollm_cli.ops.watch import since, totals
 
 from coollm.core.errors import OperationFailed
 from coollm.core.paths import CURRENT_RELEASE, SYSTEM_ADMIN, SYSTEM_CONFIG, SYSTEM_ENVIRONMENT, SYSTEM_RUN, SYSTEM_STATE
@@ -104,8 +104,7 @@ def _canary(entry: Entry, surge: str, new: str, parameters: dict[str, Any]) -> N
     entry.kept.setdefault("baseline", totals(SYSTEM_RUN, all_names(parameters)))
     entry.kept.setdefault("started", time.time())
     with watched(entry):
-        host.add(surge, new, for_good=False)
-        wait_until_healthy(surge, SYSTEM_RUN / surge, parameters["probe_model"])
+        add_held(surge, new, parameters)
         _soak(surge, parameters)
 
 
@@ -137,10 +136,9 @@ def _roll(entry: Entry, name: str, new: str, parameters: dict[str, Any]) -> None
 
 def _back(name: str, parameters: dict[str, Any]) -> None:
     """An instance runs its former release again."""
-    release = parameters["from"][name]
-    host.point(name, release)
+    host.point(name, parameters["from"][name])
     host.restart(name)
-    wait_until_healthy(name, SYSTEM_RUN / name, parameters["probe_model"])
+    bring_back(name, parameters)
 
 
 def _make_current(version: str, parameters: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
     RUN/NAME/admin.sock       the instance's local socket
     RUN/NAME/instance.json    who serves here
-    RUN/NAME/draining         is there while the instance takes no new connections
+    RUN/NAME/draining         is there while the instance takes no new connections, also after it was restarted
     RUN/NAME/workers/PID      what a worker has served, written every half second and once more when it ends
 
 An instance that systemd runs is called by its number; one that was started by hand by its port.

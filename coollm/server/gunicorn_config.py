@@ -21,7 +21,7 @@ from coollm.core.config.generations import Generations  # noqa: E402
 from coollm.core.config.load import load_in_force  # noqa: E402
 from coollm.core.config.values import Address  # noqa: E402
 from coollm.core.errors import CoollmError, OperationFailed  # noqa: E402
-from coollm.core.instances import ADMIN_SOCKET, DRAINING, WORKERS, forget_reports, instance_directory  # noqa: E402
+from coollm.core.instances import ADMIN_SOCKET, WORKERS, forget_reports, instance_directory  # noqa: E402
 from coollm.core.logs import log_file  # noqa: E402
 from coollm.core.paths import find_config, make_private, run_directory, state_directory  # noqa: E402
 from coollm.ledger.book import open_ledger  # noqa: E402
@@ -92,7 +92,6 @@ def on_starting(server: Any) -> None:
     """Before the first worker: figures of an earlier run are not this one's."""
     clean_metrics(_metrics)
     forget_reports(_run)
-    (_run / DRAINING).unlink(missing_ok=True)
     _prepare_ledger()
     log = log_file(_settings, _config_file, _state)
     write_instance(_run, server.pid, str(_config_file.absolute()), str(log.absolute()) if log else "")

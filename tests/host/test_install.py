@@ -1,0 +1,118 @@
+"""A bare host becomes a gateway within a minute, and a bare host again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.host.conftest import BOOTSTRAP, WHEELHOUSE, Installed
+from tests.host.hosts import TestHost
+
+pytestmark = pytest.mark.timeout(600)
+
+INSTALL = f"/root/boot/bin/coollm install --wheelhouse {WHEELHOUSE} --instances 2"
+
+# Where a gateway could leave something.
+LOOK_AT = "/etc /opt /usr/local /var/lib /var/log /var/opt /var/spool /run /root"
+
+# What hosts write by themselves.
+NOT_OURS = (
+    "/run/systemd",
+    "/run/udev",
+    "/run/log",
+    "/run/user",
+    "/var/lib/systemd",
+    "/var/log/journal",
+    "/var/log/wtmp",
+    "/var/log/btmp",
+    "/root/boot",
+    "/run/utmp",
+    "/var/log/lastlog",
+)
+BACKUPS = ("/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock", "/etc/subuid-", "/etc/subgid-")
+
+
+def files(host: TestHost) -> set[str]:
+    found = host.run(f"find {LOOK_AT} -xdev 2>/dev/null; find /run/coollm 2>/dev/null", check=False).stdout.split("\n")
+    return {line for line in found if line and not line.startswith(NOT_OURS) and line not in BACKUPS}
+
+
+def test_install_twice_uninstall_and_purge(new_host: Callable[[], TestHost]) -> None:
+    host = new_host()
+    began = time.monotonic()
+    host.run(BOOTSTRAP)
+    before = files(host)
+    passwd = host.run("cat /etc/passwd").stdout
+    dry = host.run(f"{INSTALL} --dry-run")
+    assert "plan:" in dry.stdout
+    assert files(host) == before, "a dry run changes nothing"
+    host.run(f"{INSTALL} --yes")
+    answer = json.loads(host.run("coollm chat --json hello").stdout)
+    assert answer["usage"]["output_tokens"] > 0 if "usage" in answer else answer
+    assert time.monotonic() - began < 60, "from a bare host to an answer"
+
+    again = json.loads(host.run(f"{INSTALL} --json").stdout)
+    assert again["changed"] is False
+    owners = host.run("stat -c '%U %a %n' /etc/coollm/config.yaml /etc/coollm/environment /var/lib/coollm /var/log/coo-llm /var/opt/coollm").stdout
+    assert owners.splitlines() == [
+        "root 640 /etc/coollm/config.yaml",
+        "coollm 600 /etc/coollm/environment",
+        "coollm 700 /var/lib/coollm",
+        "coollm 750 /var/log/coo-llm",
+        "root 700 /var/opt/coollm",
+    ]
+    host.run("test -s /etc/bash_completion.d/coollm; logrotate --debug /etc/logrotate.d/coollm || test ! -x /usr/sbin/logrotate")
+    # A unit that somebody has changed is put right, and nothing else.
+    host.run("echo '# changed' >>/etc/systemd/system/coollm@.service")
+    repaired = json.loads(host.run(f"{INSTALL} --json --dry-run").stdout)
+    assert len(repaired["plan"]) == 1
+    assert "units" in repaired["plan"][0]
+    host.run(f"{INSTALL} --yes")
+
+    host.run("coollm uninstall --yes")
+    assert host.run("test -e /etc/coollm/config.yaml -a -e /var/lib/coollm/ledger.sqlite").returncode == 0, "what is the administrator's stays"
+    assert host.run("systemctl list-unit-files 'coollm*' --no-legend", check=False).stdout == ""
+    host.run(f"{INSTALL} --scheduler cron --yes")
+    assert "coollm health --quiet" in host.run("cat /etc/cron.d/coollm").stdout
+    assert host.run("systemctl is-enabled coollm-health.timer", check=False).stdout.strip() == "disabled"
+    host.run("coollm uninstall --purge --yes")
+    assert files(host) - before == set()
+    assert before - files(host) == set()
+    assert host.run("cat /etc/passwd").stdout == passwd
+    assert host.run("ss -Hltn 'sport = :2906'").stdout == ""
+
+
+def test_the_units_are_hardened_and_hold_together(installed: Installed) -> None:
+    host = installed.host
+    host.run("systemd-analyze security --threshold=13 coollm@1.service")
+    told = host.run(
+        "systemd-analyze verify coollm@1.service coollm-admin@1.socket coollm.socket coollm-health.timer coollm-alert@x.service 2>&1 | grep coollm",
+        check=False,
+    )
+    assert told.stdout == ""
+    told = host.run("systemctl show coollm@1 -P Type -P NonBlocking -P WatchdogUSec -P StartLimitIntervalUSec -P MemoryAccounting -P Slice").stdout.split("\n")
+    assert told[:6] == ["notify", "coollm.slice", "yes", "yes", "0", "30s"] or set(told[:6]) == {"notify", "yes", "30s", "0", "coollm.slice"}
+
+
+def test_what_hangs_is_started_anew(installed: Installed) -> None:
+    """A worker that does not answer is killed by its master, a master by systemd's watchdog."""
+    host = installed.host
+    master = host.run("systemctl show -P MainPID coollm@2").stdout.strip()
+    (worker,) = [line.split()[0] for line in host.run(f"pgrep -P {master} -a").stdout.splitlines() if "gunicorn" in line]
+    host.run(f"kill -STOP {worker}; kill -STOP $(systemctl show -P MainPID coollm@1)")
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        time.sleep(2)
+        workers = host.run(f"pgrep -P {master} -a", check=False).stdout
+        if (
+            f"{worker} " not in workers
+            and "gunicorn" in workers
+            and [one["status"] for one in installed.json("status", check=False)["instances"]] == ["ok", "ok"]
+        ):
+            break
+    else:
+        raise AssertionError(installed.coollm("status", check=False).stdout)
+    assert "watchdog" in host.run("journalctl -u coollm@1 --since '-3 min' --no-pager").stdout.lower()
