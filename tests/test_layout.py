@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ def imports(folder: str) -> Iterator[tuple[Path, str]]:
 def test_the_control_plane_imports_the_core_only() -> None:
     ours = {(str(file.relative_to(ROOT)), name) for file, name in imports("cli") if name.split(".")[0] in ("coollm", "flask", "gevent", "gunicorn", "tests")}
     assert {name for _, name in ours if not name.startswith("coollm.core")} <= {"coollm"}
-    assert [file for file, name in ours if name == "coollm"] == ["cli/main.py"], "for its version alone"
+    assert {file for file, name in ours if name == "coollm"} == {"cli/main.py", "cli/ops/releases.py"}, "for its version alone"
 
 
 def test_the_core_imports_nothing_above_itself() -> None:
@@ -37,7 +39,14 @@ def test_the_core_imports_nothing_above_itself() -> None:
 
 
 def test_only_one_file_opens_sockets_to_vendors() -> None:
-    allowed = {"coollm/connecting.py", "coollm/wire.py", "coollm/server/worker.py", "coollm/stores/redis_client.py", "coollm/api/access.py"}
+    allowed = {
+        "coollm/connecting.py",
+        "coollm/wire.py",
+        "coollm/server/worker.py",
+        "coollm/stores/redis_client.py",
+        "coollm/api/access.py",
+        "coollm/server/probe.py",
+    }
     allowed |= {"coollm/simulator/http.py"}
     found = {str(file.relative_to(ROOT)) for file, name in imports("coollm") if name.split(".")[0] in ("socket", "requests", "urllib3", "http")}
     ours = [(str(file.relative_to(ROOT)), file.read_text()) for file in (ROOT / "coollm").rglob("*.py")]
@@ -102,15 +111,22 @@ def test_shipped_files_are_found() -> None:
     from coollm.core.errors import OperationFailed
     from coollm.core.resources import resource
 
-    assert "ExecStart=" in resource("systemd", "coollm.service").read_text("utf-8")
+    assert "ExecStart=" in resource("systemd", "coollm@.service").read_text("utf-8")
     with pytest.raises(OperationFailed, match="missing from this installation"):
         resource("etc", "nothing")
 
 
-def test_the_unit_is_valid() -> None:
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(ROOT / "systemd" / "coollm.service")], capture_output=True, text=True, check=False)
+def test_the_units_are_valid_and_hardened(tmp_path: Path) -> None:
+    for file in (ROOT / "systemd").iterdir():
+        shutil.copy(file, tmp_path / file.name.replace("@.", "@1."))
+    units = [str(file) for file in tmp_path.iterdir() if file.suffix in (".service", ".socket", ".timer", ".target", ".slice")]
+    assert len(units) == 8
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False, env=environment)
     complaints = [line for line in done.stderr.splitlines() if "not executable" not in line and line]
     assert complaints == []
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=13", str(tmp_path / "coollm@1.service")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def test_a_wheel_carries_both_houses_and_the_shipped_files(tmp_path: Path) -> None:
@@ -121,7 +137,7 @@ def test_a_wheel_carries_both_houses_and_the_shipped_files(tmp_path: Path) -> No
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
     subprocess.run(install, check=True, capture_output=True, env=clean_environment())
     assert sorted(path.name for path in target.iterdir() if path.is_dir() and "dist-info" not in path.name and path.name != "bin") == ["coollm", "coollm_cli"]
-    code = "import coollm, coollm_cli; from coollm.core.resources import resource; print(coollm.__file__, resource('etc', 'config.yaml'), resource('systemd', 'coollm.service'))"
+    code = "import coollm, coollm_cli; from coollm.core.resources import resource; print(coollm.__file__, resource('etc', 'config.yaml'), resource('systemd', 'coollm@.service'))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=clean_environment(PYTHONPATH=str(target)), check=False
     )

@@ -44,6 +44,7 @@ class State:
     is_wanted: bool
     unit: str
     reports: Sequence[WorkerReport]
+    instance: Instance | None
 
     @property
     def live(self) -> list[WorkerReport]:
@@ -94,15 +95,16 @@ def release_of(name: str) -> str:
 def states(config: Path) -> list[State]:
     """Every instance of the host: those that are installed, then those that somebody started by hand."""
     run = run_directory(config.absolute())
+    started = {instance.name: instance for instance in find_instances(run)}
     found = []
     known = numbers() if config.absolute() == SYSTEM_CONFIG else []
     for name in known:
         told = systemd.show(systemd.service(name), "ActiveState", "UnitFileState")
         is_wanted = told.get("UnitFileState") == "enabled"
-        found.append(State(name, run / name, release_of(name), is_wanted, told.get("ActiveState", ""), read_reports(run / name)))
-    for instance in find_instances(run):
-        if instance.name not in known and is_alive(instance.pid):
-            found.append(State(instance.name, run / instance.name, "", False, "", read_reports(run / instance.name)))
+        found.append(State(name, run / name, release_of(name), is_wanted, told.get("ActiveState", ""), read_reports(run / name), started.get(name)))
+    for name, instance in started.items():
+        if name not in known and is_alive(instance.pid):
+            found.append(State(name, run / name, "", False, "", read_reports(run / name), instance))
     return found
 
 

@@ -69,7 +69,9 @@ def _instance(one: host.State, before: dict[str, list[int]], seconds: float) -> 
         "failed": sum(report.failed for report in one.reports),
         "memory_mb": round(sum(report.memory_bytes for report in live) / MEBIBYTE),
         "uptime_seconds": round(time.time() - min(report.started for report in live)) if live else None,
-        "pids": [report.pid for report in live],
+        "pid": one.instance.pid if one.instance and live else None,
+        "worker_pids": [report.pid for report in live],
+        "config": one.instance.config if one.instance else None,
         "refused": _joined(report.refused for report in live if report.refused) or None,
     }
     if one.status == "up":

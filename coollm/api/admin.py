@@ -25,10 +25,12 @@ from coollm.core.errors import ClientGone, InvalidRequest
 from coollm.core.registry import PROVIDERS
 from coollm.core.types import ChatRequest, EmbeddingRequest, Json, Message, ModelRequest, Target, TextPart
 from coollm.limits.estimate import estimate_of
+from coollm.limits.keeper import DEAD_AFTER_SECONDS
 from coollm.providers.verdict import VendorError
 from coollm.routing.catalog import key_ids, price_of
 from coollm.routing.sticky import stickiness
 from coollm.services import Services
+from coollm.stores.base import StoreError
 
 PROBE_TEXT = "Reply with the single word: ok"
 PROBE_TOKENS = 16
@@ -54,9 +56,18 @@ def status(services: Services) -> Response:
         "algorithm": settings.policy.algorithm,
         "providers": [provider.id for provider in settings.llm_providers],
         "clients": len(settings.api_keys),
+        "orphaned_holds": _orphaned_holds(services),
         "greenlets": sum(isinstance(thing, greenlet) and not thing.dead for thing in gc.get_objects()),
     }
     return _json(found)
+
+
+def _orphaned_holds(services: Services) -> int | None:
+    """Reservations that nobody has settled for long after their worker died; None if the store does not answer."""
+    try:
+        return len(services.store.orphans(2 * DEAD_AFTER_SECONDS))
+    except StoreError:
+        return None
 
 
 def providers(services: Services) -> Response:

@@ -1,0 +1,36 @@
+"""`coollm explain`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from coollm_cli import options
+from coollm_cli.ops.codes import ALL
+from coollm_cli.ops.logs import last_lines
+from coollm_cli.output import Result
+
+from coollm.core.errors import UsageError
+from coollm.core.paths import find_config
+from coollm.core.registry import did_you_mean
+
+REQUEST_ID = "req_"
+
+
+def explain(
+    code: Annotated[str, typer.Argument(metavar="CODE", help="An exit code, a finding of `coollm doctor`, the code of an error, or a request's id.")],
+    config: options.Config = None,
+    state_dir: options.StateDirectory = None,
+    json: options.Json = False,
+) -> Result:
+    """Explain a code and say what to do; of a request's id, show what the log has of it.
+
+    Example: coollm explain 7
+    """
+    if code.startswith(REQUEST_ID):
+        return last_lines(find_config(config).absolute(), state_dir, 10, code, None, as_json=json)
+    found = ALL.get(code)
+    if found is None:
+        raise UsageError(f"'{code}' is no code of coollm{did_you_mean(code, ALL)}", "codes: " + ", ".join(ALL))
+    lines = [f"{found.code}: {found.means}", *([f"what to do: {found.remedy}"] if found.remedy else [])]
+    return Result({"code": found.code, "means": found.means, "remedy": found.remedy}, lines, as_json=json)

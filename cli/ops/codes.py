@@ -1,0 +1,89 @@
+"""What codes mean and what to do: exit codes, findings of `doctor`, and errors that clients get. Their names do not change."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Code(NamedTuple):
+    """`means` in a sentence or two, `remedy` as something to do."""
+
+    code: str
+    means: str
+    remedy: str
+
+
+EXIT_CODES = (
+    Code("0", "done, or nothing to do", ""),
+    Code("1", "the operation failed; what was changed is said, and how to go on", "read the hint; coollm status shows how things stand"),
+    Code("2", "usage error", "the command's --help has an example"),
+    Code("3", "the configuration is invalid", "coollm config validate tells every fault with its line"),
+    Code("4", "a check found a fault", "coollm health and coollm doctor name it, each finding with its remedy"),
+    Code("5", "a gateway, store, host or vendor cannot be reached", "coollm status; journalctl -u 'coollm@*'"),
+    Code("6", "another administrator holds the lock", "wait until the command that is named is done; a lock whose owner is dead is taken over"),
+    Code(
+        "7", "the change was undone because the gateway was not healthy after it", "the error says which instance and why; journalctl -u coollm@N has the rest"
+    ),
+    Code("130", "interrupted; nothing left half done", "give the command again"),
+)
+
+FINDINGS = (
+    Code("descriptors", "A process may open too few files: each stream needs two.", "LimitNOFILE=65536 in the unit; for a shell: ulimit -n 65536"),
+    Code("backlog", "The kernel keeps few connections that wait to be accepted.", "sysctl -w net.core.somaxconn=4096, and the same in /etc/sysctl.d"),
+    Code("local-ports", "Few local ports are left for connections to vendors.", "sysctl -w net.ipv4.ip_local_port_range='10240 65535'"),
+    Code(
+        "clock",
+        "The clock is not synchronised: budgets begin at the wrong time, and vendors refuse signed requests.",
+        "enable an NTP service: timedatectl set-ntp true",
+    ),
+    Code(
+        "disk-space",
+        "A disk that the gateway writes to is nearly full. Without room for the usage log no request is admitted.",
+        "make room, or move the directory",
+    ),
+    Code("inodes", "A disk that the gateway writes to has hardly a free inode.", "remove small files"),
+    Code("permissions", "A file with secrets can be read by others.", "chmod as the finding says"),
+    Code("certificate", "The gateway's certificate has expired, or will soon.", "renew it; the gateway takes the new one with its next restart"),
+    Code("store-latency", "The store of limits answers slowly: every request waits for it.", "put Redis on this host or its network; look at its load"),
+    Code("port", "Another program listens on the gateway's address.", "ss -ltnp shows which; stop it, or change server.listen"),
+    Code("unit-drift", "A unit is not as the release ships it.", "sudo coollm install puts it right; own settings belong in drop-ins of another name"),
+    Code("mixed-releases", "Instances run different releases.", "coollm upgrade VERSION finishes an upgrade; coollm rollback goes back"),
+    Code("instance", "An instance does not serve.", "coollm status; journalctl -u coollm@N"),
+    Code(
+        "reservations",
+        "Reservations of workers that died long ago were not settled.",
+        "see whether the store answers; a running gateway settles them within half a minute",
+    ),
+    Code("timeouts", "Two time-outs contradict each other.", "change the one that the finding names"),
+    Code("config-drift", "The configuration's file is not what is in force.", "coollm config diff shows it, coollm config apply puts it in force"),
+    Code("unfinished", "A change was begun and not ended.", "give the same command again, and it is finished; any other takes it back"),
+    Code("unconfirmed", "A configuration waits to be confirmed, and will revert.", "coollm config confirm keeps it"),
+    Code("config", "The configuration is not valid: the gateway goes on with the one in force.", "coollm config validate"),
+    Code("log-rotation", "The logs are not rotated.", "apt-get install logrotate; sudo coollm install writes its file"),
+    Code("overcommit", "Redis on this host may fail to save itself.", "sysctl -w vm.overcommit_memory=1, and the same in /etc/sysctl.d"),
+)
+
+ERRORS = (
+    Code(
+        "gateway_stopping",
+        "The gateway was restarted, and the request had outlived server.drain_seconds.",
+        "send it again; raise server.drain_seconds if streams last longer",
+    ),
+    Code("stream_interrupted", "The vendor broke off a stream.", "send the request again; coollm logs --id REQUEST_ID has the cause"),
+    Code("budget_exceeded", "A budget has no room for what the request may cost.", "coollm budget list; coollm budget set raises it"),
+    Code("rate_limit_exceeded", "A limit of the client or its team has no room.", "wait as Retry-After says; coollm clients limit raises it"),
+    Code("provider_limit_reached", "Every vendor key for the model is at its limit.", "add keys, or raise llm_providers[].limits"),
+    Code("no_usable_key", "No vendor key for the model is usable at the moment.", "coollm providers shows why each cools down"),
+    Code("provider_failed", "Every vendor that could serve the request refused or failed.", "coollm logs --id REQUEST_ID has each attempt"),
+    Code("provider_timeout", "The vendor did not answer in time.", "policy.timeouts; coollm providers test"),
+    Code("store_unavailable", "The store of limits does not answer.", "coollm health; storage.runtime.on_failure decides what happens then"),
+    Code("usage_log_full", "The usage log cannot be written, so that no request is admitted.", "make room on its disk"),
+    Code("invalid_api_key", "The client's key is not known.", "api_keys in the configuration"),
+    Code("expired_api_key", "The client's key is past its expires_at.", "api_keys[].expires_at"),
+    Code("model_not_found", "No provider that the client may use serves the model.", "coollm models lists them"),
+    Code("not_allowed", "The client may not use what it asked for.", "api_keys[].allowed_providers and allowed_models"),
+    Code("body_too_large", "The request is larger than server.max_body_mb.", "raise it, or send less"),
+    Code("internal_error", "A fault of the gateway.", "coollm logs --id REQUEST_ID; please report it"),
+)
+
+ALL = {code.code: code for code in (*EXIT_CODES, *FINDINGS, *ERRORS)}
