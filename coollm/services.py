@@ -112,7 +112,7 @@ def build_services(
 ) -> Services:
     """Wires a gateway. `simulator_url` starts the built-in simulated vendor, if a provider asks for it, and gives its address.
 
-    What has not changed since the generation `before` lives on: counters in memory, connections, figures of vendors, metrics.
+    What has not changed since the generation `before` lives on: counters in memory, connections, figures of vendors, metrics; the store in any case.
 
     Raises OperationFailed if the store or the ledger cannot be opened.
     """
@@ -121,15 +121,14 @@ def build_services(
     redact = Redactor(known)
     metrics = before.metrics if before else Metrics(settings)
     runtime = settings.storage.runtime
-    keeps_store = before is not None and before.settings.storage.runtime == runtime
-    owner = before.owner if before is not None and keeps_store else f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+    owner = before.owner if before else f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
     try:
-        if before is not None and keeps_store:
+        if before is not None:
             store = before.store
         else:
             opened: Store = STORES[runtime.type](runtime, state)
             store = GuardedStore(opened, runtime.on_failure, runtime.local_share / settings.server.workers, remembered=state / STORE_IDENTITY)
-        cache = before.cache if before and keeps_store and before.settings.policy.cache == settings.policy.cache else _cache(settings, state, owner)
+        cache = before.cache if before and before.settings.policy.cache == settings.policy.cache else _cache(settings, state, owner)
     except StoreError as error:
         raise OperationFailed(f"the store cannot be opened: {error}", "give COOLLM_STATE_DIR or --state-dir a directory that can be written") from error
     usage_log = before.usage_log if before else UsageLog(usage_log_path)

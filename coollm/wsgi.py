@@ -53,6 +53,11 @@ def _as_started(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, workers=workers))
 
 
+def _with_store_of(settings: Settings, before: Settings) -> Settings:
+    """The settings with the store that is in use: another one knows nothing of the last minute, so that a change of it waits for a restart."""
+    return msgspec.structs.replace(settings, storage=msgspec.structs.replace(settings.storage, runtime=before.storage.runtime))
+
+
 def _application() -> GatewayApp:
     config = find_config()
     state = make_private(state_directory(config))
@@ -63,7 +68,7 @@ def _application() -> GatewayApp:
         open_log(settings, log_file(settings, config, state), redact).later = gevent.get_hub().loop.run_callback
 
     def build(number: int, file: Path, before: Services) -> Services:
-        settings = _as_started(in_thread(lambda: load_or_raise(config, content=file)))
+        settings = _with_store_of(_as_started(in_thread(lambda: load_or_raise(config, content=file))), before.settings)
         services = build_services(settings, state, usage_log, embedded_simulator, number, before)
         log_to(settings, services.redact)
         return services

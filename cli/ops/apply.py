@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from coollm_cli.ops import host
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
@@ -198,10 +197,14 @@ def restart_needs(before: Settings | None, after: Settings) -> list[str]:
         "server.workers": (before.server.workers, after.server.workers),
         "server.tls": (before.server.tls, after.server.tls),
         "server.drain_seconds": (before.server.drain_seconds, after.server.drain_seconds),
+        "storage.runtime": (before.storage.runtime, after.storage.runtime),
         "logging.prometheus": (before.logging.prometheus, after.logging.prometheus),
     }
-    how = {"server.listen": "coollm restart"}
-    return [f"{path} takes effect with `{how.get(path, 'coollm restart --rolling')}`" for path, (old, new) in parts.items() if old != new]
+    how = {
+        "server.listen": "`coollm restart`",
+        "storage.runtime": "`coollm restart`: the other store knows nothing of the last minute, for which its on_failure decides what is admitted",
+    }
+    return [f"{path} takes effect with {how.get(path, '`coollm restart --rolling`')}" for path, (old, new) in parts.items() if old != new]
 
 
 def _generations(config: Path, state: Path) -> Generations:
@@ -288,7 +291,11 @@ def as_json(generations: Generations) -> list[dict[str, Any]]:
     pointer = generations.pointer()
     return [
         {
-            **{name: value for name, value in msgspec.to_builtins(one).items() if name != "file"},
+            "number": one.number,
+            "applied": one.applied,
+            "by": one.by,
+            "reason": one.reason,
+            "digest": one.digest,
             "in_force": effective is not None and one.number == effective.number,
             "unconfirmed": pointer is not None and pointer.number == one.number and pointer.is_unconfirmed(time.time()),
         }
