@@ -27,6 +27,7 @@ from typing import Literal, TypeVar
 import gevent
 import msgspec
 
+from coollm.core.files import replace_file
 from coollm.stores.base import (
     WINDOW_SECONDS,
     Candidate,
@@ -243,15 +244,23 @@ class GuardedStore:
         """Whether the store is still the one that this host's gateway used last. Raises StoreError; then it is asked again when it answers."""
         identity = self._store.identity()
         self._is_known = True
-        known = self._remembered.read_text("utf-8") if self._remembered and self._remembered.exists() else identity
-        if known == identity:
+        known = self._known()
+        if known is None:
             self._remember(identity)
-        else:
+        elif known != identity:
             self._forget("it is not the one that was used before")
+
+    def _known(self) -> str | None:
+        """The identity of the store that this host's gateway used last; None where none is remembered."""
+        try:
+            return self._remembered.read_text("utf-8") if self._remembered else None
+        except FileNotFoundError:
+            return None
 
     def _remember(self, identity: str) -> None:
         if self._remembered is not None:
-            self._remembered.write_text(identity, "utf-8")
+            # In one step: another worker that starts now must not read a part of it.
+            replace_file(self._remembered, identity.encode())
 
     def _forget(self, fault: str) -> None:
         self._forgot_at = self._clock()
