@@ -136,6 +136,9 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
+    except PermissionError as error:
+        output.fail(f"{error.filename}: permission denied", "it belongs to another user: use sudo, or be that user")
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal
 import typer
 from coollm_cli import options
 from coollm_cli.ops.gateway_client import find_gateway
-from coollm_cli.ops.limits import change, read
+from coollm_cli.ops.host import host_of
+from coollm_cli.ops.limits import read, set_plan
+from coollm_cli.ops.operation import Options, change
 from coollm_cli.output import Result, Table
 
 from coollm.core.errors import UsageError
+from coollm.core.paths import find_config
 
 app = typer.Typer(help="List, set and verify budgets.", no_args_is_help=True, add_completion=False)
 
@@ -56,7 +59,7 @@ def set_budget(
     if (as_configured and wanted) or not (as_configured or wanted or reset):
         raise UsageError("say what to set (--usd, --period, --timezone), --reset, or --as-configured alone", "coollm budget set --help")
     asked: dict[str, Any] = {"set": wanted, "configured": list(FIELDS) if as_configured else [], "reset_budget": reset}
-    return change(find_gateway(config), of, identity, asked, yes=yes, dry_run=dry_run, as_json=json)
+    return change(host_of(find_config(config).absolute()), lambda: set_plan(config, of, identity, asked), Options(dry_run, yes, json))
 
 
 @app.command()

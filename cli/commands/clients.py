@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 from coollm_cli import options
-from coollm_cli.ops.gateway_client import find_gateway
-from coollm_cli.ops.limits import change, read
+from coollm_cli.ops.host import host_of
+from coollm_cli.ops.limits import read, set_plan
+from coollm_cli.ops.operation import Options, change
 from coollm_cli.output import Result
 
 from coollm.core.errors import UsageError
+from coollm.core.paths import find_config
 
 app = typer.Typer(help="Set the limits of clients.", no_args_is_help=True, add_completion=False)
 
@@ -47,4 +49,4 @@ def limit(
     if bool(wanted) == as_configured:
         raise UsageError("say which limits to set, or --as-configured", "coollm clients limit --help")
     asked: dict[str, Any] = {"configured": list(FIELDS)} if as_configured else {"set": wanted}
-    return change(find_gateway(config), "client", client, asked, yes=yes, dry_run=dry_run, as_json=json)
+    return change(host_of(find_config(config).absolute()), lambda: set_plan(config, "client", client, asked), Options(dry_run, yes, json))

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 from coollm_cli import options
+from coollm_cli.ops.fitness import add_instances
 from coollm_cli.ops.gateway_client import GatewayClient, find_gateway, listening_url, running_instances
 from coollm_cli.output import Result
 
 from coollm.core.errors import Unreachable
+from coollm.core.paths import find_config
 
 Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="Ask the gateway at this address instead of the one that runs here.")]
 
@@ -26,6 +28,8 @@ def health(config: options.Config = None, url: Url = None, json: options.Json = 
     body = client.get("/health").body
     if not isinstance(body, dict) or "status" not in body:
         raise Unreachable(f"{client.where}: what answers there is not a coollm gateway")
+    if not url:
+        add_instances(body, find_config(config))
     is_ok = body["status"] == "ok"
     lines = [body["status"]] + [f"  {check['name']}: {check['status']}, {check['detail']}" for check in body.get("checks", [])]
     return Result(body, [] if quiet and is_ok else lines, as_json=json, exit_code=0 if is_ok else 4)

@@ -16,7 +16,7 @@ from coollm_cli.ops.gateway_client import GatewayClient
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Host, Plan, Step
 
-from coollm.core.errors import OperationFailed, UsageError
+from coollm.core.errors import OperationFailed, Unreachable, UsageError
 from coollm.core.instances import (
     ADMIN_SOCKET,
     DRAINING,
@@ -99,6 +99,8 @@ def states(config: Path) -> list[State]:
     found = []
     known = numbers() if config.absolute() == SYSTEM_CONFIG else []
     for name in known:
+        if (run / name).exists() and not os.access(run / name, os.R_OK | os.X_OK):
+            raise Unreachable(f"{run / name}: permission denied", "the gateway belongs to another user: use sudo")
         told = systemd.show(systemd.service(name), "ActiveState", "UnitFileState")
         is_wanted = told.get("UnitFileState") == "enabled"
         found.append(State(name, run / name, release_of(name), is_wanted, told.get("ActiveState", ""), read_reports(run / name), started.get(name)))
@@ -209,12 +211,13 @@ def start_steps(parameters: dict[str, Any]) -> list[Step]:
     """Steps of `start`."""
     names = parameters["instances"]
     return [
-        Step("sockets", "open the public address", lambda _: _open_sockets(names)),
+        Step("sockets", "open the public address", lambda _: open_sockets(names)),
         *(Step(f"start-{name}", f"start instance {name}", lambda _, name=name: start(name)) for name in names),  # type: ignore[misc]
     ]
 
 
-def _open_sockets(names: Sequence[str]) -> None:
+def open_sockets(names: Sequence[str]) -> None:
+    """Opens the public address and the local sockets."""
     systemd.systemctl("start", systemd.TARGET, systemd.PUBLIC_SOCKET, *(systemd.admin_socket(name) for name in names))
 
 
@@ -235,16 +238,18 @@ def stop_steps(parameters: dict[str, Any]) -> list[Step]:
     """Steps of `stop`: the sockets first, or a connection that comes would start an instance again."""
     names = parameters["instances"]
     return [
-        Step("sockets", "close the public address", lambda _: _close_sockets(names)),
-        Step("services", f"stop {count(len(names), 'instance')}, when their requests have ended", lambda _: _stop_services(names)),
+        Step("sockets", "close the public address", lambda _: close_sockets(names)),
+        Step("services", f"stop {count(len(names), 'instance')}, when their requests have ended", lambda _: stop_services(names)),
     ]
 
 
-def _close_sockets(names: Sequence[str]) -> None:
+def close_sockets(names: Sequence[str]) -> None:
+    """Closes the public address and the local sockets: what is under way goes on."""
     systemd.systemctl("stop", systemd.PUBLIC_SOCKET, *(systemd.admin_socket(name) for name in names), seconds=systemd.START_SECONDS)
 
 
-def _stop_services(names: Sequence[str]) -> None:
+def stop_services(names: Sequence[str]) -> None:
+    """Stops instances, when their requests have ended."""
     systemd.systemctl("stop", *(systemd.service(name) for name in names), systemd.TARGET, seconds=stop_seconds(names))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from coollm_cli import output
-from coollm_cli.ops.gateway_client import GatewayClient
-from coollm_cli.output import Result
+from coollm_cli.ops.gateway_client import find_gateway
+from coollm_cli.ops.journal import Entry
+from coollm_cli.ops.operation import Plan, Step
 
-from coollm.core.errors import OperationFailed, UsageError
+from coollm.core.errors import UsageError
 
 WORDS_FOR_LIFTED = ("none", "unlimited")
 
@@ -27,29 +28,41 @@ def read(text: str | None, name: str, kind: type) -> Any:
     return value
 
 
-def change(client: GatewayClient, kind: str, identity: str, asked: dict[str, Any], *, yes: bool, dry_run: bool, as_json: bool) -> Result:
-    """Shows what will change, asks, and sets it. The answer says what it was before."""
+def set_plan(config: Path | None, kind: str, identity: str, asked: dict[str, Any]) -> Plan:
+    """What will change. Raises OperationFailed with what the gateway says, and Unreachable."""
     path = f"/admin/v1/limits/{quote(kind)}/{quote(identity, safe='')}"
-    plan = client.put(path, {**asked, "dry_run": True})
-    lines = _differences(plan)
-    if not lines:
-        return Result({**plan, "done": False}, [f"{kind} '{identity}': nothing to change"], as_json=as_json)
-    if dry_run:
-        return Result({**plan, "done": False}, [f"{kind} '{identity}' would change:", *lines], as_json=as_json)
-    if not yes:
-        output.progress(f"{kind} '{identity}':\n" + "\n".join(lines))
-        if not output.ask("set this in every worker?"):
-            raise OperationFailed("nothing was changed", "say --yes where nobody can be asked")
-    done = client.put(path, asked)
-    return Result({**done, "done": True}, [f"{kind} '{identity}' is changed:", *_differences(done)], as_json=as_json)
+    answer = find_gateway(config).put(path, {**asked, "dry_run": True})
+    lines = _differences(answer)
+    parameters = {"config": str(config) if config else None, "path": path, "asked": asked, "before": answer["override"], "what": f"{kind} '{identity}'"}
+    back = {**parameters, "asked": {"replace": answer["override"]}}
+    steps = set_steps(parameters) if lines else ()
+    nothing = f"{kind} '{identity}': nothing to change"
+    told = {"before": answer["before"], "after": answer["after"]}
+    return Plan("limits", parameters, steps, notes=lines, nothing=nothing, reverse=("limits", back), asks=True, told=told)
+
+
+def set_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `clients limit` and `budget set`."""
+    config = Path(parameters["config"]) if parameters["config"] else None
+    what = parameters["what"]
+
+    def put(entry: Entry) -> None:
+        answer = find_gateway(config).put(parameters["path"], parameters["asked"])
+        entry.kept["told"] = {"before": answer["before"], "after": answer["after"]}
+        entry.kept["lines"] = [f"{what} is changed:", *_differences(answer)]
+
+    def back(_: Entry) -> None:
+        find_gateway(config).put(parameters["path"], {"replace": parameters["before"]})
+
+    return [Step("set", f"set the limits of {what} in every worker", put, back)]
 
 
 def _differences(answer: dict[str, Any]) -> list[str]:
     before, after = answer["before"], answer["after"]
     changed = [name for name in after["limits"] if before["limits"][name] != after["limits"][name]]
-    lines = [f"  {name}: {_word(before['limits'][name])} -> {_word(after['limits'][name])}" for name in changed]
+    lines = [f"{name}: {_word(before['limits'][name])} -> {_word(after['limits'][name])}" for name in changed]
     if before["budget_since"] != after["budget_since"]:
-        lines.append("  the budget begins anew now")
+        lines.append("the budget begins anew now")
     return lines
 
 

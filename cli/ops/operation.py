@@ -6,6 +6,7 @@ A step is safe to be done twice: one that was begun when its command was killed 
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ KINDS = {
     "undrain": "host:undrain_steps",
     "config-apply": "apply:apply_steps",
     "config-confirm": "apply:confirm_steps",
+    "limits": "limits:set_steps",
 }
 """Which function makes the steps of a kind from its parameters."""
 
@@ -50,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A change that can be made. Without steps there is nothing to do. `notes` are what the administrator should know before."""
+    """A change that can be made. Without steps there is nothing to do. `notes` are what the administrator should know before, `told` what --json has of it."""
 
     kind: str
     parameters: dict[str, Any]
@@ -59,6 +61,7 @@ class Plan:
     nothing: str = "nothing to do"
     reverse: tuple[str, dict[str, Any]] | None = None
     asks: bool = False
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def change(host: Host, make_plan: Callable[[], Plan], options: Options) -> Resul
         if not plan.steps:
             return Result(_shown(plan, done=True), [] if options.quiet else [plan.nothing], as_json=options.as_json)
         _tell_and_ask(plan, options)
+        # From here on a session that dies does not leave the change half made.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         entry = host.journal.begin(plan.kind, command, actor(), plan.parameters)
         entry.reverse = plan.reverse
         _make(host, entry, plan.steps)
@@ -225,7 +230,7 @@ def _lines(plan: Plan) -> list[str]:
 
 
 def _shown(plan: Plan, *, done: bool) -> dict[str, Any]:
-    return {"ok": True, "done": done, "changed": False, "plan": [step.text for step in plan.steps], "notes": list(plan.notes)}
+    return {"ok": True, "done": done, "changed": False, "plan": [step.text for step in plan.steps], "notes": list(plan.notes), **plan.told}
 
 
 def _result(entry: Entry, kept: dict[str, Any], options: Options) -> Result:

@@ -83,7 +83,10 @@ def restart_steps(parameters: dict[str, Any]) -> list[Step]:
     """Steps of `restart`."""
     names = parameters["instances"]
     if not parameters["rolling"]:
-        return [Step("restart", f"restart {host.count(len(names), 'instance')} at once", lambda _: _restart_at_once(names))]
+        return [
+            Step("stop", f"close the public address, and stop {host.count(len(names), 'instance')} when their requests have ended", lambda _: _stop(names)),
+            Step("start", "start them again", lambda _: _start(names)),
+        ]
     surge, release = parameters["surge"], parameters["release"]
 
     def roll(name: str) -> Callable[[Entry], None]:
@@ -104,8 +107,16 @@ def restart_steps(parameters: dict[str, Any]) -> list[Step]:
     ]
 
 
-def _restart_at_once(names: Sequence[str]) -> None:
-    systemd.systemctl("restart", *(systemd.service(name) for name in names), seconds=host.stop_seconds(names) + systemd.START_SECONDS)
+def _stop(names: Sequence[str]) -> None:
+    host.close_sockets(names)
+    host.stop_services(names)
+
+
+def _start(names: Sequence[str]) -> None:
+    """The address that they listen on may be another one now."""
+    host.open_sockets(names)
+    for name in names:
+        host.start(name)
 
 
 def all_names(parameters: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from coollm_cli.ops.rollout import add_held, all_names, blast_radius, bring_back
 from coollm_cli.ops.watch import since, totals
 
 from coollm.core.errors import OperationFailed
-from coollm.core.paths import CURRENT_RELEASE, SYSTEM_ADMIN, SYSTEM_CONFIG, SYSTEM_ENVIRONMENT, SYSTEM_RUN, SYSTEM_STATE
+from coollm.core.paths import CURRENT_RELEASE, RELEASES, SYSTEM_ADMIN, SYSTEM_CONFIG, SYSTEM_ENVIRONMENT, SYSTEM_RUN, SYSTEM_STATE
 
 PREVIOUS = SYSTEM_ADMIN / "previous-release"
 COPIES = SYSTEM_ADMIN / "before-upgrade"
@@ -91,7 +91,11 @@ def steps(parameters: dict[str, Any]) -> list[Step]:
         ),
         *(Step(f"instance-{name}", f"instance {name} to coollm {new}", roll(name), back(name)) for name in names),
         Step("current", f"the command is coollm {new}", lambda _: _make_current(new, parameters), lambda _: _make_current(parameters["before"], parameters)),
-        Step("end", f"stop instance {surge}, when its requests have ended", lambda entry: _end(entry, surge, new, parameters)),
+        Step(
+            "end",
+            f"stop instance {surge}, when its requests have ended, and remove releases that are older than both",
+            lambda entry: _end(entry, surge, new, parameters),
+        ),
     ]
 
 
@@ -149,6 +153,9 @@ def _make_current(version: str, parameters: dict[str, Any]) -> None:
 
 def _end(entry: Entry, surge: str, new: str, parameters: dict[str, Any]) -> None:
     end_roll(entry, surge, parameters)
+    for folder in RELEASES.iterdir():
+        if folder.name not in (new, parameters["before"]):
+            releases.remove(folder.name)
     mixed = {name: host.release_of(name) for name in parameters["instances"] if host.release_of(name) != new}
     entry.kept["told"] = {"version": new, "before": parameters["before"]}
     entry.kept["lines"] = [

@@ -70,7 +70,8 @@ def _row(state: BudgetState) -> Json:
 
 def limits(services: Services, kind: str, identity: str) -> Response:
     """GET: the limits that hold for a client, a team or a model. PUT: {"set": {field: value, or null to lift it}, "configured": [fields that are to be as
-    configured again], "reset_budget": true, "dry_run": true}: they hold in every worker within a second.
+    configured again], "reset_budget": true, "dry_run": true}: they hold in every worker within a second. {"replace": the "override" of an earlier answer} takes
+    what was set since then back.
     """
     scope = _scope(services, kind, identity)
     if request.method == "GET":
@@ -92,7 +93,8 @@ def limits(services: Services, kind: str, identity: str) -> Response:
         if _budget_differs(scope, made):
             gevent.sleep(ADOPTED_SECONDS)
             services.budgets.recount(services.store)
-    return _json({"before": _told(scope), "after": _told(made), "changed": _told(scope) != _told(made)})
+    override = {"fields": before.fields, "budget_since": before.budget_since}
+    return _json({"before": _told(scope), "after": _told(made), "changed": _told(scope) != _told(made), "override": override})
 
 
 def _budget_differs(before: Scope, after: Scope) -> bool:
@@ -128,11 +130,14 @@ def _configured(services: Services, kind: str, identity: str) -> Limits:
 
 
 def _changed(before: Override, asked: Json) -> Override:
-    given = typed(asked, "set", dict, "an object") or {}
+    replace = typed(asked, "replace", dict, "an object")
+    given = (typed(replace, "fields", dict, "an object") if replace is not None else typed(asked, "set", dict, "an object")) or {}
     forgotten = typed(asked, "configured", list, "a list") or []
     for name in (*given, *forgotten):
         if name not in FIELDS:
             raise InvalidRequest(f"there is no limit '{name}'{did_you_mean(str(name), FIELDS)}; known: {', '.join(FIELDS)}", param="set")
+    if replace is not None:
+        return Override(kind=before.kind, id=before.id, fields=given, budget_since=typed(replace, "budget_since", int, "a time") or 0, set_ms=before.set_ms)
     fields = {name: value for name, value in {**before.fields, **given}.items() if name not in forgotten}
     since = int(time.time()) if typed(asked, "reset_budget", bool, "true or false") else before.budget_since
     return Override(kind=before.kind, id=before.id, fields=fields, budget_since=since, set_ms=before.set_ms)

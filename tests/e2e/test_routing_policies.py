@@ -99,7 +99,10 @@ def test_limits_are_set_in_every_worker_within_a_second(simulator: SimulatorHand
         assert [answer.status_code for answer in answers].count(200) == 5
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert (refused.headers["x-ratelimit-limit-requests"], refused.headers["x-ratelimit-remaining-requests"]) == ("5", "0"), "told with a refusal too"
-        gateway.coollm("clients", "limit", "app", "--req-per-min", "none", "--yes")
+        gateway.coollm("clients", "limit", "app", "--req-per-min", "7", "--yes")
+        for before in ("5", "none"):
+            undone = gateway.coollm("undo")
+            assert (undone.returncode, f"-> {before}" in undone.stdout) == (0, True), undone.stderr
         time.sleep(1)
         assert all(ask(gateway).status_code == 200 for _ in range(12))
 

@@ -127,3 +127,9 @@ def installed(new_host: Callable[[], TestHost]) -> Installed:
     host.write("/etc/coollm/config.yaml", CONFIG)
     host.run(f"/root/boot/bin/coollm install --wheelhouse {WHEELHOUSE} --yes")
     return Installed(host)
+
+
+def put_hook(releases: Path) -> None:
+    """Lets hosts kill a command as it writes its journal: PYTHONPATH={RELEASES}/kill KILL_AT=N."""
+    (releases / "kill").mkdir(exist_ok=True)
+    shutil.copy(Path(__file__).parent / "kill" / "sitecustomize.py", releases / "kill")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.conftest import CONFIG, KEY, RELEASES, WHEELHOUSE, Installed
+from tests.host.conftest import CONFIG, KEY, RELEASES, WHEELHOUSE, Installed, put_hook
 from tests.host.wheels import make_release
 
 pytestmark = pytest.mark.timeout(600)
@@ -20,8 +20,7 @@ HOOK = f"{RELEASES}/kill"
 
 @pytest.fixture(scope="session", autouse=True)
 def hook(releases: Path, wheelhouse: Path) -> None:
-    (releases / "kill").mkdir(exist_ok=True)
-    (releases / "kill" / "sitecustomize.py").write_text((Path(__file__).parent / "kill" / "sitecustomize.py").read_text())
+    put_hook(releases)
     make_release(wheelhouse, releases, NEW)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.host.conftest import BOOTSTRAP, WHEELHOUSE, Installed
+from tests.host.conftest import BOOTSTRAP, RELEASES, WHEELHOUSE, Installed, put_hook
 from tests.host.hosts import TestHost
 
 pytestmark = pytest.mark.timeout(600)
@@ -83,6 +85,62 @@ def test_install_twice_uninstall_and_purge(new_host: Callable[[], TestHost]) -> 
     assert {path for path in before - files(host) if not path.endswith(".target.wants")} == set(), "systemctl removes those that are empty"
     assert host.run("cat /etc/passwd").stdout == passwd
     assert host.run("ss -Hltn 'sport = :2906'").stdout == ""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_install_that_is_killed_at_every_step(new_host: Callable[[], TestHost], releases: Path, when: str) -> None:
+    """Given again each time, it ends as one that was not killed."""
+    host = new_host()
+    host.run(BOOTSTRAP)
+    put_hook(releases)
+    kills = 0
+    while True:
+        done = host.run(f"PYTHONPATH={RELEASES}/kill KILL_AT=2 KILL_WHEN={when} {INSTALL} --yes; exit $?", check=False)
+        if done.returncode == 0:
+            break
+        assert done.returncode == 137, done.stdout + done.stderr
+        kills += 1
+        if when == "before":
+            # Nothing but the beginning is written: the next one begins where this one did.
+            host.run(f"{INSTALL} --yes")
+            break
+    assert kills >= (1 if when == "before" else 8)
+    assert json.loads(host.run(f"{INSTALL} --json").stdout)["changed"] is False
+    assert [one["status"] for one in json.loads(host.run("coollm status --json").stdout)["instances"]] == ["ok", "ok"]
+
+
+def test_credentials_of_systemd(installed: Installed) -> None:
+    """A secret that only root can read reaches the gateway as a credential, and a vendor as its key."""
+    host = installed.host
+    before = host.run("cat /etc/coollm/config.yaml").stdout
+    host.run("install -d -m 700 /etc/coollm/credentials; printf sk-credential-0001 >/etc/coollm/credentials/openai; chmod 600 /etc/coollm/credentials/openai")
+    host.run(f"coollm install --wheelhouse {WHEELHOUSE} --yes && coollm restart --rolling")
+    host.write("/root/credential.yaml", before.replace('"sk-one"', '"${file:credentials/openai}"'))
+    host.run("coollm config apply /root/credential.yaml")
+    assert host.run("systemctl show -P LoadCredential coollm@1").stdout.strip() == "openai:/etc/coollm/credentials/openai"
+    assert {one["status"] for one in installed.json("status")["instances"]} == {"ok"}
+    keys = [key["id"] for provider in installed.json("providers")["providers"] for key in provider["keys"]]
+    assert hashlib.sha256(b"sk-credential-0001").hexdigest()[:8] in keys or len(set(keys)) == 3
+    host.write("/root/before.yaml", before)
+    host.run("coollm config apply /root/before.yaml; rm -r /etc/coollm/credentials")
+    host.run(f"coollm install --wheelhouse {WHEELHOUSE} --yes && coollm restart --rolling")
+
+
+def test_somebody_is_told_when_an_instance_is_down(installed: Installed) -> None:
+    host = installed.host
+    host.write("/etc/coollm/on-failure", '#!/bin/sh\necho "$1" >>/root/alerts\n', 0o755)
+    try:
+        host.run("systemctl start coollm-health.service")
+        assert host.run("cat /root/alerts", check=False).returncode == 1
+        host.run("systemctl stop coollm-admin@2.socket; systemctl stop coollm@2; systemctl start coollm-health.service", check=False)
+        time.sleep(2)
+        assert host.run("cat /root/alerts").stdout == "coollm-health.service\n"
+        told = installed.json("health", check=False)
+        assert told["status"] == "degraded"
+        assert {"name": "instance 2", "status": "down", "detail": "down"} in told["checks"]
+    finally:
+        host.run("rm -f /etc/coollm/on-failure; systemctl start coollm-admin@2.socket coollm@2")
+    assert installed.coollm("health").returncode == 0
 
 
 def test_the_units_are_hardened_and_hold_together(installed: Installed) -> None:
