@@ -85,7 +85,7 @@ def _asked(one: host.State) -> dict[str, Any]:
         told = host.client_of(one.name, one.directory).ask("/admin/v1/status")
     except CoollmError as error:
         return {"status": "unreachable", "detail": error.message}
-    return {name: told[name] for name in ("status", "checks", "listen", "store") if name in told}
+    return {name: told[name] for name in ("status", "checks", "listen", "store", "greenlets") if name in told}
 
 
 def _joined(values: Any) -> Any:

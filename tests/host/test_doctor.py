@@ -80,7 +80,8 @@ def test_top_and_logs(installed: Installed) -> None:
     assert len(lines) == 3
     rates = [sum(one["requests_per_second"] for one in line["instances"]) for line in lines]
     assert 80 <= rates[-1] <= 120
-    assert sum(one["streams"] for one in lines[-1]["instances"]) == 5
+    # They end all at once, every three seconds.
+    assert max(sum(one["streams"] for one in line["instances"]) for line in lines) == 5
     assert all(one["p95_ms"] is None or one["p95_ms"] > 0 for one in lines[-1]["instances"])
     assert out.count("request_id=req_") > 100
     assert errors.returncode == 0
