@@ -47,6 +47,7 @@ COMMANDS = (
     Row("upgrade", "upgrade:upgrade", "Go to another release."),
     Row("rollback", "upgrade:rollback", "Go back to the release that ran before the last upgrade."),
     Row("undo", "undo:undo", "Take the last change of this host back."),
+    Row("audit", "audit:app", "Show, search and verify the audit log."),
     Row("status", "status:status", "Show the instances that run on this host."),
     Row("top", "status:top", "Watch the instances of this host."),
     Row("logs", "logs:logs", "Show the gateway's log."),

@@ -81,9 +81,11 @@ class Host:
     directory: Path
     audit_log: Path
     journal: Journal = field(init=False)
+    audit: AuditLog = field(init=False)
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.directory)
+        self.audit = AuditLog(self.audit_log, self.directory / "audit-head")
 
 
 def change(host: Host, make_plan: Callable[[], Plan], options: Options) -> Result:
@@ -212,7 +214,7 @@ def _undo(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
 def host_audit(host: Host, entry: Entry, what: str, **details: Any) -> None:
     """Tells the audit log of a change."""
     told = {name: value for name, value in details.items() if value is not None}
-    AuditLog(host.audit_log).write(entry.by, entry.kind, command=entry.command, change=entry.id, state=what, **told)
+    host.audit.write(entry.by, entry.kind, command=entry.command, change=entry.id, state=what, **told)
 
 
 def _tell_and_ask(plan: Plan, options: Options) -> None:

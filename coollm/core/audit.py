@@ -1,6 +1,7 @@
-"""audit.log: who changed what, one JSON line each, chained by hashes so that a line that is changed or taken out shows.
+"""audit.log: who changed what, one JSON line each, chained by hashes so that a line that is changed, removed, inserted or put elsewhere shows.
 
-Each line has `hash`, the SHA-256 of the hash before it and of its own fields. The chain goes on over rotated files.
+Each line has `hash`, the SHA-256 of the hash before it and of its own fields. The chain goes on over rotated files. The last hash is kept elsewhere, so that
+a tail that is cut off shows, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coollm.core.errors import OperationFailed
+from coollm.core.files import replace_file
 
 BEGINNING = "0" * 64
 LOCK = ".audit.lock"
@@ -23,10 +25,11 @@ TAIL_BYTES = 1024 * 1024
 
 
 class AuditLog:
-    """The log at `path`. Its writers are several processes; a lock on a file beside it lets one write at a time."""
+    """The log at `path`; `head` is the file that has its last hash. Its writers are several processes; a lock on a file beside it lets one write at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, head: Path) -> None:
         self.path = path
+        self.head = head
 
     def write(self, actor: str, action: str, **details: Any) -> str:
         """Appends a line and lets the disk have it. Returns its hash. Raises OperationFailed: what cannot be told of is not to be done."""
@@ -47,10 +50,13 @@ class AuditLog:
         line = json.dumps({**fields, "previous": before, "hash": made}, ensure_ascii=False) + "\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            os.write(descriptor, line.encode())
+            written = os.write(descriptor, line.encode())
+            if written < len(line.encode()):
+                raise OSError(28, "No space left on device")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        replace_file(self.head, json.dumps({"hash": made, "time": fields["time"]}).encode())
         return made
 
     def _last_hash(self) -> str:
@@ -80,11 +86,47 @@ class AuditLog:
                     found = None
                 yield file, number, found if isinstance(found, dict) else None
 
+    def last_told(self) -> tuple[str, str] | None:
+        """The hash and the time of the last line that was written; None if none was, or this user may not know."""
+        try:
+            told = json.loads(self.head.read_text("utf-8"))
+            return str(told["hash"]), str(told["time"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
-def is_intact(entry: dict[str, Any], before: str) -> bool:
-    """Whether a line is as it was written, after the line whose hash is `before`."""
-    fields = {name: value for name, value in entry.items() if name not in ("previous", "hash")}
-    return entry.get("previous") == before and entry.get("hash") == _hash(before, fields)
+
+def verify(log: AuditLog) -> tuple[int, list[str]]:
+    """How many lines there are, and what is wrong with them, each by its file and line."""
+    entries = list(log.entries())
+    places: dict[str, str] = {}
+    for file, number, entry in entries:
+        if entry is not None:
+            places.setdefault(str(entry.get("hash")), f"{file.name}:{number}")
+    faults = []
+    before = BEGINNING
+    seen: set[str] = set()
+    for file, number, entry in entries:
+        place = f"{file.name}:{number}"
+        if entry is None:
+            faults.append(f"{place}: this is no line of the audit log")
+            continue
+        own, previous = str(entry.get("hash")), str(entry.get("previous"))
+        if own != _hash(previous, {name: value for name, value in entry.items() if name not in ("previous", "hash")}):
+            faults.append(f"{place}: it was changed after it was written")
+        elif own in seen:
+            faults.append(f"{place}: it was inserted, a copy of {places[own]}")
+            continue
+        elif previous != before:
+            where = (
+                f"it belongs after {places[previous]}" if previous in places else "the line before it is gone" if previous != BEGINNING else "it is the first"
+            )
+            faults.append(f"{place}: it does not follow the line before it: {where}")
+        seen.add(own)
+        before = own
+    told = log.last_told()
+    if told is not None and told[0] not in places:
+        faults.append(f"{log.path.name}: its end is gone, with the line of {told[1]}")
+    return len(entries), faults
 
 
 def _hash(before: str, fields: dict[str, Any]) -> str:

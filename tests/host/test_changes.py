@@ -169,13 +169,17 @@ def test_stop_and_start(installed: Installed) -> None:
 
 
 def test_what_was_changed_is_in_the_audit_log(installed: Installed) -> None:
-    from coollm.core.audit import BEGINNING, is_intact
-
-    entries = [json.loads(line) for line in installed.host.run("cat /var/log/coo-llm/audit.log").stdout.splitlines()]
-    before = BEGINNING
-    for entry in entries:
-        assert is_intact(entry, before)
-        before = entry["hash"]
+    told = installed.json("audit", "verify")
+    assert told["ok"] is True
+    assert told["faults"] == []
+    entries = installed.json("audit", "search")["entries"]
+    assert len(entries) == told["lines"]
     assert {"install", "restart", "upgrade", "config-apply", "scale", "drain", "stop", "start"} <= {entry["action"] for entry in entries}
     assert KEY not in json.dumps(entries)
-    assert not is_intact({**entries[1], "actor": "somebody else"}, entries[0]["hash"])
+    assert {entry["action"] for entry in installed.json("audit", "search", "--action", "drain")["entries"]} == {"drain"}
+    assert len(installed.coollm("audit", "tail", "-n", "3").stdout.splitlines()) == 4
+    installed.host.run("cp -p /var/log/coo-llm/audit.log /root/audit.log; sed -i '3s/root/anna/' /var/log/coo-llm/audit.log")
+    changed = installed.coollm("audit", "verify", check=False)
+    assert (changed.returncode, "audit.log:3: it was changed" in changed.stdout) == (4, True)
+    installed.host.run("cp -p /root/audit.log /var/log/coo-llm/audit.log")
+    assert installed.coollm("audit", "verify").returncode == 0
