@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from coollm.core.errors import OperationFailed
 from coollm.core.files import replace_file
 from coollm.core.paths import make_private
 
@@ -60,8 +61,11 @@ class Journal:
         return entry
 
     def write(self, entry: Entry) -> None:
-        """Lets the disk have how far a change is."""
-        replace_file(self._directory / f"{entry.id}.json", msgspec.json.encode(entry))
+        """Lets the disk have how far a change is. Raises OperationFailed: what is not written must not be done."""
+        try:
+            replace_file(self._directory / f"{entry.id}.json", msgspec.json.encode(entry))
+        except OSError as error:
+            raise OperationFailed(f"{self._directory}: the journal cannot be written: {error.strerror}", "make room on its disk") from error
 
     def all(self) -> list[Entry]:
         """Those that are kept, the newest first."""

@@ -5,6 +5,7 @@ A step is safe to be done twice: one that was begun when its command was killed 
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import sys
@@ -140,7 +141,7 @@ def _settle_unfinished(host: Host, command: str) -> Entry | None:
         return entry
     output.progress(f"`{entry.command}` of {entry.by} was not finished: taking it back")
     _undo(host, entry, steps)
-    host_audit(host, entry, "taken back, since it was not finished")
+    _end(host, entry, UNDONE, "taken back, since it was not finished")
     return None
 
 
@@ -168,10 +169,12 @@ def _make(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
             host.journal.write(entry)
     except CoollmError as error:
         _failed(host, entry, steps, error)
+    except OSError as error:
+        _failed(host, entry, steps, OperationFailed(f"{error.filename or 'a file'}: {error.strerror or error}", "coollm status shows how things stand"))
     except KeyboardInterrupt:
         output.progress("interrupted: taking back what was done")
         _undo(host, entry, steps)
-        host_audit(host, entry, "interrupted and taken back")
+        _end(host, entry, UNDONE, "interrupted and taken back")
         raise
     entry.state, entry.ended = DONE, time.time()
     host_audit(host, entry, "done", receipt=entry.kept.get("receipt"))
@@ -181,19 +184,15 @@ def _make(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
 def _failed(host: Host, entry: Entry, steps: Sequence[Step], error: CoollmError) -> None:
     output.progress(f"  failed: {error.message}")
     if not any(step.undo is not None for step in steps if step.name in entry.begun):
-        entry.state, entry.ended = FAILED, time.time()
-        host.journal.write(entry)
-        host_audit(host, entry, "failed", reason=error.message)
+        _end(host, entry, FAILED, "failed", reason=error.message)
         raise error
     try:
         _undo(host, entry, steps)
-    except CoollmError as second:
-        entry.state, entry.ended = FAILED, time.time()
-        host.journal.write(entry)
-        host_audit(host, entry, "failed, and could not be taken back", reason=error.message, second=second.message)
-        message = f"{error.message}; and it could not all be taken back: {second.message}"
+    except (CoollmError, OSError) as second:
+        _end(host, entry, FAILED, "failed, and could not be taken back", reason=error.message, second=str(second))
+        message = f"{error.message}; and it could not all be taken back: {second}"
         raise OperationFailed(message, "coollm status shows how things stand") from error
-    host_audit(host, entry, "taken back", reason=error.message)
+    _end(host, entry, UNDONE, "taken back", reason=error.message)
     raise Undone(f"{error.message}: what was changed has been taken back", error.hint) from error
 
 
@@ -206,9 +205,17 @@ def _undo(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
             entry.begun.remove(step.name)
             if step.name in entry.done:
                 entry.done.remove(step.name)
-            host.journal.write(entry)
-    entry.state, entry.ended = UNDONE, time.time()
-    host.journal.write(entry)
+            with contextlib.suppress(OperationFailed):  # a disk that is full must not keep it from being taken back
+                host.journal.write(entry)
+
+
+def _end(host: Host, entry: Entry, state: str, what: str, **details: Any) -> None:
+    """Notes how a change ended that was not made. Where no disk takes it, it is gone on with or taken back the next time."""
+    entry.state, entry.ended = state, time.time()
+    with contextlib.suppress(OperationFailed):
+        host.journal.write(entry)
+    with contextlib.suppress(OperationFailed):
+        host_audit(host, entry, what, **details)
 
 
 def host_audit(host: Host, entry: Entry, what: str, **details: Any) -> None:

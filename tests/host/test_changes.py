@@ -168,6 +168,25 @@ def test_stop_and_start(installed: Installed) -> None:
     assert "already" in installed.coollm("start").stdout
 
 
+@pytest.mark.parametrize("what", ["journal", "audit log"])
+def test_a_full_disk_stops_a_change_before_it_is_made(installed: Installed, what: str) -> None:
+    before = generation(installed)
+    place = "/var/opt/coollm/journal" if what == "journal" else "/var/log/coo-llm"
+    installed.host.write("/root/full.yaml", with_body(33))
+    fill = f"dd if=/dev/zero of={place}/fill bs=1k count=64 2>/dev/null"
+    installed.host.run(f"mount -t tmpfs -o size=32k tmpfs {place}; {fill}; true")
+    try:
+        done = installed.coollm("config", "apply", "/root/full.yaml", check=False)
+        assert done.returncode in (1, 7)
+        assert "cannot be written: No space left on device" in done.stderr
+        assert "fault of coollm" not in done.stderr
+        assert generation(installed) == before
+    finally:
+        installed.host.run(f"umount -l {place}")
+    assert installed.json("status")["notes"] == []
+    assert generation(installed) == before
+
+
 def test_what_was_changed_is_in_the_audit_log(installed: Installed) -> None:
     told = installed.json("audit", "verify")
     assert told["ok"] is True
