@@ -21,6 +21,7 @@ from coollm.core.instances import (
     ADMIN_SOCKET,
     DRAINING,
     LATENCY_BOUNDS,
+    SHARE,
     Instance,
     WorkerReport,
     find_instances,
@@ -164,6 +165,18 @@ def undrain_steps(parameters: dict[str, Any]) -> list[Step]:
     """Steps of `undrain`."""
     name = parameters["instance"]
     return [Step("undrain", f"open instance {name} to new connections", lambda _: set_draining(name, is_on=False), lambda _: set_draining(name, is_on=True))]
+
+
+def share_with(newcomer: str, names: Sequence[str]) -> None:
+    """Lets the others give a fair part of their kept connections up, so that clients open new ones, some of them to the newcomer."""
+    others = [name for name in names if name != newcomer]
+    for name in others:
+        directory = run_directory(SYSTEM_CONFIG) / name
+        if directory.is_dir():
+            beside = directory / f".{SHARE}"
+            beside.write_text(f"{1 / (len(others) + 1):.3f}", "ascii")
+            beside.chmod(0o644)
+            beside.replace(directory / SHARE)
 
 
 def is_drained(name: str) -> bool:

@@ -138,6 +138,7 @@ def add_held(surge: str, release: str, parameters: dict[str, Any]) -> None:
     host.add(surge, release, for_good=False)
     wait_until_healthy(surge, SYSTEM_RUN / surge, parameters["probe_model"])
     host.set_draining(surge, is_on=False)
+    host.share_with(surge, all_names(parameters))
 
 
 def roll_one(entry: Entry, name: str, parameters: dict[str, Any]) -> None:
@@ -155,6 +156,7 @@ def roll_one(entry: Entry, name: str, parameters: dict[str, Any]) -> None:
             wait_until_healthy(name, SYSTEM_RUN / name, parameters["probe_model"])
             if name not in parameters["drained"]:
                 host.set_draining(name, is_on=False)
+                host.share_with(name, all_names(parameters))
         except OperationFailed as error:
             failures = entry.kept["failures"] = [*entry.kept.get("failures", []), f"instance {name}: {error.message}"]
             if len(failures) > parameters["max_failures"]:

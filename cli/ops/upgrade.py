@@ -18,7 +18,7 @@ from coollm_cli.ops.install import write_units
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
 from coollm_cli.ops.rollout import add_held, all_names, blast_radius, bring_back, common_parameters, end_roll, roll_one, watched
-from coollm_cli.ops.watch import since, totals
+from coollm_cli.ops.watch import since, totals, totals_of
 
 from coollm.core.errors import OperationFailed
 from coollm.core.paths import CURRENT_RELEASE, RELEASES, SYSTEM_ADMIN, SYSTEM_CONFIG, SYSTEM_ENVIRONMENT, SYSTEM_RUN, SYSTEM_STATE
@@ -109,23 +109,15 @@ def _canary(entry: Entry, surge: str, new: str, parameters: dict[str, Any]) -> N
     entry.kept.setdefault("started", time.time())
     with watched(entry):
         add_held(surge, new, parameters)
-        _soak(surge, parameters)
+        _soak(surge, parameters, entry)
 
 
-def _soak(surge: str, parameters: dict[str, Any]) -> None:
+def _soak(surge: str, parameters: dict[str, Any], entry: Entry) -> None:
     """Raises OperationFailed as soon as the canary fails more than the others do."""
-    others = parameters["instances"]
-    before, canary_before = totals(SYSTEM_RUN, others), totals(SYSTEM_RUN, [surge])
     ends = time.monotonic() + parameters["soak_seconds"]
     while True:
         time.sleep(LOOK_SECONDS)
-        own = since(canary_before, totals(SYSTEM_RUN, [surge]))
-        old = since(before, totals(SYSTEM_RUN, others))
-        rate = own["failed"] / own["requests"] if own["requests"] else 0.0
-        allowed = MORE_ERRORS + (old["failed"] / old["requests"] if old["requests"] else 0.0)
-        if own["requests"] >= LEAST_REQUESTS and rate > allowed:
-            message = f"{own['failed']} of {own['requests']} requests failed on instance {surge}, and {old['failed']} of {old['requests']} on the others"
-            raise OperationFailed(message, f"journalctl -u coollm@{surge}")
+        own, old = _judge(entry, parameters)
         if not systemd.is_active(systemd.service(surge)):
             raise OperationFailed(f"instance {surge} has ended by itself", f"journalctl -u coollm@{surge}")
         if time.monotonic() >= ends:
@@ -133,9 +125,23 @@ def _soak(surge: str, parameters: dict[str, Any]) -> None:
             return
 
 
+def _judge(entry: Entry, parameters: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """What instances of the new release have served since the upgrade began, and what the others. Raises OperationFailed if the new ones fail more."""
+    new = parameters["source"]["version"]
+    of_new, of_old = totals_of(new, SYSTEM_RUN, all_names(parameters))
+    own, old = since(entry.kept["baseline"], of_new), since(entry.kept["baseline"], of_old)
+    rate = own["failed"] / own["requests"] if own["requests"] else 0.0
+    allowed = MORE_ERRORS + (old["failed"] / old["requests"] if old["requests"] else 0.0)
+    if own["requests"] >= LEAST_REQUESTS and rate > allowed:
+        message = f"{own['failed']} of {own['requests']} requests failed with coollm {new}, and {old['failed']} of {old['requests']} with the release before"
+        raise OperationFailed(message, "journalctl -u 'coollm@*'")
+    return own, old
+
+
 def _roll(entry: Entry, name: str, new: str, parameters: dict[str, Any]) -> None:
     host.point(name, new)
     roll_one(entry, name, parameters)
+    _judge(entry, parameters)
 
 
 def _back(name: str, parameters: dict[str, Any]) -> None:

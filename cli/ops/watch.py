@@ -98,6 +98,13 @@ def totals(run: Path, names: Sequence[str]) -> dict[str, list[int]]:
     return {f"{name}/{report.pid}": [getattr(report, total) for total in TOTALS] for name in names for report in read_reports(run / name)}
 
 
+def totals_of(version: str, run: Path, names: Sequence[str]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """The same, of workers of a version, and of all others."""
+    everyone = totals(run, names)
+    own = {f"{name}/{report.pid}" for name in names for report in read_reports(run / name) if report.version == version}
+    return {key: told for key, told in everyone.items() if key in own}, {key: told for key, told in everyone.items() if key not in own}
+
+
 def since(before: dict[str, list[int]], now: dict[str, list[int]]) -> dict[str, int]:
     """The difference, by total."""
     sums = [0] * len(TOTALS)

@@ -3,6 +3,7 @@
     RUN/NAME/admin.sock       the instance's local socket
     RUN/NAME/instance.json    who serves here
     RUN/NAME/draining         is there while the instance takes no new connections, also after it was restarted
+    RUN/NAME/share            a part of the idle and kept connections is to go elsewhere: an instance has come to share them
     RUN/NAME/workers/PID      what a worker has served, written every half second and once more when it ends
 
 An instance that systemd runs is called by its number; one that was started by hand by its port.
@@ -21,6 +22,7 @@ import msgspec
 ADMIN_SOCKET = "admin.sock"
 INSTANCE_FILE = "instance.json"
 DRAINING = "draining"
+SHARE = "share"
 WORKERS = "workers"
 
 LATENCY_BOUNDS = tuple(0.001 * 1.35**step for step in range(36))

@@ -285,6 +285,10 @@ class Connection:
         except _Refused as error:
             raise InvalidRequest(f"the body is broken: {error}") from None
 
+    def retire(self) -> None:
+        """Ends with the next answer, so that its client opens another, which may go to another instance."""
+        self._lives_until = 0.0
+
     def stop(self) -> None:
         """Ends the request that is served, which has been waited for long enough: its client is told to send it again."""
         if self.idle_since is None and not self.was_stopped and self._wire.on_stop is not None:

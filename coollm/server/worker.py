@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import random
 import ssl
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from coollm import __version__
 from coollm.api.health import LEAVING_KEY
 from coollm.changeover import CHANGEOVER
-from coollm.core.instances import DRAINING, WorkerReport, write_report
+from coollm.core.instances import DRAINING, SHARE, WorkerReport, write_report
 from coollm.server.connection import HEAD_SECONDS, Connection
 from coollm.server.traffic import Traffic
 from coollm.wire import TlsWire, Wire
@@ -120,6 +121,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._directory = Path(os.environ["COOLLM_INSTANCE_DIR"])
         self._started = time.time()
         self.is_draining = False
+        self._shared = self._share_asked()
 
     def run(self) -> None:
         """Serves until it is told to stop, and then until what is in flight has been answered."""
@@ -165,7 +167,29 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             if turn % REPORT_EVERY == 0:
                 self.report()
 
+    def _share_asked(self) -> int:
+        """When it was last asked for that connections are shared, in nanoseconds; 0 if never."""
+        try:
+            return (self._directory / SHARE).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _share(self) -> None:
+        """Lets a part of the connections go, at random."""
+        asked = self._share_asked()
+        if asked == self._shared:
+            return
+        self._shared = asked
+        try:
+            part = float((self._directory / SHARE).read_text("ascii"))
+        except (OSError, ValueError):
+            return
+        for wire, served in self._served.items():
+            if wire.family != _socket.AF_UNIX and random.random() < part:
+                served.retire()
+
     def _look(self) -> None:
+        self._share()
         is_draining = (self._directory / DRAINING).exists()
         if is_draining == self.is_draining or not self.alive:
             return
