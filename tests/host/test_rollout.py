@@ -68,7 +68,7 @@ def test_a_killed_master_takes_only_its_own_requests_along(installed: Installed)
     assert 1 <= len(clients["streams_cut"]) < 20
     assert len(clients["failed"]) < 20
     moments = [float(line.split()[0]) for line in clients["streams_cut"] + clients["failed"]]
-    assert max(moments) - min(moments) < 1.5
+    assert max(moments) - min(moments) < 5
     assert all(
         "IncompleteRead" in line or "reset" in line or "RemoteDisconnected" in line or "data: " in line for line in clients["streams_cut"] + clients["failed"]
     )
