@@ -13,7 +13,6 @@ from typing import Any
 
 from coollm_cli.ops import systemd
 from coollm_cli.ops.gateway_client import GatewayClient
-from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Host, Plan, Step
 
 from coollm.core.errors import OperationFailed, Unreachable, UsageError
@@ -367,8 +366,3 @@ def remove(name: str) -> None:
 def count(number: int, thing: str) -> str:
     """`1 instance`, `2 instances`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def seconds_text(entry: Entry) -> str:
-    """How long a change has taken until now."""
-    return f"{time.time() - entry.began:.0f} s"

@@ -8,7 +8,6 @@ States: running, done, undone (taken back), failed (stopped, and said so).
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,8 +79,3 @@ class Journal:
     def unfinished(self) -> Entry | None:
         """The change that somebody began and did not end, if there is one."""
         return next((entry for entry in self.all() if entry.state == RUNNING), None)
-
-
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two sets of parameters are equal, as JSON has them."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
