@@ -93,7 +93,8 @@ def main() -> None:
     """Ships until its worker ends, and once more then."""
     with contextlib.suppress(OSError):  # a unit may forbid it
         os.nice(NICE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the worker ends by it, and what it wrote is shipped then
+    for ends in (signal.SIGINT, signal.SIGTERM):  # of a terminal, and of systemd: the worker ends by it, and what it wrote is shipped then
+        signal.signal(ends, signal.SIG_IGN)
     config = find_config()
     try:
         state = state_directory(config)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import _socket
 import os
 import random
+import signal
 import ssl
 import time
 from collections.abc import Callable
@@ -284,8 +285,17 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         more = {"wsgi.multithread": True, "wsgi.url_scheme": scheme, "SCRIPT_NAME": "", "SERVER_NAME": host, "SERVER_PORT": port}
         return {**base_environ(self.cfg), **more, LEAVING_KEY: self._is_leaving}
 
+    def notify(self) -> None:
+        """Tells the master that the loop turns. A worker whose master is gone finishes what is under way."""
+        self.tmp.notify()
+        if self.alive and self.ppid != os.getppid():
+            self.log.warning("the master is gone: finishing what is under way (pid: %s)", self.pid)
+            self.handle_exit(signal.SIGTERM, None)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """TERM: takes no more connections, finishes what is in flight and goes."""
+        if self._stopped.is_set():
+            return  # systemd and the master both say so
         super().handle_exit(sig, frame)
         self._stopped.set()
         for listener in self._listeners:

@@ -27,12 +27,13 @@ def served(installed: Installed) -> int:
     return sum(int(part.partition(",")[0]) for part in files.split('"requests":')[1:])
 
 
-def test_restart_upgrade_rollback_and_ten_configurations_lose_nothing(installed: Installed, wheelhouse: Path, releases: Path) -> None:
+@pytest.mark.parametrize("stream_seconds", [pytest.param(4, id="short"), pytest.param(20, id="long", marks=pytest.mark.soak)])
+def test_restart_upgrade_rollback_and_ten_configurations_lose_nothing(installed: Installed, wheelhouse: Path, releases: Path, stream_seconds: int) -> None:
     make_release(wheelhouse, releases, NEW)
     receipts = []
     generation = installed.json("status")["instances"][0]["generation"]
     before = served(installed)
-    with installed.load() as clients:
+    with installed.load(stream_seconds=stream_seconds) as clients:
         time.sleep(2)
         receipts.append(installed.json("restart", "--rolling"))
         for number in range(10):
@@ -52,28 +53,30 @@ def test_restart_upgrade_rollback_and_ten_configurations_lose_nothing(installed:
         agrees(receipt)
         assert receipt["requests"] > 1000
         assert receipt["streams_finished"] >= 100
+    time.sleep(1)  # workers tell every half second
     # What the instances say of all their workers, the ended ones too, is what the clients say.
     assert served(installed) - before == clients["requests"] + clients["streams_finished"]
     assert {one["version"] for one in installed.json("status")["instances"]} != {NEW}
     assert installed.json("status")["notes"] == []
 
 
-def test_a_killed_master_takes_only_its_own_requests_along(installed: Installed) -> None:
+def test_a_killed_master_takes_nothing_along(installed: Installed) -> None:
+    """Its workers finish what is under way, and then another master takes its place."""
+    master = "systemctl show -P MainPID coollm@1"
+    before = installed.host.run(master).stdout
     with installed.load(rate=100, connections=20, streams=20, stream_seconds=4) as clients:
         time.sleep(2)
-        installed.host.run("kill -9 $(systemctl show -P MainPID coollm@1)")
-        time.sleep(8)
+        assert installed.json("status")["instances"][0]["streams"] > 0
+        installed.host.run(f"kill -9 $({master})")
+        time.sleep(10)
     assert clients["streams_finished"] >= 20
-    # One instance of two: the streams and the one or two requests that were on it then, and nothing after.
-    assert 1 <= len(clients["streams_cut"]) < 20
-    assert len(clients["failed"]) < 20
-    moments = [float(line.split()[0]) for line in clients["streams_cut"] + clients["failed"]]
-    assert max(moments) - min(moments) < 5
-    assert all(
-        "IncompleteRead" in line or "reset" in line or "RemoteDisconnected" in line or "data: " in line for line in clients["streams_cut"] + clients["failed"]
-    )
-    status = installed.json("status")
-    assert [one["status"] for one in status["instances"]] == ["ok", "ok"]
+    assert clients["streams_cut"] == []
+    assert clients["failed"] == []
+    deadline = time.monotonic() + 60
+    while [one["status"] for one in installed.json("status", check=False)["instances"]] != ["ok", "ok"]:
+        assert time.monotonic() < deadline, installed.coollm("status", check=False).stdout
+        time.sleep(1)
+    assert installed.host.run(master).stdout != before
 
 
 BAD = {
