@@ -99,7 +99,7 @@ class Services(msgspec.Struct, frozen=True):
 
     def parts(self) -> tuple[Part, ...]:
         """What holds connections or processes, and may live on in the next generation."""
-        return tuple(part for part in (self.upstream, self.store, self.cache, self.ledger, self.shipping) if part is not None)
+        return tuple(part for part in (self.upstream, self.cache, self.ledger, self.shipping) if part is not None)
 
 
 def build_services(

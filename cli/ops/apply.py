@@ -121,9 +121,10 @@ def apply_steps(parameters: dict[str, Any]) -> list[Step]:
         wait_for_workers(config, parameters["before"])
 
     def probe(entry: Entry) -> None:
-        for one in host.states(config):
-            if one.live:
-                wait_until_healthy(one.name, one.directory, parameters["probe_model"])
+        live = {name for name, _ in host.live_workers(config)}
+        for name, directory in host.places(config).items():
+            if name in live:
+                wait_until_healthy(name, directory, parameters["probe_model"])
         number, revert_at = entry.kept["number"], entry.kept["revert_at"]
         entry.kept["told"] = {"generation": number, "revert_at": revert_at}
         entry.kept["lines"] = [f"generation {number} is in force"]
@@ -173,7 +174,7 @@ def wait_for_workers(config: Path, number: int) -> None:
     """Waits until every worker of every instance serves a generation. Raises OperationFailed if one cannot, or does not in time."""
     ends = time.monotonic() + TAKE_IN_SECONDS
     while True:
-        waiting = [(one.name, report) for one in host.states(config) for report in one.live if report.generation != number]
+        waiting = [(name, report) for name, report in host.live_workers(config) if report.generation != number]
         if not waiting:
             return
         for name, report in waiting:
@@ -225,10 +226,9 @@ def _differs(config: Path, content: bytes) -> bool:
 
 
 def _probe_model(config: Path, settings: Settings) -> str | None:
-    for one in host.states(config):
-        if one.live:
-            return find_probe_model(host.client_of(one.name, one.directory), settings)
-    return None
+    places = host.places(config)
+    name = next((name for name, _ in host.live_workers(config)), None)
+    return None if name is None else find_probe_model(host.client_of(name, places[name]), settings)
 
 
 def _differences(before: str, after: str, *settings: Settings | None) -> Sequence[str]:

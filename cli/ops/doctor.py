@@ -126,7 +126,7 @@ def _units(patient: Patient) -> Iterator[Finding]:
 
 
 def _descriptors(patient: Patient) -> Iterator[Finding]:
-    found = [(f"process {report.pid}", _limit_of(report.pid)) for one in host.states(patient.config) for report in one.live]
+    found = [(f"process {report.pid}", _limit_of(report.pid)) for _, report in host.live_workers(patient.config)]
     for who, limit in found or [("this shell", resource.getrlimit(resource.RLIMIT_NOFILE)[0])]:
         if limit is not None and limit < LEAST_DESCRIPTORS:
             yield Finding("descriptors", MEDIUM, f"{who} may open {limit} files, of {LEAST_DESCRIPTORS} that are wanted")
@@ -246,7 +246,7 @@ def _store(patient: Patient) -> Iterator[Finding]:
 
 
 def _port(patient: Patient) -> Iterator[Finding]:
-    if patient.settings is None or any(one.live for one in host.states(patient.config)):
+    if patient.settings is None or host.live_workers(patient.config):
         return
     if patient.is_installed and systemd.is_active(systemd.PUBLIC_SOCKET):
         return

@@ -92,21 +92,37 @@ def release_of(name: str) -> str:
     return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
 
-def states(config: Path) -> list[State]:
-    """Every instance of the host: those that are installed, then those that somebody started by hand."""
+def places(config: Path) -> dict[str, Path]:
+    """The run directory of every instance of the host by its name: those that are installed, then those that somebody started by hand.
+
+    Raises Unreachable where they are another user's.
+    """
     run = run_directory(config.absolute())
-    started = {instance.name: instance for instance in find_instances(run)}
+    found = {name: run / name for name in (numbers() if config.absolute() == SYSTEM_CONFIG else ())}
+    for directory in found.values():
+        if directory.exists() and not os.access(directory, os.R_OK | os.X_OK):
+            raise Unreachable(f"{directory}: permission denied", "the gateway belongs to another user: use sudo")
+    for instance in find_instances(run):
+        if is_alive(instance.pid):
+            found.setdefault(instance.name, run / instance.name)
+    return found
+
+
+def live_workers(config: Path) -> list[tuple[str, WorkerReport]]:
+    """Every worker that is there, with the name of its instance. Systemd is not asked."""
+    return [(name, report) for name, directory in places(config).items() for report in read_reports(directory) if report.is_live]
+
+
+def states(config: Path) -> list[State]:
+    """How every instance of the host is, also by what systemd says."""
+    started = {instance.name: instance for instance in find_instances(run_directory(config.absolute()))}
+    installed = set(numbers()) if config.absolute() == SYSTEM_CONFIG else set()
     found = []
-    known = numbers() if config.absolute() == SYSTEM_CONFIG else []
-    for name in known:
-        if (run / name).exists() and not os.access(run / name, os.R_OK | os.X_OK):
-            raise Unreachable(f"{run / name}: permission denied", "the gateway belongs to another user: use sudo")
-        told = systemd.show(systemd.service(name), "ActiveState", "UnitFileState")
+    for name, directory in places(config).items():
+        told = systemd.show(systemd.service(name), "ActiveState", "UnitFileState") if name in installed else {}
         is_wanted = told.get("UnitFileState") == "enabled"
-        found.append(State(name, run / name, release_of(name), is_wanted, told.get("ActiveState", ""), read_reports(run / name), started.get(name)))
-    for name, instance in started.items():
-        if name not in known and is_alive(instance.pid):
-            found.append(State(name, run / name, "", False, "", read_reports(run / name), instance))
+        release = release_of(name) if name in installed else ""
+        found.append(State(name, directory, release, is_wanted, told.get("ActiveState", ""), read_reports(directory), started.get(name)))
     return found
 
 

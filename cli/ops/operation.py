@@ -245,4 +245,4 @@ def _shown(plan: Plan, *, done: bool) -> dict[str, Any]:
 def _result(entry: Entry, kept: dict[str, Any], options: Options) -> Result:
     data = {"ok": True, "done": True, "changed": True, "change": entry.id, **kept.get("receipt", {}), **kept.get("told", {})}
     lines = [] if options.quiet and entry.state != RUNNING and not kept.get("lines") else list(kept.get("lines", ["done"]))
-    return Result(data, lines, as_json=options.as_json)
+    return Result(data, lines, as_json=options.as_json, exit_code=0 if data["ok"] else 1)

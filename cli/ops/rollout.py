@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from coollm_cli import output
@@ -20,6 +21,8 @@ from coollm.core.config.schema import Settings
 from coollm.core.errors import OperationFailed
 from coollm.core.instances import read_reports
 from coollm.core.paths import SYSTEM_CONFIG, SYSTEM_RUN, SYSTEM_STATE
+
+TELL_EVERY_SECONDS = 5.0
 
 
 def settings_in_force() -> Settings:
@@ -58,7 +61,7 @@ def common_parameters(names: Sequence[str], live: Sequence[str], max_failures: i
 
 def blast_radius(names: Sequence[str], *, rolling: bool) -> list[str]:
     """What is at stake: live streams, the oldest, how long requests take, connections, and how long it may last."""
-    reports = [report for one in host.states(SYSTEM_CONFIG) for report in one.live]
+    reports = [report for _, report in host.live_workers(SYSTEM_CONFIG)]
     streams = sum(report.streams for report in reports)
     oldest = max((report.oldest_stream_seconds for report in reports), default=0.0)
     counts = [sum(column) for column in zip(*(report.latencies for report in reports), strict=True)] if reports else []
@@ -173,8 +176,12 @@ def bring_back(name: str, parameters: dict[str, Any]) -> None:
     try:
         wait_until_healthy(name, SYSTEM_RUN / name, parameters["probe_model"])
     except OperationFailed:
-        host.restart(name)
-        wait_until_healthy(name, SYSTEM_RUN / name, parameters["probe_model"])
+        try:
+            host.restart(name)
+            wait_until_healthy(name, SYSTEM_RUN / name, parameters["probe_model"])
+        except OperationFailed as error:
+            surge = parameters["surge"]
+            raise OperationFailed(f"{error.message}; instance {surge} serves in its place until `coollm scale` removes it", error.hint) from error
     if name not in parameters["drained"]:
         host.set_draining(name, is_on=False)
 
@@ -186,47 +193,39 @@ def end_roll(entry: Entry, surge: str, parameters: dict[str, Any]) -> None:
     make_receipt(entry, parameters)
 
 
-class watched:  # noqa: N801  it reads as a verb
+@contextmanager
+def watched(entry: Entry) -> Iterator[None]:
     """Watches the public address during a step, and keeps what it saw."""
-
-    def __init__(self, entry: Entry) -> None:
-        self._entry = entry
-        self._probe = PublicProbe(settings_in_force())
-
-    def __enter__(self) -> None:
-        self._probe.__enter__()
-
-    def __exit__(self, *_: object) -> None:
-        self._probe.__exit__()
-        kept = self._entry.kept
-        kept["longest_stall_ms"] = max(kept.get("longest_stall_ms", 0), round(self._probe.longest_seconds * 1000))
-        kept["probes_failed"] = kept.get("probes_failed", 0) + self._probe.failed
+    probe = PublicProbe(settings_in_force())
+    try:
+        with probe:
+            yield
+    finally:
+        kept = entry.kept
+        kept["longest_stall_ms"] = max(kept.get("longest_stall_ms", 0), round(probe.longest_seconds * 1000))
+        kept["probes_failed"] = kept.get("probes_failed", 0) + probe.failed
 
 
-class progress_of_drain:  # noqa: N801  it reads as a verb
+@contextmanager
+def progress_of_drain(name: str) -> Iterator[None]:
     """Says every few seconds how many streams an instance that stops still has."""
+    stopped = threading.Event()
 
-    EVERY_SECONDS = 5.0
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self.EVERY_SECONDS):
-            leaving = [report for report in read_reports(SYSTEM_RUN / self._name) if report.is_live and report.is_draining]
+    def tell() -> None:
+        while not stopped.wait(TELL_EVERY_SECONDS):
+            leaving = [report for report in read_reports(SYSTEM_RUN / name) if report.is_live and report.is_draining]
             streams = sum(report.streams for report in leaving)
             if streams:
                 oldest = max(report.oldest_stream_seconds for report in leaving)
-                output.progress(f"    instance {self._name}: {host.count(streams, 'stream')} left, the oldest {oldest:.0f} s")
+                output.progress(f"    instance {name}: {host.count(streams, 'stream')} left, the oldest {oldest:.0f} s")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        teller.join()
 
 
 def make_receipt(entry: Entry, parameters: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ def host_status(config: Path, state_option: Path | None = None) -> dict[str, Any
     """Every instance with its figures of the last second, and what is worth knowing of the host."""
     path = config.absolute()
     first = _figures(path)
-    if any(one.live for one in host.states(path)):
+    if first:
         time.sleep(SAMPLE_SECONDS)
     return _status(path, first, SAMPLE_SECONDS, state_option)
 
@@ -37,11 +37,7 @@ def _status(path: Path, before: dict[str, list[int]], seconds: float, state_opti
 
 def _figures(path: Path) -> dict[str, list[int]]:
     """What each worker has served: requests and failed ones, then answers by how long they took."""
-    found = {}
-    for one in host.states(path):
-        for report in one.live:
-            found[f"{one.name}/{report.pid}"] = [report.requests, report.failed, *report.latencies]
-    return found
+    return {f"{name}/{report.pid}": [report.requests, report.failed, *report.latencies] for name, report in host.live_workers(path)}
 
 
 def _instance(one: host.State, before: dict[str, list[int]], seconds: float) -> dict[str, Any]:

@@ -115,9 +115,9 @@ def since(before: dict[str, list[int]], now: dict[str, list[int]]) -> dict[str, 
 
 
 def find_probe_model(client: GatewayClient, settings: Settings) -> str | None:
-    """A model that answers now, for the gate of instances that come; None if no vendor answers, which is not the instances' fault."""
+    """A model that answers now, for the gate of instances that come; None if no vendor answers, which is not their fault, or no provider names a model."""
     for provider in settings.llm_providers:
-        for model in provider.listed_models()[:1] or (f"{provider.type}-sim",):
+        for model in provider.listed_models()[:1]:
             if _is_answered(client, f"{provider.id}:{model}"):
                 return f"{provider.id}:{model}"
     return None

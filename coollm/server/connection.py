@@ -20,6 +20,7 @@ import orjson
 
 from coollm.api.client_watch import WIRE_KEY
 from coollm.core.errors import ClientGone, InvalidRequest
+from coollm.server.answer import PIECE_SECONDS, Answer
 from coollm.server.traffic import Traffic
 from coollm.wire import RECEIVE_BYTES, Wire
 
@@ -32,9 +33,6 @@ MOST_HEADERS = 100
 IDLE_SECONDS = 75.0
 HEAD_SECONDS = 30.0
 
-# Between two pieces of a body, and for a piece of an answer to be taken.
-PIECE_SECONDS = 75.0
-
 # A body that comes more slowly than this, after its first PIECE_SECONDS, is a client that only holds its place.
 LEAST_BYTES_PER_SECOND = 1024
 
@@ -42,16 +40,11 @@ LEAST_BYTES_PER_SECOND = 1024
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1024 * 1024
 
-# So much waits for a client before its vendor has to.
-MOST_POSTED_BYTES = 64 * 1024
-
 # A connection ends with the first request after so long, so that clients spread over instances that have come since.
 LIFE_SECONDS = (90.0, 150.0)
 
 # Requests of clients; what an administrator or a probe asks is none of them.
 COUNTED = (b"/v1/", b"/api/v1/")
-
-EVENT_STREAM = "text/event-stream"
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -318,7 +311,7 @@ class Connection:
         return not request.is_complete or self._is_stopping() or request.began > self._lives_until
 
     def _write(self, request: _Request) -> bool:
-        answer = _Answer(self, self._wire, request, lambda: self._is_last(request))
+        answer = Answer(self, self._wire, request, lambda: self._is_last(request))
         # Nothing here holds the environment longer than the application does: a stream may last for minutes.
         pieces = self._application(self._environment(request), answer.start)
         try:
@@ -368,91 +361,6 @@ class Connection:
             return
 
 
-class _Answer:
-    """Writes one answer."""
-
-    def __init__(self, served: Connection, wire: Wire, request: _Request, must_close: Callable[[], bool]) -> None:
-        self._served = served
-        self._wire = wire
-        self._request = request
-        self._must_close = must_close
-        self._head = b""
-        self._is_chunked = False
-        self._has_length = False
-        self.keeps_alive = request.keeps_alive
-
-    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:  # noqa: ARG002  as PEP 3333 has it
-        """`start_response` of WSGI. Raises ValueError for a header that would end the head."""
-        self._served.status = status
-        lines = [f"HTTP/1.1 {status}", _date()]
-        for name, value in headers:
-            if name.lower() == "content-length":
-                self._has_length = True
-            lines.append(f"{name}: {value}")
-        if not self._has_length:
-            self._served.is_stream = any(value.startswith(EVENT_STREAM) for _, value in headers)
-        may_have_body = self._request.method != "HEAD" and not status.startswith(("204", "304"))
-        if may_have_body and not self._has_length:
-            self._is_chunked = self._request.version == "1.1"
-            lines.append("transfer-encoding: chunked" if self._is_chunked else "connection: close")
-            self.keeps_alive = self.keeps_alive and self._is_chunked
-        if self._must_close():
-            self.keeps_alive = False
-        if not self.keeps_alive:
-            lines.append("connection: close")
-        elif self._request.version == "1.0":
-            lines.append("connection: keep-alive")
-        text = "\r\n".join(lines)
-        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
-            raise ValueError("a header of the answer holds a line break")
-        self._head = text.encode("latin-1", "replace") + b"\r\n\r\n"
-        return self._write
-
-    def write_all(self, pieces: Iterable[bytes]) -> None:
-        """The body, each piece as soon as it is there; the head goes out with the first. Raises OSError."""
-        if self._request.method == "HEAD":
-            next(iter(pieces), None)  # an application may begin with its first piece
-            self._flush()
-            return
-        if isinstance(pieces, tuple) and len(pieces) == 1 and self._has_length:
-            head, self._head = self._head, b""
-            self._send(head + pieces[0])
-            return
-        relay = getattr(pieces, "relay", None)
-        for piece in pieces:
-            self._write(piece)
-            if relay is not None:
-                relay(self._post)
-        if self._is_chunked:
-            head, self._head = self._head, b""
-            self._send(head + b"0\r\n\r\n")
-        else:
-            self._flush()
-
-    def _write(self, piece: bytes) -> None:
-        if piece:
-            head, self._head = self._head, b""
-            self._send(head + b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else head + piece)
-
-    def _post(self, piece: bytes) -> bool:
-        """Sends a piece without waiting; whether it did: a client that does not read is waited for by `_write`."""
-        if self._wire.backlog > MOST_POSTED_BYTES:
-            return False
-        try:
-            self._wire.post(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
-        except OSError:
-            return False
-        return True
-
-    def _send(self, data: bytes) -> None:
-        self._wire.send(data, time.monotonic() + PIECE_SECONDS)
-
-    def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._send(head)
-
-
 def _check(request: _Request) -> None:
     """Raises _Refused for a message whose end others on the way may see elsewhere, or which names no one host."""
     names = [name for name, _ in request.headers]
@@ -498,14 +406,3 @@ _KEYS = {
     for name in ("host", "authorization", "x-api-key", "user-agent", "accept", "accept-encoding", "connection", "cache-control", "x-session-id")
 }
 _KEYS |= {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
-
-_dated = (0, "")
-
-
-def _date() -> str:
-    """The header `date`, made once a second."""
-    global _dated
-    now = int(time.time())
-    if _dated[0] != now:
-        _dated = (now, time.strftime("date: %a, %d %b %Y %H:%M:%S GMT", time.gmtime(now)))
-    return _dated[1]

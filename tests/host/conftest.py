@@ -82,7 +82,7 @@ def new_host(network: Network, wheelhouse: Path, releases: Path) -> Iterator[Cal
         host.close()
 
 
-BOOTSTRAP = f"/usr/bin/python3 -m venv /root/boot && /root/boot/bin/pip install -q --no-index --find-links {WHEELHOUSE} coollm"
+BOOTSTRAP = f"/usr/bin/python3 -m venv /srv/bootstrap && /srv/bootstrap/bin/pip install -q --no-index --find-links {WHEELHOUSE} coollm"
 
 
 class Installed:
@@ -125,7 +125,7 @@ def installed(new_host: Callable[[], TestHost]) -> Installed:
     host.run(BOOTSTRAP)
     host.run("mkdir -p /etc/coollm")
     host.write("/etc/coollm/config.yaml", CONFIG)
-    host.run(f"/root/boot/bin/coollm install --wheelhouse {WHEELHOUSE} --yes")
+    host.run(f"/srv/bootstrap/bin/coollm install --wheelhouse {WHEELHOUSE} --yes")
     return Installed(host)
 
 

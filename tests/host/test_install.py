@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -10,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from coollm.core.secrets import Secret
 from tests.host.conftest import BOOTSTRAP, RELEASES, WHEELHOUSE, Installed, put_hook
 from tests.host.hosts import TestHost
 
 pytestmark = pytest.mark.timeout(600)
 
-INSTALL = f"/root/boot/bin/coollm install --wheelhouse {WHEELHOUSE} --instances 2"
+INSTALL = f"/srv/bootstrap/bin/coollm install --wheelhouse {WHEELHOUSE} --instances 2"
 
 # Where a gateway could leave something.
 LOOK_AT = "/etc /opt /usr/local /var/lib /var/log /var/opt /var/spool /run /root"
@@ -30,7 +30,7 @@ NOT_OURS = (
     "/var/log/journal",
     "/var/log/wtmp",
     "/var/log/btmp",
-    "/root/boot",
+    "/srv/bootstrap",
     "/run/utmp",
     "/var/log/lastlog",
 )
@@ -53,7 +53,7 @@ def test_install_twice_uninstall_and_purge(new_host: Callable[[], TestHost]) -> 
     assert files(host) == before, "a dry run changes nothing"
     host.run(f"{INSTALL} --yes")
     answer = json.loads(host.run("coollm chat --json hello").stdout)
-    assert answer["usage"]["output_tokens"] > 0 if "usage" in answer else answer
+    assert answer["text"]
     assert time.monotonic() - began < 60, "from a bare host to an answer"
 
     again = json.loads(host.run(f"{INSTALL} --json").stdout)
@@ -115,7 +115,7 @@ def test_credentials_of_systemd(installed: Installed) -> None:
     assert "LoadCredential=openai:/etc/coollm/credentials/openai" in host.run("systemctl cat coollm@1").stdout
     assert {one["status"] for one in installed.json("status")["instances"]} == {"ok"}
     keys = [key["id"] for provider in installed.json("providers")["providers"] for key in provider["keys"]]
-    assert hashlib.sha256(b"sk-credential-0001").hexdigest()[:8] in keys or len(set(keys)) == 3
+    assert Secret("sk-credential-0001").fingerprint() in keys
     host.write("/root/before.yaml", before)
     host.run("coollm config apply /root/before.yaml; rm -r /etc/coollm/credentials")
     host.run(f"coollm install --wheelhouse {WHEELHOUSE} --yes && coollm restart --rolling")
@@ -146,8 +146,9 @@ def test_the_units_are_hardened_and_hold_together(installed: Installed) -> None:
         check=False,
     )
     assert told.stdout == ""
-    told = host.run("systemctl show coollm@1 -P Type -P NonBlocking -P WatchdogUSec -P StartLimitIntervalUSec -P MemoryAccounting -P Slice").stdout.split("\n")
-    assert told[:6] == ["notify", "coollm.slice", "yes", "yes", "0", "30s"] or set(told[:6]) == {"notify", "yes", "30s", "0", "coollm.slice"}
+    names = ("Type", "NonBlocking", "WatchdogUSec", "StartLimitIntervalUSec", "MemoryAccounting", "Slice")
+    told = {name: host.run(f"systemctl show -P {name} coollm@1").stdout.strip() for name in names}
+    assert list(told.values()) == ["notify", "yes", "30s", "0", "yes", "coollm.slice"]
 
 
 def test_what_hangs_is_started_anew(installed: Installed) -> None:

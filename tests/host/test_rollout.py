@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,10 @@ def test_restart_upgrade_rollback_and_ten_configurations_lose_nothing(installed:
     assert clients["streams_cut"] == []
     assert clients["slow"] == []
     assert clients["streams_finished"] >= 200
+    kept = [entry["receipt"] for entry in installed.json("audit", "search")["entries"] if "receipt" in entry]
     for receipt in receipts:
         agrees(receipt)
+        assert any(one["seconds"] == receipt["seconds"] and one["requests"] == receipt["requests"] for one in kept)
         assert receipt["requests"] > 1000
         assert receipt["streams_finished"] >= 100
     time.sleep(1)  # workers tell every half second
@@ -122,3 +125,27 @@ def test_a_bad_release_is_taken_back(installed: Installed, wheelhouse: Path, rel
     else:
         # It never got a client's request.
         assert clients["failed"] == []
+
+
+def test_an_instance_that_does_not_come_back_stops_the_roll(installed: Installed) -> None:
+    """Unless so many failures are allowed; either way another serves in its place, and nothing is lost."""
+    host = installed.host
+    host.run("mkdir -p /etc/systemd/system/coollm@2.service.d")
+    host.write("/etc/systemd/system/coollm@2.service.d/broken.conf", "[Service]\nExecStartPre=/usr/bin/false\n")
+    with installed.load(rate=50, connections=10, streams=5, stream_seconds=2) as clients:
+        host.run("systemctl daemon-reload")
+        allowed = installed.coollm("restart", "--rolling", "--max-failures", "1", "--json", check=False)
+        stopped = installed.coollm("restart", "--rolling", check=False)
+        status = {one["instance"]: one["status"] for one in installed.json("status", check=False)["instances"]}
+        host.run("rm -r /etc/systemd/system/coollm@2.service.d; systemctl daemon-reload")
+        installed.coollm("scale", "2")
+    assert allowed.returncode == 1
+    receipt = json.loads(allowed.stdout)
+    assert (receipt["ok"], len(receipt["failures"]), receipt["failed"]) == (False, 1, 0)
+    assert stopped.returncode == 1
+    assert "instance 3 serves in its place" in stopped.stderr
+    assert (status["1"], status["3"]) == ("ok", "ok")
+    assert status["2"] != "ok"
+    assert clients["failed"] == []
+    assert clients["streams_cut"] == []
+    assert {one["instance"]: one["status"] for one in installed.json("status")["instances"]} == {"1": "ok", "2": "ok"}
