@@ -42,7 +42,8 @@ def restart(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Result:
-    """Restart the instances of this host. With --rolling no request is lost; it ends in a receipt. Exit 7 if one is not healthy.
+    """Restart the instances of this host. With --rolling no request is lost; it ends in a receipt. It stops at the first
+    instance that is not healthy: exit 7 if that was brought back, 1 if not.
 
     Example: sudo coollm restart --rolling
     """

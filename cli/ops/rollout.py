@@ -161,7 +161,10 @@ def roll_one(entry: Entry, name: str, parameters: dict[str, Any]) -> None:
                 host.set_draining(name, is_on=False)
                 host.share_with(name, all_names(parameters))
         except OperationFailed as error:
-            failures = entry.kept["failures"] = [*entry.kept.get("failures", []), f"instance {name}: {error.message}"]
+            failures = entry.kept["failures"] = [
+                *entry.kept.get("failures", []),
+                f"instance {name}: {error.message}; it stays drained until `coollm undrain {name}`",
+            ]
             if len(failures) > parameters["max_failures"]:
                 raise
             output.progress(f"    {error.message}: going on, {len(failures)} of {parameters['max_failures']} failures are allowed")
@@ -180,8 +183,8 @@ def bring_back(name: str, parameters: dict[str, Any]) -> None:
             host.restart(name)
             wait_until_healthy(name, SYSTEM_RUN / name, parameters["probe_model"])
         except OperationFailed as error:
-            surge = parameters["surge"]
-            raise OperationFailed(f"{error.message}; instance {surge} serves in its place until `coollm scale` removes it", error.hint) from error
+            what = f"it stays drained until `coollm undrain {name}`, and instance {parameters['surge']} serves in its place until `coollm scale` removes it"
+            raise OperationFailed(f"{error.message}; {what}", error.hint) from error
     if name not in parameters["drained"]:
         host.set_draining(name, is_on=False)
 
