@@ -250,25 +250,22 @@ def _write(config: Path, file: Path) -> None:
 def diff_lines(config: Path, state: Path, first: str | None, second: str | None) -> list[str]:
     """What differs between two configurations, each a generation's number or a file. Raises UsageError and OperationFailed."""
     generations = Generations(config, state)
-    effective = generations.effective()
-    if first is None and effective is None:
-        raise OperationFailed("no configuration was ever applied here", "name two files: coollm config diff A B")
-    files = [
-        effective.file if one is None and default is None and effective else _file_of(one, default, generations)
-        for one, default in ((first, None), (second, config))
-    ]
+    if first is None:
+        effective = generations.effective()
+        if effective is None:
+            raise OperationFailed("no configuration was ever applied here", "name two files: coollm config diff A B")
+        files = [effective.file]
+    else:
+        files = [_file_of(first, generations)]
+    files.append(config if second is None else _file_of(second, generations))
     try:
-        texts = [file.read_text("utf-8") for file in files]
+        before, after = (file.read_text("utf-8") for file in files)
     except OSError as error:
         raise OperationFailed(f"{error.filename}: cannot be read: {error.strerror}") from error
-    settings = [_settings(config, file) for file in files]
-    return list(_differences(texts[0], texts[1], *settings))
+    return list(_differences(before, after, *(_settings(config, file) for file in files)))
 
 
-def _file_of(name: str | None, default: Path | None, generations: Generations) -> Path:
-    if name is None:
-        assert default is not None  # noqa: S101  one is given
-        return default
+def _file_of(name: str, generations: Generations) -> Path:
     return generations.get(int(name)).file if name.isdigit() else Path(name)
 
 

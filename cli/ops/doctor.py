@@ -37,6 +37,9 @@ SLOW_STORE_SECONDS = 0.05
 ASKED = 5
 DAY_SECONDS = 86400
 
+SYSTEMD = Path("/run/systemd/system")
+"""Is there where systemd is the init (sd_booted(3))."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -168,7 +171,7 @@ def _number(path: str) -> int | None:
 
 def _clock(_: Patient) -> Iterator[Finding]:
     tool = shutil.which("timedatectl")
-    if tool is None or not Path("/run/systemd/system").is_dir():
+    if tool is None or not SYSTEMD.is_dir():
         return
     try:
         told = subprocess.run([tool, "show", "-P", "NTPSynchronized"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603

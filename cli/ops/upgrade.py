@@ -58,15 +58,20 @@ def upgrade_plan(source: dict[str, Any], soak_seconds: float, max_failures: int)
         notes.append("instances run different releases now: " + ", ".join(f"{name}: {release}" for name, release in mixed.items()))
     back = {"version": now, "wheel": None, "wheelhouse": None}
     reverse = parameters | {"source": back, "from": dict.fromkeys(names, new), "before": new, "is_new": False}
-    return Plan("upgrade", parameters, steps(parameters), notes, reverse=("upgrade", reverse))
+    return Plan("upgrade", parameters, steps(parameters), notes, reverse=None if now == new else ("upgrade", reverse))
 
 
 def rollback_plan(soak_seconds: float, max_failures: int) -> Plan:
     """Back to the release that ran before the last upgrade. Raises OperationFailed if there is none."""
-    before = PREVIOUS.read_text("utf-8").strip() if PREVIOUS.is_file() else ""
+    before = _previous()
     if not before or not releases.is_complete(before):
         raise OperationFailed("there is no release to go back to", "coollm upgrade VERSION --wheelhouse DIR installs one")
     return upgrade_plan({"version": before, "wheel": None, "wheelhouse": None}, soak_seconds, max_failures)
+
+
+def _previous() -> str:
+    """The release that ran before the last upgrade; "" if there was none."""
+    return PREVIOUS.read_text("utf-8").strip() if PREVIOUS.is_file() else ""
 
 
 def steps(parameters: dict[str, Any]) -> list[Step]:
@@ -153,14 +158,15 @@ def _back(name: str, parameters: dict[str, Any]) -> None:
 
 def _make_current(version: str, parameters: dict[str, Any]) -> None:
     host.link_to(CURRENT_RELEASE, Path("releases") / version)
-    PREVIOUS.write_text(f"{parameters['before']}\n", "utf-8")
+    if parameters["before"] != parameters["source"]["version"]:
+        PREVIOUS.write_text(f"{parameters['before']}\n", "utf-8")
     write_units()
 
 
 def _end(entry: Entry, surge: str, new: str, parameters: dict[str, Any]) -> None:
     end_roll(entry, surge, parameters)
     for folder in RELEASES.iterdir():
-        if folder.name not in (new, parameters["before"]):
+        if folder.name not in (new, _previous()):
             releases.remove(folder.name)
     mixed = {name: host.release_of(name) for name in parameters["instances"] if host.release_of(name) != new}
     entry.kept["told"] = {"version": new, "before": parameters["before"]}

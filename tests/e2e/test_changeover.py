@@ -47,6 +47,9 @@ def test_requests_under_way_end_with_the_configuration_they_began_with(simulator
         assert (gateway.home / "coollm.yaml").read_text() == (gateway.home / "new.yaml").read_text()
         history = json.loads(gateway.coollm("config", "history", "--json").stdout)["generations"]
         assert [(one["number"], one["in_force"]) for one in history] == [(2, True), (1, False)]
+        between = gateway.coollm("config", "diff", "1", "2", "--exit-code")
+        assert (between.returncode, "-- id: app" in between.stdout, "the-key-of-another-client" in between.stdout) == (4, True, False)
+        assert gateway.coollm("config", "diff", "--exit-code").returncode == 0
         again = gateway.coollm("config", "apply", "new.yaml")
         assert "nothing to do" in again.stdout
         assert "coo_llm_config_generation 2.0" in requests.get(f"{gateway.url}/metrics", timeout=5).text

@@ -51,7 +51,16 @@ def test_a_command_that_is_killed_at_every_step_ends_when_it_is_given_again(inst
             assert killed_until_done(installed, "coollm restart --rolling", when) >= 4
             upgrade = f"coollm upgrade {RELEASES}/coollm-{NEW}-py3-none-any.whl --wheelhouse {WHEELHOUSE} --soak 1s --yes"
             assert killed_until_done(installed, upgrade, when) >= 6
+            status = installed.json("status")
+            assert {one["version"] for one in status["instances"]} == {NEW}
+            # An instance that runs another release than the rest is said, and an upgrade to that of the rest puts it right.
+            before = installed.coollm("audit", "search", "--action", "upgrade").stdout
+            old = installed.host.run("cat /var/opt/coollm/previous-release").stdout.strip()
+            installed.host.run(f"ln -sfn ../releases/{old} /opt/coollm/instances/2 && systemctl restart coollm@2")
+            assert any("different versions" in note for note in installed.json("status")["notes"])
+            installed.coollm(f"upgrade {NEW} --soak 1s --yes")
             assert {one["version"] for one in installed.json("status")["instances"]} == {NEW}
+            assert installed.coollm("audit", "search", "--action", "upgrade").stdout != before
             installed.coollm("rollback --soak 1s --yes")
         else:
             for kill_at in range(1, 8):

@@ -44,6 +44,8 @@ def test_restart_upgrade_rollback_and_ten_configurations_lose_nothing(installed:
             generation = done["generation"]
         receipts.append(installed.json("upgrade", f"{RELEASES}/coollm-{NEW}-py3-none-any.whl", "--wheelhouse", WHEELHOUSE, "--soak", "3s", "--yes"))
         assert {one["version"] for one in installed.json("status")["instances"]} == {NEW}
+        copied = installed.host.run("ls /var/opt/coollm/before-upgrade/*").stdout.split()
+        assert {"config.yaml", "environment", "ledger.sqlite", "runtime.sqlite"} <= set(copied)
         assert installed.coollm("--version").stdout == f"coollm {NEW}\n"
         receipts.append(installed.json("rollback", "--soak", "1s", "--yes"))
     assert clients["failed"] == []
