@@ -72,7 +72,7 @@ def test_counters_in_memory_and_running_holds_live_on(simulator: SimulatorHandle
         assert "[DONE]" in "".join(stream.iter_content(None, decode_unicode=True))
 
 
-def test_a_hundred_generations_leave_nothing_behind(simulator: SimulatorHandle, tmp_path: Path) -> None:
+def test_many_generations_leave_nothing_behind(simulator: SimulatorHandle, tmp_path: Path) -> None:
     """Each with another ledger and other time-outs, so that little lives on."""
     with serve(tmp_path, {"llm_providers": simulated(simulator.url)}, workers=1) as gateway:
         generations = tmp_path / "state" / "generations"
