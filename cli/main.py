@@ -35,6 +35,7 @@ COMMANDS = (
     Row("usage", "usage:app", "Report, export and verify what requests used and cost."),
     Row("budget", "budget:app", "List, set and verify budgets."),
     Row("clients", "clients:app", "Set the limits of clients."),
+    Row("secrets", "secrets:app", "Set, list and import encrypted secrets; change the master key."),
     Row("config", "config:app", "Validate, show, explain and apply the configuration."),
     Row("install", "install:install", "Install the gateway on this host."),
     Row("uninstall", "install:uninstall", "Remove the gateway from this host."),

@@ -1,4 +1,7 @@
-"""One generation of the configuration after the other, in a worker that goes on serving: new requests have the new one, those under way end with their own."""
+"""One generation of the configuration after the other, in a worker that goes on serving: new requests have the new one, those under way end with their own.
+
+The same where secrets or vendor keys have changed, with the generation as it is.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import gevent
 
 from coollm.app import GatewayApp
 from coollm.core.config.generations import Generations, Pointer
+from coollm.core.config.inputs import input_files, stamp
 from coollm.core.errors import ConfigurationError, CoollmError
 from coollm.services import Part, Services
 
@@ -25,21 +29,24 @@ CHANGEOVER = "coollm.changeover"
 
 _log = logging.getLogger("coollm.config")
 
-Build = Callable[[int, Path, Services], Services]
-"""Makes the services of a generation, by its number and file, after those that are in force. Raises CoollmError."""
+Build = Callable[[int, Services], Services]
+"""Makes the services of a generation, by its number, after those that are in force. Raises CoollmError."""
 
 
 class Changeover:
-    """Looks which generation is in force, and changes over to it. `refused` is the number of one that could not be built, and why."""
+    """Looks what is in force, and changes over to it. `refused` is what could not be built: its generation and stamp, and why."""
 
-    def __init__(self, app: GatewayApp, generations: Generations, build: Build) -> None:
+    def __init__(self, app: GatewayApp, generations: Generations, state: Path, build: Build) -> None:
         self._app = app
         self._generations = generations
+        self._state = state
         self._build = build
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[tuple[int, int], ...] = ()
         self._pointer: Pointer | None = None
+        self._stamp = app.services.stamp
+        self._stamped = app.services.generation
         self._users: dict[int, tuple[Part, int]] = {}
-        self.refused: tuple[int, str] | None = None
+        self.refused: tuple[int, str, str] | None = None
         self._hold(app.services)
 
     def run(self) -> None:
@@ -52,28 +59,26 @@ class Changeover:
                 _log.exception("the configuration could not be changed over")
 
     def look(self) -> None:
-        """Changes over if another generation is in force than the one that is served."""
-        try:
-            found = os.stat(self._generations.pointer_file)
-        except FileNotFoundError:
-            return
-        if (found.st_ino, found.st_mtime_ns) != self._seen:
+        """Changes over if something else is in force than what is served."""
+        seen = tuple(_signature(path) for path in (self._generations.pointer_file, *input_files(self._state)))
+        has_changed = seen != self._seen
+        if has_changed:
             self._pointer = self._generations.pointer()
-            self._seen = (found.st_ino, found.st_mtime_ns)
-        if self._pointer is None:
-            return
-        wanted = self._pointer.effective(time.time())
-        if wanted == self._app.services.generation or (self.refused is not None and self.refused[0] == wanted):
+        wanted = self._pointer.effective(time.time()) if self._pointer is not None else 0
+        if has_changed or wanted != self._stamped:
+            self._stamp, self._stamped = stamp(wanted, self._state), wanted
+            self._seen = seen
+        if self._stamp == self._app.services.stamp or (self.refused is not None and self.refused[1] == self._stamp):
             return
         self._change_over(wanted)
 
     def _change_over(self, number: int) -> None:
         before = self._app.services
         try:
-            services = self._build(number, self._generations.get(number).file, before)
+            services = self._build(number, before)
         except CoollmError as error:
             reason = str(error.faults[0]) if isinstance(error, ConfigurationError) else error.message
-            self.refused = (number, reason)
+            self.refused = (number, self._stamp, reason)
             _log.error("a generation of the configuration cannot be served", extra={"generation": number, "reason": reason})
             return
         self.refused = None
@@ -106,6 +111,15 @@ class Changeover:
             gc.collect()
 
         weakref.finalize(services.gateway, lambda: loop.run_callback(gevent.spawn, release)).atexit = False
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    """Another one when a file has been replaced."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def work_beside_requests(services: Services, before: Services | None = None) -> None:

@@ -19,6 +19,7 @@ from coollm.budgets import Budgets
 from coollm.cache.answers import AnswerCache
 from coollm.call import Account
 from coollm.closing import Closer
+from coollm.core.config.load import SIMULATOR_URL, InForce
 from coollm.core.config.schema import Client, Provider, Settings
 from coollm.core.errors import OperationFailed
 from coollm.core.registry import CACHES, CREDENTIALS, PROVIDERS, STORES
@@ -48,7 +49,6 @@ from coollm.telemetry.record import RequestRecord
 from coollm.telemetry.request_log import log_request
 from coollm.upstream import Upstream
 
-SIMULATOR_URL = "simulator://"
 RETENTION_LOCK = "retention.lock"
 STORE_IDENTITY = "store.identity"
 MEBIBYTE = 1024 * 1024
@@ -69,6 +69,7 @@ class Services(msgspec.Struct, frozen=True):
 
     settings: Settings
     generation: int
+    stamp: str
     owner: str
     stopped: Event
     gateway: Gateway
@@ -103,11 +104,10 @@ class Services(msgspec.Struct, frozen=True):
 
 
 def build_services(
-    settings: Settings,
+    in_force: InForce,
     state: Path,
     usage_log_path: Path,
     simulator_url: Callable[[], str] | None = None,
-    generation: int = 0,
     before: Services | None = None,
 ) -> Services:
     """Wires a gateway. `simulator_url` starts the built-in simulated vendor, if a provider asks for it, and gives its address.
@@ -116,6 +116,7 @@ def build_services(
 
     Raises OperationFailed if the store or the ledger cannot be opened.
     """
+    settings = in_force.settings
     accounts = {provider.id: _account(provider, simulator_url) for provider in settings.llm_providers}
     known = (*settings.secrets(), *(before.settings.secrets() if before else ()))  # requests of the generation before may still be told of
     redact = Redactor(known)
@@ -140,7 +141,7 @@ def build_services(
     limiter = Limiter(store, Scopes(settings, before.limiter.scopes.overrides if before and keeps_ledger else overrides.remembered()), owner)
     catalog = Catalog(settings)
     board = before.gateway.router.board if before else Board()
-    router = Router(settings.policy, board, limiter, store)
+    router = Router(settings.policy, board, limiter, store, in_force.shares)
     sizes = before.sizes if before else OutputSizes()
     upstream = before.upstream if before and before.settings.policy.timeouts == settings.policy.timeouts else Upstream(settings.policy.timeouts)
 
@@ -162,7 +163,8 @@ def build_services(
     store.recount = budgets.recount
     return Services(
         settings=settings,
-        generation=generation,
+        generation=in_force.generation,
+        stamp=in_force.stamp,
         owner=owner,
         stopped=Event(),
         sizes=sizes,

@@ -7,7 +7,6 @@ import ctypes
 import gc
 import os
 import sys
-from pathlib import Path
 
 import gevent
 import msgspec
@@ -15,7 +14,7 @@ import msgspec
 from coollm.app import GatewayApp, create_app
 from coollm.changeover import CHANGEOVER, Changeover, work_beside_requests
 from coollm.core.config.generations import Generations
-from coollm.core.config.load import load_in_force, load_or_raise
+from coollm.core.config.load import load_generation, load_in_force
 from coollm.core.config.schema import Settings
 from coollm.core.errors import CoollmError
 from coollm.core.logs import log_file, open_log
@@ -67,18 +66,20 @@ def _application() -> GatewayApp:
         # The lines of requests that end in one turn of the loop are written together.
         open_log(settings, log_file(settings, config, state), redact).later = gevent.get_hub().loop.run_callback
 
-    def build(number: int, file: Path, before: Services) -> Services:
-        settings = _with_store_of(_as_started(in_thread(lambda: load_or_raise(config, content=file))), before.settings)
-        services = build_services(settings, state, usage_log, embedded_simulator, number, before)
-        log_to(settings, services.redact)
+    def build(number: int, before: Services) -> Services:
+        file = Generations(config, state).get(number).file if number else None
+        loaded = in_thread(lambda: load_generation(config, state, number, file))
+        in_force = msgspec.structs.replace(loaded, settings=_with_store_of(_as_started(loaded.settings), before.settings))
+        services = build_services(in_force, state, usage_log, embedded_simulator, before)
+        log_to(in_force.settings, services.redact)
         return services
 
-    loaded, number = load_in_force(config, state)
-    settings = _as_started(loaded)
-    log_to(settings, Redactor(settings.secrets()))
-    app = create_app(build_services(settings, state, usage_log, embedded_simulator, number))
+    loaded = load_in_force(config, state)
+    in_force = msgspec.structs.replace(loaded, settings=_as_started(loaded.settings))
+    log_to(in_force.settings, Redactor(in_force.settings.secrets()))
+    app = create_app(build_services(in_force, state, usage_log, embedded_simulator))
     work_beside_requests(app.services)
-    changeover = Changeover(app, Generations(config, state), build)
+    changeover = Changeover(app, Generations(config, state), state, build)
     app.extensions[CHANGEOVER] = changeover
     gevent.spawn(changeover.run)
     _spare_the_collector()

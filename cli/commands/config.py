@@ -13,7 +13,7 @@ from coollm_cli.ops.operation import Options, change
 from coollm_cli.output import Result, Table
 
 from coollm.core.config.generations import Generations
-from coollm.core.config.load import Loaded, load
+from coollm.core.config.load import Loaded, load, secrets_in_clear
 from coollm.core.errors import ConfigurationError
 from coollm.core.paths import find_config, state_directory
 
@@ -40,11 +40,11 @@ def validate(
     data = {
         "valid": not loaded.faults,
         "errors": [fault.as_json() for fault in loaded.faults],
-        "warnings": [fault.as_json() for fault in loaded.warnings],
+        "warnings": [fault.as_json() for fault in (*loaded.warnings, *secrets_in_clear(loaded))],
     }
     if loaded.faults:
         return Result(data, as_json=json, exit_code=3, faults=loaded.faults)
-    lines = [] if quiet else [f"{loaded.path}: valid"] + [f"note: {warning}" for warning in loaded.warnings]
+    lines = [] if quiet else [f"{loaded.path}: valid"] + [f"note: {warning}" for warning in (*loaded.warnings, *secrets_in_clear(loaded))]
     return Result(data, lines, as_json=json)
 
 

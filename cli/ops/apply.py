@@ -14,6 +14,7 @@ from coollm_cli.ops.operation import Plan, Step
 from coollm_cli.ops.watch import find_probe_model, wait_until_healthy
 
 from coollm.core.config.generations import Generations
+from coollm.core.config.inputs import stamp
 from coollm.core.config.load import load
 from coollm.core.config.schema import Settings
 from coollm.core.config.values import Duration
@@ -47,7 +48,7 @@ def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | N
         "number": None,
         "before": effective.number if effective else None,
         "confirm_seconds": confirm_seconds,
-        "probe_model": _probe_model(config, loaded.settings),
+        "probe_model": probe_model(config, loaded.settings),
         "reason": f"config apply {file}",
     }
     notes = [str(warning) for warning in loaded.warnings]
@@ -84,7 +85,7 @@ def rollback_plan(config: Path, state: Path, number: int | None) -> Plan:
         "number": wanted,
         "before": effective.number,
         "confirm_seconds": None,
-        "probe_model": _probe_model(config, loaded.settings),
+        "probe_model": probe_model(config, loaded.settings),
         "reason": f"config rollback {wanted}",
     }
     notes = [f"generation {effective.number} -> {wanted}"]
@@ -111,14 +112,14 @@ def apply_steps(parameters: dict[str, Any]) -> list[Step]:
         before = parameters["before"]
         entry.kept["revert_at"] = time.time() + seconds if seconds else None
         generations.set(entry.kept["number"], before, entry.kept["revert_at"])
-        wait_for_workers(config, entry.kept["number"])
+        wait_for_workers(config, state)
 
     def back(_: Entry) -> None:
         if parameters["before"] is None:
             generations.pointer_file.unlink(missing_ok=True)
             return
         generations.set(parameters["before"])
-        wait_for_workers(config, parameters["before"])
+        wait_for_workers(config, state)
 
     def probe(entry: Entry) -> None:
         live = {name for name, _ in host.live_workers(config)}
@@ -170,15 +171,17 @@ def confirm_steps(parameters: dict[str, Any]) -> list[Step]:
     ]
 
 
-def wait_for_workers(config: Path, number: int) -> None:
-    """Waits until every worker of every instance serves a generation. Raises OperationFailed if one cannot, or does not in time."""
+def wait_for_workers(config: Path, state: Path) -> None:
+    """Waits until every worker of every instance serves what is in force. Raises OperationFailed if one cannot, or does not in time."""
     ends = time.monotonic() + TAKE_IN_SECONDS
     while True:
-        waiting = [(name, report) for name, report in host.live_workers(config) if report.generation != number]
+        effective = Generations(config, state).effective()
+        wanted = stamp(effective.number if effective else 0, state)
+        waiting = [(name, report) for name, report in host.live_workers(config) if report.stamp != wanted]
         if not waiting:
             return
         for name, report in waiting:
-            if report.refused.startswith(f"generation {number}:"):
+            if report.refused_stamp == wanted:
                 raise OperationFailed(f"instance {name} cannot serve it: {report.refused}")
         if time.monotonic() >= ends:
             name, report = waiting[0]
@@ -225,7 +228,8 @@ def _differs(config: Path, content: bytes) -> bool:
         return True
 
 
-def _probe_model(config: Path, settings: Settings) -> str | None:
+def probe_model(config: Path, settings: Settings) -> str | None:
+    """The model that instances are asked for before and after a change; None where none answers for any."""
     places = host.places(config)
     name = next((name for name, _ in host.live_workers(config)), None)
     return None if name is None else find_probe_model(host.client_of(name, places[name]), settings)

@@ -37,6 +37,9 @@ KINDS = {
     "config-apply": "apply:apply_steps",
     "config-confirm": "apply:confirm_steps",
     "limits": "limits:set_steps",
+    "secret-set": "secrets:set_steps",
+    "secrets-import": "secrets:import_steps",
+    "master-key": "secrets:rotate_steps",
 }
 """Which function makes the steps of a kind from its parameters."""
 

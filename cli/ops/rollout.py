@@ -27,7 +27,7 @@ TELL_EVERY_SECONDS = 5.0
 
 def settings_in_force() -> Settings:
     """The configuration that this host's instances serve. Raises ConfigurationError and OperationFailed."""
-    return load_in_force(SYSTEM_CONFIG, SYSTEM_STATE)[0]
+    return load_in_force(SYSTEM_CONFIG, SYSTEM_STATE).settings
 
 
 def restart_plan(*, rolling: bool, max_failures: int) -> Plan:

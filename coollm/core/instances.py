@@ -49,7 +49,9 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 class WorkerReport(msgspec.Struct):
-    """What a worker tells. Totals are since it started, times of the epoch in seconds; `refused` says why it does not serve a newer generation."""
+    """What a worker tells. Totals are since it started, times of the epoch in seconds; `stamp` names what it serves, `refused_stamp` what it cannot serve, and
+    `refused` says why.
+    """
 
     pid: int
     version: str
@@ -68,7 +70,9 @@ class WorkerReport(msgspec.Struct):
     streams_cut: int = 0
     latencies: list[int] = []
     memory_bytes: int = 0
+    stamp: str = ""
     refused: str = ""
+    refused_stamp: str = ""
 
     @property
     def is_live(self) -> bool:

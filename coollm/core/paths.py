@@ -22,6 +22,9 @@ INSTANCES = Path("/opt/coollm/instances")
 CURRENT_RELEASE = Path("/opt/coollm/current")
 LOCAL_CONFIG = Path("coollm.yaml")
 
+SECRETS = "secrets.json"
+"""The secrets, under the state directory."""
+
 
 def find_config(option: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
     """The configuration in force: `--config` beats `$COOLLM_CONFIG` beats `./coollm.yaml` beats `/etc/coollm/config.yaml`.

@@ -98,7 +98,7 @@ def main() -> None:
     config = find_config()
     try:
         state = state_directory(config)
-        settings, _ = load_in_force(config, state)
+        settings = load_in_force(config, state).settings
         open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
         shipper = Shipper(log_directory(config, state) / USAGE_LOG, open_ledger(settings, state), state / SHIPPER_LOCK, platform.node())
     except (CoollmError, OSError) as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from coollm.core.config.schema import Policy
 from coollm.core.registry import ALGORITHMS
@@ -43,18 +44,38 @@ class _Group:
 class Router:
     """Ranks with the configured algorithm and keeps the keys' health: figures on the board, cooldowns in the store for all."""
 
-    def __init__(self, policy: Policy, board: Board, limiter: Limiter, store: Store) -> None:
+    def __init__(self, policy: Policy, board: Board, limiter: Limiter, store: Store, shares: Mapping[str, float] | None = None) -> None:
         self._policy = policy
         self._algorithm: Algorithm = ALGORITHMS[policy.algorithm]
         self._limiter = limiter
         self._store = store
         self._groups: dict[tuple[tuple[str, str], ...], _Group] = {}
         self._known: dict[int, tuple[Sequence[Target], _Group]] = {}
+        self._shares = shares or {}
         self.board = board
 
     def order(self, targets: Sequence[Target], belongs_to: str | None = None) -> list[Target]:
-        """The targets in the order in which a request tries them, as `rank` has it. Where the algorithm allows it, ranked anew only when SNAPSHOT_SECONDS are
-        over or an attempt has failed: in between the targets take their turns.
+        """The targets in the order in which a request tries them. A new key that has a share of the requests comes first in that part of them, and is not tried
+        in the others.
+        """
+        order = self._order(targets, belongs_to)
+        return self._with_shares(order) if self._shares else order
+
+    def _with_shares(self, order: list[Target]) -> list[Target]:
+        new = [target for target in order if target.key in self._shares]
+        if not new:
+            return order
+        others = [target for target in order if target.key not in self._shares]
+        drawn = random.random()
+        for target in new:
+            drawn -= self._shares[target.key]
+            if drawn < 0:
+                return [target, *others]
+        return others
+
+    def _order(self, targets: Sequence[Target], belongs_to: str | None) -> list[Target]:
+        """As `rank` has it. Where the algorithm allows it, ranked anew only when SNAPSHOT_SECONDS are over or an attempt has failed: in between the targets
+        take their turns.
         """
         if belongs_to is not None or not self._algorithm.repeats:
             return [ranked.target for ranked in self.rank(targets, belongs_to)]

@@ -35,7 +35,7 @@ _number = os.environ.get("COOLLM_INSTANCE")
 
 try:
     Generations(_config_file, _state).start_with("the gateway", follow_file=_number is None)
-    _settings, _ = load_in_force(_config_file, _state)
+    _settings = load_in_force(_config_file, _state).settings
 except CoollmError as error:
     sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
     sys.exit(error.exit_code)

@@ -29,7 +29,7 @@ class GatewayLogger(Logger):  # type: ignore[misc]
         """Puts the redactor into every handler."""
         super().setup(cfg)
         config = find_config()
-        settings, _ = load_in_force(config, state_directory(config))
+        settings = load_in_force(config, state_directory(config)).settings
         redact = Redactor(settings.secrets())
         for handler in self.error_log.handlers:
             handler.setFormatter(_RedactingFormatter(handler.formatter, redact))

@@ -225,7 +225,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             streams_cut=traffic.streams_cut,
             latencies=traffic.counts,
             memory_bytes=_resident_bytes(),
-            refused=f"generation {changeover.refused[0]}: {changeover.refused[1]}" if changeover.refused else "",
+            stamp=self.wsgi.services.stamp,
+            refused=f"generation {changeover.refused[0]}: {changeover.refused[2]}" if changeover.refused else "",
+            refused_stamp=changeover.refused[1] if changeover.refused else "",
         )
         write_report(self._directory, told)
 

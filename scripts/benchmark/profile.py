@@ -21,7 +21,7 @@ def profile(store: str) -> None:
 
     from benchmark.servers import BODY, CLIENT_KEY, PATH, redis, vendor
     from coollm.app import create_app
-    from coollm.core.config.load import load_or_raise
+    from coollm.core.config.load import load_generation
     from coollm.core.logs import open_log
     from coollm.core.secrets import Redactor
     from coollm.services import build_services
@@ -41,8 +41,8 @@ def profile(store: str) -> None:
         (home / "coollm.yaml").write_text(json.dumps(settings))
         (home / "state").mkdir()
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(home / "state")
-        loaded = load_or_raise(home / "coollm.yaml")
-        open_log(loaded, home / "app.log", Redactor(loaded.secrets()))
+        loaded = load_generation(home / "coollm.yaml", home / "state", 0, None)
+        open_log(loaded.settings, home / "app.log", Redactor(loaded.settings.secrets()))
         app = create_app(build_services(loaded, home / "state", home / "usage.log"))
         body = BODY.encode()
         headers = {"HTTP_AUTHORIZATION": f"Bearer {CLIENT_KEY}", "CONTENT_LENGTH": str(len(body)), "CONTENT_TYPE": "application/json"}

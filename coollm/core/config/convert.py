@@ -29,6 +29,7 @@ class Converter:
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.origins: dict[str, Node] = {}
+        self.secrets: list[tuple[str, Node]] = []
 
     def convert(self, node: Node, kind: Any, path: str, metas: tuple[Meta, ...] = ()) -> Any:
         """The value of `node` as `kind`, or FAULTY after the fault was recorded."""
@@ -98,6 +99,8 @@ class Converter:
 
     def _leaf(self, node: Node, kind: Any, path: str, metas: tuple[Meta, ...]) -> Any:
         value = node.value
+        if kind is Secret:
+            self.secrets.append((path, node))
         if value is None and node.variables:
             return FAULTY  # the undefined variable has been reported
         if isinstance(value, dict | list) or value is None:

@@ -16,12 +16,13 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Node:
-    """A scalar, list or mapping with its place. `variables` are the references a scalar was made from."""
+    """A scalar, list or mapping with its place. `variables` are the references a scalar was made from, `span` the characters of the text that it is."""
 
-    __slots__ = ("key_places", "place", "value", "variables")
+    __slots__ = ("key_places", "place", "span", "value", "variables")
 
-    def __init__(self, value: Any, place: Place) -> None:
+    def __init__(self, value: Any, place: Place, span: tuple[int, int] = (0, 0)) -> None:
         self.value = value
+        self.span = span
         self.place = place
         self.key_places: dict[str, Place] = {}
         self.variables: tuple[str, ...] = ()
@@ -86,9 +87,9 @@ class Reader:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(loader, node, place, (*inside, node))
         try:
-            return Node(loader.construct_object(node, deep=True), place)
+            return Node(loader.construct_object(node, deep=True), place, (node.start_mark.index, node.end_mark.index))
         except (yaml.YAMLError, ValueError):
-            return Node(node.value, place)
+            return Node(node.value, place, (node.start_mark.index, node.end_mark.index))
 
     def _mapping(self, loader: Any, node: yaml.MappingNode, place: Place, inside: tuple[yaml.Node, ...]) -> Node:
         written = [key for key, _ in node.value]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -13,20 +16,29 @@ from coollm.core.config.convert import FAULTY, Converter
 from coollm.core.config.document import Node, Reader
 from coollm.core.config.faults import Fault, Place
 from coollm.core.config.generations import Generations
-from coollm.core.config.references import read_environment_file, resolve_references
+from coollm.core.config.inputs import stamp
+from coollm.core.config.references import ReadSecret, read_environment_file, resolve_references
 from coollm.core.config.schema import Settings
 from coollm.core.config.vendors import providers_from_environment
 from coollm.core.errors import ConfigurationError
-from coollm.core.paths import environment_file
+from coollm.core.paths import environment_file, state_directory
+from coollm.core.secrets import Secret
+from coollm.core.vendor_keys import VendorKeys, read_vendor_keys
+
+if TYPE_CHECKING:
+    from coollm.core.secret_store import SecretStore
 
 LARGEST_FILE_BYTES = 4 * 1024 * 1024
+
+SIMULATOR_URL = "simulator://"
+_PROVIDER = re.compile(r"llm_providers\[(\d+)\]\.")
 
 
 class Loaded(msgspec.Struct, frozen=True):
     """What a configuration file came to.
 
     `settings` is None if there are faults. `origins` has the node of every value that the file gives, by path; `variables` are those that references could use;
-    `environment_vendors` the variable that gave each provider which the file does not name.
+    `environment_vendors` the variable that gave each provider which the file does not name. `plain_secrets` are the secrets that stand in the file in clear.
     """
 
     path: Path
@@ -35,13 +47,25 @@ class Loaded(msgspec.Struct, frozen=True):
     warnings: tuple[Fault, ...]
     origins: dict[str, Node]
     environment_vendors: dict[str, str]
+    plain_secrets: tuple[tuple[str, Node], ...] = ()
 
 
-def load(path: Path, environ: Mapping[str, str] | None = None, content: Path | None = None) -> Loaded:
+class InForce(msgspec.Struct, frozen=True):
+    """What a gateway serves: the settings of a generation with the vendor keys of now. `shares` are the parts of the keys that do not take their full share."""
+
+    settings: Settings
+    generation: int
+    stamp: str
+    shares: dict[str, float]
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None, content: Path | None = None, state: Path | None = None) -> Loaded:
     """Reads `path` and collects every fault; nothing is raised for a bad file. With `content` that file is read in the place of `path`.
 
-    Variables of the process win over those of the environment file beside the configuration.
+    Variables of the process win over those of the environment file beside the configuration. Secrets are those of the directory `state`, by default the one
+    that belongs to the configuration.
     """
+    state = state or state_directory(path)
     from_file, faults = read_environment_file(environment_file(path))
     variables = {**from_file, **(os.environ if environ is None else environ)}
     text, unreadable = _read(content or path)
@@ -50,7 +74,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None, content: Path | N
     reader = Reader(str(path))
     root = reader.read(text)
     faults += reader.faults
-    faults += _with_way_out(resolve_references(root, variables, path.parent), environment_file(path))
+    faults += _with_way_out(resolve_references(root, variables, path.parent, _reader(path, state)), environment_file(path))
     converter = Converter()
     settings = FAULTY if reader.faults and not root.value else converter.convert(root, Settings, "")
     faults += converter.faults
@@ -62,26 +86,60 @@ def load(path: Path, environ: Mapping[str, str] | None = None, content: Path | N
     faults = _each_once(faults)
     if faults:
         return Loaded(path, None, tuple(faults), (), converter.origins, vendors)
-    return Loaded(path, settings, (), _warnings(settings, converter.origins), converter.origins, vendors)
+    plain = tuple((where, node) for where, node in converter.secrets if not node.variables)
+    return Loaded(path, settings, (), _warnings(settings, converter.origins), converter.origins, vendors, plain)
 
 
-def load_or_raise(path: Path, environ: Mapping[str, str] | None = None, content: Path | None = None) -> Settings:
+def load_or_raise(path: Path, environ: Mapping[str, str] | None = None, content: Path | None = None, state: Path | None = None) -> Settings:
     """The settings of `path`. Raises ConfigurationError with all faults."""
-    loaded = load(path, environ, content)
+    loaded = load(path, environ, content, state)
     if loaded.settings is None:
         raise ConfigurationError(loaded.faults)
     return loaded.settings
 
 
-def load_in_force(path: Path, state: Path) -> tuple[Settings, int]:
-    """The settings of the generation of `path` that is in force, and its number; those of the file itself, and 0, where none was ever applied.
+def load_in_force(path: Path, state: Path) -> InForce:
+    """What the generation of `path` that is in force comes to; the file itself, as number 0, where none was ever applied.
 
-    Raises ConfigurationError, and OperationFailed where the generation cannot be read.
+    Raises ConfigurationError, and OperationFailed where the generation, or what is kept beside it, cannot be read.
     """
     generation = Generations(path, state).effective()
-    if generation is None:
-        return load_or_raise(path), 0
-    return load_or_raise(path, content=generation.file), generation.number
+    return load_generation(path, state, generation.number if generation else 0, generation.file if generation else None)
+
+
+def load_generation(path: Path, state: Path, number: int, content: Path | None) -> InForce:
+    """The same for a generation by its number and file. What is read is what the stamp names, or newer."""
+    named = stamp(number, state)
+    settings = load_or_raise(path, content=content, state=state)
+    kept = read_vendor_keys(state)
+    return InForce(_with_vendor_keys(settings, kept, _reader(path, state)), number, named, kept.shares())
+
+
+def _with_vendor_keys(settings: Settings, kept: VendorKeys, read_secret: ReadSecret) -> Settings:
+    """The settings with the keys that were added, and without those that were retired. Raises OperationFailed where a key cannot be read."""
+    if not kept.keys and not kept.retired:
+        return settings
+    providers = []
+    for provider in settings.llm_providers:
+        added = [Secret(read_secret(one.secret)) for one in kept.keys if one.provider == provider.id]
+        known = {key.fingerprint(): key for key in (*provider.api_keys, *added)}
+        used = tuple(key for name, key in known.items() if not kept.is_retired(provider.id, name))
+        providers.append(msgspec.structs.replace(provider, api_keys=used))
+    return msgspec.structs.replace(settings, llm_providers=tuple(providers))
+
+
+def _reader(path: Path, state: Path) -> ReadSecret:
+    """Reads secrets. What can decrypt is loaded when the first is asked for: most configurations have none."""
+    stores: list[SecretStore] = []
+
+    def read(name: str) -> str:
+        if not stores:
+            from coollm.core.secret_store import secret_store
+
+            stores.append(secret_store(path, state))
+        return stores[0].get(name)
+
+    return read
 
 
 def _read(path: Path) -> tuple[str, Fault | None]:
@@ -133,6 +191,19 @@ def _warnings(settings: Settings, origins: dict[str, Node]) -> tuple[Fault, ...]
             if name not in known:
                 path = f"api_keys[{index}].allowed_providers[{number}]"
                 found.append(Fault(origins[path].place, path, f"no provider '{name}' has its key in the environment"))
+    return tuple(found)
+
+
+def secrets_in_clear(loaded: Loaded) -> tuple[Fault, ...]:
+    """The secrets that stand in the file in clear, each with its place. Keys of simulated vendors are none, nor is an address without a password."""
+    found = []
+    for path, node in loaded.plain_secrets:
+        if loaded.settings is None or (path == "storage.ledger.url" and not urlsplit(str(node.value)).password):
+            continue
+        provider = _PROVIDER.match(path)
+        if provider and loaded.settings.llm_providers[int(provider[1])].base_url == SIMULATOR_URL:
+            continue
+        found.append(Fault(node.place, path, "a secret stands here in clear", "coollm secrets import moves it to the secret store"))
     return tuple(found)
 
 

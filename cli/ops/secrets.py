@@ -1,0 +1,317 @@
+"""The encrypted secrets of a host: setting and removing them, moving them out of a configuration, and changing the master key they are under."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from coollm_cli.ops import host, systemd
+from coollm_cli.ops.apply import apply_steps, probe_model, wait_for_workers
+from coollm_cli.ops.journal import Entry
+from coollm_cli.ops.lock import actor
+from coollm_cli.ops.operation import Host, Plan, Step
+from coollm_cli.ops.rollout import common_parameters, restart_steps
+
+from coollm.core.config.document import Node, Reader, walk
+from coollm.core.config.generations import Generations
+from coollm.core.config.load import Loaded, load, secrets_in_clear
+from coollm.core.errors import ConfigurationError, OperationFailed, UsageError
+from coollm.core.master_key import CREDENTIAL, key_id
+from coollm.core.paths import is_installed
+from coollm.core.secret_store import NAME, as_json, from_json, secret_store
+from coollm.core.vendor_keys import read_vendor_keys
+
+_REFERENCE = re.compile(r"\$\{secret:([^}]*)\}")
+_ELEMENT = re.compile(r"(llm_providers|api_keys)\[(\d+)\](?:\.api_keys\[(\d+)\])?")
+
+OWN = ("client-keys", "vendor-key.")
+"""Names that the gateway itself uses."""
+
+
+def list_secrets(config: Path, state: Path) -> list[dict[str, Any]]:
+    """Every secret by its name, without its value: when it was set and by whom, and where the configuration uses it."""
+    uses = _uses(config, state)
+    rows = []
+    for name, sealed in sorted(secret_store(config, state).names().items()):
+        when = datetime.fromtimestamp(sealed.set, UTC).isoformat(timespec="seconds")
+        rows.append({"name": name, "set": when, "by": sealed.by, "used_by": uses.get(name, []), "master_keys": sorted(sealed.keys)})
+    return rows
+
+
+def set_plan(config: Path, state: Path, name: str, value: str, *, dry_run: bool) -> Plan:
+    """Sets a secret, or changes it. Raises OperationFailed."""
+    need_owner(config)
+    if not NAME.fullmatch(name) or name.startswith(OWN):
+        raise UsageError(f"'{name[:80]}' is no name for a secret", "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit")
+    store = secret_store(config, state)
+    before = store.names().get(name)
+    notes = []
+    if not store.master.exists():
+        notes.append(f"a master key is made: {store.master.file}; without it nobody can read the secrets, so keep a copy of it somewhere else")
+        if not dry_run:
+            store.master.make()
+    if before is not None and not dry_run and store.get(name) == value:
+        return Plan("secret-set", {}, (), nothing=f"the secret '{name}' is that already")
+    sealed = None if dry_run else as_json(store.seal(name, value, actor()))
+    parameters = {"config": str(config), "state": str(state), "name": name, "sealed": sealed, "before": as_json(before) if before else None}
+    if not _uses(config, state).get(name):
+        notes.append(f"the configuration does not use it yet: write ${{secret:{name}}} where it belongs")
+    reverse = ("secret-set", {**parameters, "sealed": parameters["before"], "before": sealed})
+    return Plan("secret-set", parameters, set_steps(parameters), notes, reverse=reverse)
+
+
+def delete_plan(config: Path, state: Path, name: str) -> Plan:
+    """Removes a secret that nothing uses. Raises OperationFailed."""
+    need_owner(config)
+    store = secret_store(config, state)
+    before = store.names().get(name)
+    if before is None:
+        raise OperationFailed(f"there is no secret '{name}'", "coollm secrets list")
+    uses = _uses(config, state).get(name, [])
+    if uses:
+        raise OperationFailed(f"the secret '{name}' is used by {', '.join(uses)}", "take it out of the configuration first: coollm config apply FILE")
+    parameters = {"config": str(config), "state": str(state), "name": name, "sealed": None, "before": as_json(before)}
+    reverse = ("secret-set", {**parameters, "sealed": parameters["before"], "before": None})
+    return Plan("secret-set", parameters, set_steps(parameters), reverse=reverse, asks=True)
+
+
+def set_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `secrets set`, `secrets delete` and of their undo."""
+    config, state, name = Path(parameters["config"]), Path(parameters["state"]), parameters["name"]
+
+    def put(told: dict[str, Any] | None) -> None:
+        store = secret_store(config, state)
+        sealed = from_json(told)
+        if sealed is not None:
+            store.open(name, sealed)  # one of a master key that is gone
+        store.put(name, sealed)
+
+    def take_in(entry: Entry) -> None:
+        wait_for_workers(config, state)
+        is_there = parameters["sealed"] is not None
+        entry.kept["told"] = {"name": name, "set": is_there}
+        entry.kept["lines"] = [f"the secret '{name}' is {'set' if is_there else 'removed'}"]
+
+    return [
+        Step(
+            "keep",
+            f"keep '{name}', encrypted" if parameters["sealed"] else f"'{name}'",
+            lambda _: put(parameters["sealed"]),
+            lambda _: put(parameters["before"]),
+        ),
+        Step("workers", "every worker takes it in", take_in, lambda _: None),
+    ]
+
+
+def rotate_plan(config: Path, state: Path, passphrase: str | None) -> Plan:
+    """Puts all secrets under a new master key. Raises OperationFailed."""
+    need_owner(config)
+    store = secret_store(config, state)
+    store.master.current()
+    if passphrase is not None and is_installed(config):
+        raise UsageError(
+            "a passphrase needs somebody who types it when the host starts", "coollm.service cannot be asked: use a key file or a systemd credential"
+        )
+    parameters: dict[str, Any] = {"config": str(config), "state": str(state)}
+    if is_installed(config) and _is_credential():
+        live = [name for name in host.numbers() if systemd.is_active(systemd.service(name))]
+        parameters |= common_parameters(host.numbers(), live, 0) | {"rolling": True}
+    count = host.count(len(store.names()), "secret")
+    notes = [f"{count} under the master key {store.master.file}; copies of the old one open what was backed up before, and nothing that is set from now on"]
+    if passphrase is not None:
+        store.master.prepare_next(passphrase)
+    return Plan("master-key", parameters, rotate_steps(parameters), notes)
+
+
+def rotate_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `secrets rotate-master`. Until the last one both keys open every secret."""
+    config, state = Path(parameters["config"]), Path(parameters["state"])
+    store = secret_store(config, state)
+    master = store.master
+
+    def make(entry: Entry) -> None:
+        entry.kept["new"] = key_id(master.prepare_next())
+
+    def new_key(entry: Entry) -> bytes:
+        found = master.by_id().get(entry.kept["new"])
+        if found is None:
+            raise OperationFailed(f"the new master key {entry.kept['new']} is gone", f"look for {master.file}.next")
+        return found
+
+    def wrap(entry: Entry) -> None:
+        entry.kept["secrets"] = store.wrap_all(new_key(entry))
+
+    def unwrap(_: Entry) -> None:
+        store.forget_all_but(master.current())
+
+    def forget(entry: Entry) -> None:
+        store.forget_all_but(new_key(entry))
+        master.forget_previous()
+        entry.kept["told"] = {"secrets": entry.kept["secrets"], "master_key": entry.kept["new"]}
+        entry.kept["lines"] = [f"{host.count(entry.kept['secrets'], 'secret')} under the new master key {master.file}: keep a copy of it somewhere else"]
+
+    steps = [
+        Step("make", "make the new master key", make, lambda _: master.forget_next()),
+        Step("wrap", "encrypt every data key under it, too", wrap, unwrap),
+        Step("check", "open every secret with it", lambda entry: store.check_all(new_key(entry))),
+        Step("switch", f"{master.file} is the new one", lambda _: master.switch(), lambda _: master.switch_back()),
+    ]
+    if "surge" in parameters:
+        steps += restart_steps(parameters)  # systemd gave the instances the old one
+    return [*steps, Step("forget", "remove and shred the old one", forget)]
+
+
+def import_plan(config: Path, state: Path, *, dry_run: bool) -> Plan:
+    """Moves the secrets that stand in the configuration in clear to the secret store. Raises ConfigurationError and OperationFailed."""
+    need_owner(config)
+    loaded = load(config, state=state)
+    if loaded.settings is None:
+        raise ConfigurationError(loaded.faults)
+    in_clear = {fault.path for fault in secrets_in_clear(loaded)}
+    found = [(path, node) for path, node in loaded.plain_secrets if path in in_clear]
+    if not found:
+        return Plan("secrets-import", {}, (), nothing=f"no secret stands in {config} in clear: nothing to do")
+    store = secret_store(config, state)
+    if not dry_run:
+        store.master.make()
+    names = _names(loaded, found, store.names())
+    text = config.read_text("utf-8-sig")
+    content = _replaced(text, [(node.span, f'"${{secret:{names[path]}}}"') for path, node in found])
+    sealed = {} if dry_run else {names[path]: as_json(store.seal(names[path], str(node.value), actor())) for path, node in found}
+    generations = Generations(config, state)
+    effective = generations.effective()
+    parameters = {
+        "config": str(config),
+        "state": str(state),
+        "sealed": sealed,
+        "content": content,
+        "number": None,
+        "before": effective.number if effective else None,
+        "confirm_seconds": None,
+        "probe_model": probe_model(config, loaded.settings),
+        "reason": "secrets import",
+    }
+    notes = [f"{path} -> ${{secret:{names[path]}}}" for path, _ in found]
+    notes.append("earlier generations and journal entries that hold these secrets in clear are removed: this cannot be taken back afterwards")
+    notes.append("copies elsewhere (backups, version control) still hold them: rotate these keys where that matters")
+    return Plan("secrets-import", parameters, import_steps(parameters), notes, asks=True)
+
+
+def import_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `secrets import`."""
+    config, state = Path(parameters["config"]), Path(parameters["state"])
+
+    def keep(_: Entry) -> None:
+        store = secret_store(config, state)
+        for name, told in parameters["sealed"].items():
+            store.put(name, from_json(told))
+
+    def take_out(_: Entry) -> None:
+        store = secret_store(config, state)
+        for name in parameters["sealed"]:
+            store.put(name, None)
+
+    def forget(entry: Entry) -> None:
+        store = secret_store(config, state)
+        clear = [store.get(name) for name in parameters["sealed"]]
+        removed = _forget_in_clear(config, state, clear)
+        entry.kept["told"] = {"secrets": sorted(parameters["sealed"]), "generations_removed": removed, "generation": entry.kept["number"]}
+        entry.kept["lines"] = [f"{host.count(len(parameters['sealed']), 'secret')} moved to the secret store; {config} refers to them"]
+
+    return [
+        Step("keep", f"keep {host.count(len(parameters['sealed']), 'secret')}, encrypted", keep, take_out),
+        *apply_steps(parameters),
+        Step("forget", "remove what holds them in clear", forget),
+    ]
+
+
+def forget_secrets_of(value: str, host_of: Host) -> None:
+    """Removes journal entries that hold a secret in clear."""
+    for file in (host_of.directory / "journal").glob("*.json"):
+        if value in file.read_text("utf-8", "replace"):
+            file.unlink(missing_ok=True)
+
+
+def need_owner(config: Path) -> None:
+    """Raises OperationFailed for a user who may not change the secrets of this host."""
+    if is_installed(config):
+        host.need_root()
+
+
+def _forget_in_clear(config: Path, state: Path, clear: Sequence[str]) -> list[int]:
+    generations = Generations(config, state)
+    pointer = generations.pointer()
+    removed = []
+    for one in generations.all():
+        if any(value in one.file.read_text("utf-8", "replace") for value in clear):
+            shutil.rmtree(one.file.parent)
+            removed.append(one.number)
+    if pointer is not None and pointer.previous in removed:
+        generations.set(pointer.number)
+    ours = host.host_of(config, state)
+    for value in clear:
+        forget_secrets_of(value, ours)
+    return sorted(removed)
+
+
+def _names(loaded: Loaded, found: Iterable[tuple[str, Node]], taken: Iterable[str]) -> dict[str, str]:
+    """A name for each secret, from where it stands; the same for the same value."""
+    by_value: dict[str, str] = {}
+    used, names = set(taken), {}
+    for path, node in found:
+        value = str(node.value)
+        if value not in by_value:
+            stem = _stem(loaded, path)
+            name, number = stem, 2
+            while name in used:
+                name, number = f"{stem}-{number}", number + 1
+            used.add(name)
+            by_value[value] = name
+        names[path] = by_value[value]
+    return names
+
+
+def _stem(loaded: Loaded, path: str) -> str:
+    element, settings = _ELEMENT.match(path), loaded.settings
+    assert settings is not None  # noqa: S101  a plan is made of a valid configuration alone
+    if element is None:
+        return path.replace(".", "-").replace("_", "-")
+    section, index, key = element[1], int(element[2]), element[3]
+    if section == "llm_providers":
+        return f"{settings.llm_providers[index].id}-{int(key or 0) + 1}"
+    return f"client-{settings.api_keys[index].id or index + 1}"
+
+
+def _replaced(text: str, changes: Iterable[tuple[tuple[int, int], str]]) -> str:
+    """The text with other words in places of it."""
+    for (begin, end), words in sorted(set(changes), reverse=True):
+        broken = "\n" if text[begin:end].endswith("\n") else ""
+        text = text[:begin] + words + broken + text[end:]
+    return text
+
+
+def _uses(config: Path, state: Path) -> dict[str, list[str]]:
+    """Where secrets are used, by their names: paths of the configuration in force and of its file, and vendor keys that were added."""
+    uses: dict[str, list[str]] = {}
+    effective = Generations(config, state).effective()
+    for file in {config, effective.file if effective else config}:
+        try:
+            root = Reader(str(file)).read(file.read_text("utf-8-sig"))
+        except (OSError, UnicodeDecodeError):
+            continue
+        for path, node in walk(root):
+            for name in _REFERENCE.findall(node.text() or ""):
+                if path not in uses.setdefault(name, []):
+                    uses[name].append(path)
+    for key in read_vendor_keys(state).keys:
+        uses.setdefault(key.secret, []).append(f"vendor key {key.name}")
+    return uses
+
+
+def _is_credential() -> bool:
+    """Whether systemd hands the master key to the instances."""
+    return any(CREDENTIAL in systemd.show(systemd.service(name), "LoadCredential").get("LoadCredential", "") for name in host.numbers())
