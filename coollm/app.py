@@ -14,9 +14,10 @@ from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.exceptions import HTTPException
 
 from coollm.api.access import authorize
+from coollm.api.cors import cors_headers
 from coollm.api.http import Exchange, Reply
 from coollm.api.refusal import refuse
-from coollm.api.routes import Route
+from coollm.api.routes import Access, Route
 from coollm.core.errors import InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
 from coollm.core.registry import ENDPOINTS
 from coollm.services import Services
@@ -36,11 +37,18 @@ class GatewayApp(Flask):
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """One request."""
+        services = self.services
         found = self.hot.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
-        if found is None:
-            return super().wsgi_app(environ, start_response)
         exchange = Exchange(environ)
-        return _serve_hot(self.services, found, exchange).start(start_response, exchange.request_id)
+        if found is None:
+            if environ["REQUEST_METHOD"] == "OPTIONS" and services.settings.server.cors.origins:
+                told = cors_headers(services.settings.server.cors, environ.get("HTTP_ORIGIN", ""), is_preflight=True)
+                return Reply(b"", 204 if told else 403, headers=told).start(start_response, exchange.request_id)
+            return super().wsgi_app(environ, start_response)
+        reply = _serve_hot(services, found, exchange)
+        if services.settings.server.cors.origins:
+            reply.headers.update(cors_headers(services.settings.server.cors, environ.get("HTTP_ORIGIN", "")))
+        return reply.start(start_response, exchange.request_id)
 
 
 def _serve_hot(services: Services, route: Route, exchange: Exchange) -> Reply:
@@ -75,10 +83,18 @@ def begin(services: Services, route: Route, exchange: Exchange) -> None:
     record = None
     if route.is_completion:
         record = exchange.record = RequestRecord(exchange.request_id, UNKNOWN_CLIENT, route.name)
-    client = exchange.client = authorize(services, exchange, route.access)
-    if record is not None:
-        record.client = client.client_id if client else LOCAL_CLIENT
-        record.team = client.team or "" if client else ""
+    try:
+        principal = exchange.principal = authorize(services, exchange, route.access)
+    except RequestError as error:
+        if route.access is Access.CLIENT:
+            services.audit.count(UNKNOWN_CLIENT, exchange.environ.get("REMOTE_ADDR", ""), error.code or "refused")
+        raise
+    if route.access is Access.CLIENT and principal is not None:
+        client = exchange.client = principal.client
+        services.audit.count(principal.name, principal.address)
+        if record is not None:
+            record.client = client.client_id if client else LOCAL_CLIENT
+            record.team = client.team or "" if client else ""
 
 
 def add_route(app: GatewayApp, route: Route) -> None:
@@ -89,14 +105,31 @@ def add_route(app: GatewayApp, route: Route) -> None:
         begin(services, route, g.exchange)
         if route.hot is not None:
             return to_flask(route.hot(services, g.exchange))
-        assert route.handler is not None  # noqa: S101  a route has one or the other
-        return route.handler(services, **arguments)
+        return _administered(services, route, arguments)
 
     for index, path in enumerate(route.paths()):
         if route.hot is not None:
             app.hot[path] = route
         endpoint = route.name if index == 0 else f"{route.name}_alias"
         app.add_url_rule(path, endpoint=endpoint, view_func=view, methods=list(route.methods), provide_automatic_options=False)
+
+
+def _administered(services: Services, route: Route, arguments: dict[str, Any]) -> Response:
+    """What a route past the models answers. A change is told of before it is made, and again with its end before that is acknowledged."""
+    handler, principal = route.handler, g.exchange.principal
+    assert handler is not None  # noqa: S101  a route is hot or has a handler
+    if not route.changes:
+        return handler(services, **arguments)
+    told = {"method": request.method, "path": request.path[:300], "request_id": g.exchange.request_id}
+    services.audit.tell(principal, route.name, state="begins", **told)
+    try:
+        response = handler(services, **arguments)
+    except Exception as error:
+        reason = services.redact(str(error))[:300] if isinstance(error, RequestError) else type(error).__name__
+        services.audit.tell(principal, route.name, state="failed", reason=reason, **told)
+        raise
+    services.audit.tell(principal, route.name, state="done", status=response.status_code, changed=g.get("changed"), **told)
+    return response
 
 
 def to_flask(reply: Reply) -> Response:
@@ -112,6 +145,12 @@ def _begin(app: GatewayApp) -> None:
 def _finish(response: Response) -> Response:
     response.headers["x-request-id"] = g.exchange.request_id
     response.headers["x-content-type-options"] = "nosniff"
+    services: Services = g.services
+    if services.settings.server.cors.origins:
+        response.headers.update(cors_headers(services.settings.server.cors, request.headers.get("origin", "")))
+    if request.path.startswith("/admin/"):
+        response.headers["cache-control"] = "no-store"
+        services.metrics.administered(request.endpoint or "unknown", response.status_code)
     return response
 
 

@@ -7,7 +7,6 @@ import platform
 import secrets
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -15,17 +14,24 @@ import msgspec
 from gevent.event import Event
 from sqlalchemy.exc import SQLAlchemyError
 
+from coollm.audit_trail import AuditTrail
 from coollm.budgets import Budgets
 from coollm.cache.answers import AnswerCache
 from coollm.call import Account
 from coollm.closing import Closer
+from coollm.core.audit import AuditLog
 from coollm.core.config.load import SIMULATOR_URL, InForce
-from coollm.core.config.schema import Client, Provider, Settings
+from coollm.core.config.schema import Provider, Settings
 from coollm.core.errors import OperationFailed
+from coollm.core.paths import SYSTEM_ADMIN, SYSTEM_STATE
 from coollm.core.registry import CACHES, CREDENTIALS, PROVIDERS, STORES
 from coollm.core.secrets import Redactor
 from coollm.credentials import FixedKey
 from coollm.gateway import Gateway
+from coollm.identity.guard import AdminGuard
+from coollm.identity.roster import Uses
+from coollm.identity.sessions import Sessions
+from coollm.ledger.access_book import AccessBook
 from coollm.ledger.book import Ledger, open_ledger
 from coollm.ledger.override_book import OverrideBook
 from coollm.ledger.retention import Retention
@@ -37,7 +43,7 @@ from coollm.limits.keeper import Keeper
 from coollm.limits.limiter import Limiter
 from coollm.limits.output_sizes import OutputSizes
 from coollm.limits.scopes import Scopes
-from coollm.limits.watcher import LimitWatcher
+from coollm.limits.watcher import Watcher
 from coollm.news import Exchange
 from coollm.routing.catalog import Catalog, key_ids
 from coollm.routing.router import Router
@@ -76,7 +82,12 @@ class Services(msgspec.Struct, frozen=True):
     sizes: OutputSizes
     limiter: Limiter
     overrides: OverrideBook
-    watcher: LimitWatcher
+    watcher: Watcher
+    access: AccessBook
+    uses: Uses
+    sessions: Sessions | None
+    guard: AdminGuard
+    audit: AuditTrail
     budgets: Budgets
     cache: AnswerCache | None
     keeper: Keeper
@@ -90,13 +101,9 @@ class Services(msgspec.Struct, frozen=True):
     metrics: Metrics
     redact: Redactor
     closer: Closer
-    clients: dict[bytes, Client]
+    state: Path
     accounts: dict[str, Account]
     started: float
-
-    def client_of(self, key_digest: bytes) -> Client | None:
-        """The client whose key has this digest. Looking up a digest tells nothing about the key by its timing."""
-        return self.clients.get(key_digest)
 
     def parts(self) -> tuple[Part, ...]:
         """What holds connections or processes, and may live on in the next generation."""
@@ -139,6 +146,9 @@ def build_services(
     shipping = before.shipping if before and keeps_ledger else Shipping(usage_log_path, state)
     overrides = OverrideBook(ledger, state)
     limiter = Limiter(store, Scopes(settings, before.limiter.scopes.overrides if before and keeps_ledger else overrides.remembered()), owner)
+    access = AccessBook(ledger, state)
+    uses = before.uses if before else Uses()
+    stored = before.watcher.roster.stored if before and keeps_ledger else access.remembered()
     catalog = Catalog(settings)
     board = before.gateway.router.board if before else Board()
     router = Router(settings.policy, board, limiter, store, in_force.shares)
@@ -171,7 +181,12 @@ def build_services(
         gateway=Gateway(settings.policy, accounts, catalog, router, limiter, sizes, cache, upstream, redact, closer),
         limiter=limiter,
         overrides=overrides,
-        watcher=LimitWatcher(overrides, limiter, settings),
+        watcher=Watcher(overrides, access, limiter, settings, in_force.hash_key, stored, uses),
+        access=access,
+        uses=uses,
+        sessions=Sessions(in_force.hash_key) if in_force.hash_key else None,
+        guard=AdminGuard(store, settings.server.admin_requests_per_minute),
+        audit=_audit(settings, state, usage_log_path.parent),
         budgets=budgets,
         cache=cache,
         keeper=Keeper(store, owner, Exchange(router.board, sizes), catalog.target, cost_in_ledger, closer.tell),
@@ -185,7 +200,7 @@ def build_services(
         metrics=metrics,
         redact=redact,
         closer=closer,
-        clients={client.key.digest(): client for client in settings.api_keys},
+        state=state,
         accounts=accounts,
         started=before.started if before else time.time(),
     )
@@ -198,9 +213,11 @@ def _cache(settings: Settings, state: Path, owner: str) -> AnswerCache | None:
     return AnswerCache(wanted, CACHES[runtime.type](runtime, state, wanted.max_size_mb * MEBIBYTE), owner)
 
 
-def has_expired(client: Client) -> bool:
-    """Whether the client's key is past its date."""
-    return client.expires_at is not None and client.expires_at <= datetime.now(UTC)
+def _audit(settings: Settings, state: Path, logs: Path) -> AuditTrail:
+    wanted = settings.logging.audit
+    path = Path(wanted.path) if wanted.path else logs / "audit.log"
+    admin = SYSTEM_ADMIN if state == SYSTEM_STATE else state / "admin"
+    return AuditTrail(AuditLog(path, state, admin) if wanted.enabled else None, is_required=settings.compliance.soc2)
 
 
 def _account(provider: Provider, simulator_url: Callable[[], str] | None) -> Account:

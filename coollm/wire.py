@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import contextlib
 import ssl
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,9 @@ HIGH_WATER_BYTES = 256 * 1024
 SWEEP_SECONDS = 0.05
 
 _READABLE, _WRITABLE = 1, 2
+
+
+_CREDENTIALS = struct.Struct("3i")
 
 
 class _Deadlines:
@@ -284,6 +288,11 @@ class Wire(_Waits):
         self._error = self._error or ConnectionAbortedError("the connection was closed")
         if self._waiter is not None:
             self._hub.loop.run_callback(self._wake)
+
+    def peer_user(self) -> int:
+        """The user id of the process at the other end of a Unix socket (unix(7), SO_PEERCRED). Raises OSError."""
+        found: int = _CREDENTIALS.unpack(self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+        return found
 
     def release(self) -> _socket.socket:
         """Gives the socket to somebody else. What has come and was not read is lost."""

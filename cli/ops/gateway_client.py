@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from coollm_cli.ops.who import actor_header
+
 from coollm.core.config.load import load
 from coollm.core.config.values import Address
 from coollm.core.errors import OperationFailed, Unreachable
@@ -114,6 +116,8 @@ class GatewayClient:
         headers = {"content-type": "application/json"}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
+        if self.instance is not None:
+            headers["x-coollm-actor"] = actor_header()
         return _Response(self._connection(timeout), method, path, None if body is None else json.dumps(body), headers, self.where)
 
     def _connection(self, timeout: float) -> http.client.HTTPConnection:

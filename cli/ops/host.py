@@ -27,7 +27,7 @@ from coollm.core.instances import (
     is_alive,
     read_reports,
 )
-from coollm.core.paths import CURRENT_RELEASE, INSTANCES, SYSTEM_CONFIG, admin_directory, log_directory, run_directory, state_directory
+from coollm.core.paths import CURRENT_RELEASE, INSTANCES, SYSTEM_CONFIG, admin_directory, run_directory, state_directory
 
 MOST_INSTANCES = 64
 DRAIN_LOOK_SECONDS = 0.2
@@ -62,7 +62,7 @@ class State:
 def host_of(config: Path, state_option: Path | None = None) -> Host:
     """Where the commands of the host with this configuration keep their own."""
     state = state_directory(config, state_option)
-    return Host(admin_directory(config, state), log_directory(config, state) / "audit.log")
+    return Host(admin_directory(config, state), config, state)
 
 
 def numbers() -> list[str]:

@@ -6,12 +6,14 @@ A step is safe to be done twice: one that was begun when its command was killed 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,15 @@ from typing import Any
 from coollm_cli import output
 from coollm_cli.ops.journal import DONE, FAILED, RUNNING, UNDONE, Entry, Journal
 from coollm_cli.ops.lock import Lease, actor
+from coollm_cli.ops.who import where_from
 from coollm_cli.output import Result
 
 from coollm.core.audit import AuditLog
+from coollm.core.config.generations import Generations
+from coollm.core.config.load import load
 from coollm.core.errors import CoollmError, OperationFailed, Undone
+from coollm.core.paths import audit_log
+from coollm.core.secrets import Redactor
 
 KINDS = {
     "install": "install:install_steps",
@@ -83,18 +90,25 @@ class Host:
     """Where the commands of a host keep their own: lock, journal, audit log."""
 
     directory: Path
-    audit_log: Path
+    config: Path
+    state: Path
     journal: Journal = field(init=False)
-    audit: AuditLog = field(init=False)
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.directory)
-        self.audit = AuditLog(self.audit_log, self.directory / "audit-head")
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The audit log, where the configuration in force has it."""
+        effective = Generations(self.config, self.state).effective() if os.access(self.state, os.R_OK) else None
+        settings = load(self.config, content=effective.file if effective else None, state=self.state).settings
+        path = audit_log(self.config, self.state, settings.logging.audit.path if settings else None)
+        return AuditLog(path, self.directory, self.state)
 
 
 def change(host: Host, make_plan: Callable[[], Plan], options: Options) -> Result:
     """Plans and makes a change. Raises LockHeld, OperationFailed and Undone, which say what was changed."""
-    command = shlex.join(["coollm", *sys.argv[1:]])
+    command = Redactor()(shlex.join(["coollm", *sys.argv[1:]]))
     if options.dry_run:
         plan = make_plan()
         return Result(_shown(plan, done=False), _lines(plan), as_json=options.as_json)
@@ -223,8 +237,8 @@ def _end(host: Host, entry: Entry, state: str, what: str, **details: Any) -> Non
 
 def host_audit(host: Host, entry: Entry, what: str, **details: Any) -> None:
     """Tells the audit log of a change."""
-    told = {name: value for name, value in details.items() if value is not None}
-    host.audit.write(entry.by, entry.kind, command=entry.command, change=entry.id, state=what, **told)
+    told = {name: value for name, value in {**entry.kept.get("audit", {}), **details}.items() if value is not None}
+    host.audit.write(entry.by, entry.kind, **where_from(), command=entry.command, change=entry.id, state=what, **told)
 
 
 def _tell_and_ask(plan: Plan, options: Options) -> None:

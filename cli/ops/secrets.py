@@ -19,6 +19,7 @@ from coollm_cli.ops.rollout import common_parameters, restart_steps
 from coollm.core.config.document import Node, Reader, walk
 from coollm.core.config.generations import Generations
 from coollm.core.config.load import Loaded, load, secrets_in_clear
+from coollm.core.config.placeholders import replaced
 from coollm.core.errors import ConfigurationError, OperationFailed, UsageError
 from coollm.core.master_key import CREDENTIAL, key_id
 from coollm.core.paths import is_installed
@@ -180,7 +181,7 @@ def import_plan(config: Path, state: Path, *, dry_run: bool) -> Plan:
         store.master.make()
     names = _names(loaded, found, store.names())
     text = config.read_text("utf-8-sig")
-    content = _replaced(text, [(node.span, f'"${{secret:{names[path]}}}"') for path, node in found])
+    content = replaced(text, [(node.span, f'"${{secret:{names[path]}}}"') for path, node in found])
     sealed = {} if dry_run else {names[path]: as_json(store.seal(names[path], str(node.value), actor())) for path, node in found}
     generations = Generations(config, state)
     effective = generations.effective()
@@ -284,14 +285,6 @@ def _stem(loaded: Loaded, path: str) -> str:
     if section == "llm_providers":
         return f"{settings.llm_providers[index].id}-{int(key or 0) + 1}"
     return f"client-{settings.api_keys[index].id or index + 1}"
-
-
-def _replaced(text: str, changes: Iterable[tuple[tuple[int, int], str]]) -> str:
-    """The text with other words in places of it."""
-    for (begin, end), words in sorted(set(changes), reverse=True):
-        broken = "\n" if text[begin:end].endswith("\n") else ""
-        text = text[:begin] + words + broken + text[end:]
-    return text
 
 
 def _uses(config: Path, state: Path) -> dict[str, list[str]]:

@@ -55,7 +55,7 @@ def status(services: Services) -> Response:
         "store": settings.storage.runtime.type,
         "algorithm": settings.policy.algorithm,
         "providers": [provider.id for provider in settings.llm_providers],
-        "clients": len(settings.api_keys),
+        "clients": len(services.watcher.roster.clients()),
         "orphaned_holds": _orphaned_holds(services),
         "greenlets": sum(isinstance(thing, greenlet) and not thing.dead for thing in gc.get_objects()),
     }
@@ -220,10 +220,10 @@ def _why_excluded(services: Services, chat: ChatRequest, client: Client | None, 
 def _client(services: Services, name: Any) -> Client | None:
     if name is None:
         return None
-    for client in services.settings.api_keys:
-        if client.client_id == name:
-            return client
-    raise InvalidRequest(f"no client '{name}'", param="client")
+    client = services.watcher.roster.find(str(name))
+    if client is None:
+        raise InvalidRequest(f"no client '{str(name)[:80]}'", param="client")
+    return client
 
 
 def _json(value: Json) -> Response:
@@ -248,11 +248,11 @@ def probe(services: Services) -> Response:  # noqa: ARG001
 
 
 ROUTES = (
-    Route("/admin/v1/probe", ("GET",), Access.ADMIN, probe, "admin_probe"),
-    Route("/admin/v1/status", ("GET",), Access.ADMIN, status, "admin_status"),
-    Route("/admin/v1/health", ("GET",), Access.ADMIN, lambda services: _json(assess(services)), "admin_health"),
-    Route("/admin/v1/providers", ("GET",), Access.ADMIN, providers, "admin_providers"),
-    Route("/admin/v1/prices", ("GET",), Access.ADMIN, prices, "admin_prices"),
-    Route("/admin/v1/providers/test", ("POST",), Access.ADMIN, probe_providers, "admin_providers_test"),
-    Route("/admin/v1/route/explain", ("POST",), Access.ADMIN, explain_route, "admin_route_explain"),
+    Route("/admin/v1/probe", ("GET",), Access.VIEWER, probe, "admin_probe"),
+    Route("/admin/v1/status", ("GET",), Access.VIEWER, status, "admin_status"),
+    Route("/admin/v1/health", ("GET",), Access.VIEWER, lambda services: _json(assess(services)), "admin_health"),
+    Route("/admin/v1/providers", ("GET",), Access.VIEWER, providers, "admin_providers"),
+    Route("/admin/v1/prices", ("GET",), Access.VIEWER, prices, "admin_prices"),
+    Route("/admin/v1/providers/test", ("POST",), Access.OPERATOR, probe_providers, "admin_providers_test", changes=True),
+    Route("/admin/v1/route/explain", ("POST",), Access.VIEWER, explain_route, "admin_route_explain"),
 )

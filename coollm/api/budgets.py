@@ -122,7 +122,7 @@ def _override(services: Services, kind: str, identity: str) -> Override:
 def _configured(services: Services, kind: str, identity: str) -> Limits:
     settings = services.settings
     rows = {
-        "client": {one.client_id: one.limits for one in settings.api_keys},
+        "client": {one.client_id: one.limits for one in services.watcher.roster.clients()},
         "team": {one.id: one.limits for one in settings.teams},
         "model": {one.model: one.limits for one in settings.model_limits},
     }
@@ -152,7 +152,8 @@ def _json(value: Json) -> Response:
 
 
 ROUTES = (
-    Route("/admin/v1/budgets", ("GET",), Access.ADMIN, budgets, "admin_budgets"),
-    Route("/admin/v1/budgets/verify", ("GET",), Access.ADMIN, verify, "admin_budgets_verify"),
-    Route("/admin/v1/limits/<kind>/<path:identity>", ("GET", "PUT"), Access.ADMIN, limits, "admin_limits"),
+    Route("/admin/v1/budgets", ("GET",), Access.VIEWER, budgets, "admin_budgets"),
+    Route("/admin/v1/budgets/verify", ("GET",), Access.VIEWER, verify, "admin_budgets_verify"),
+    Route("/admin/v1/limits/<kind>/<path:identity>", ("GET",), Access.VIEWER, limits, "admin_limits"),
+    Route("/admin/v1/limits/<kind>/<path:identity>", ("PUT",), Access.OPERATOR, limits, "admin_limits_set", changes=True),
 )

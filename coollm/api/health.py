@@ -29,7 +29,7 @@ _WITHOUT_STORE = {
 
 def assess(services: Services) -> Json:
     """Every check, and the worst of them as the status. Names and numbers only: this route is public."""
-    checks = [_store(services), _keys(services), _ledger(services)]
+    checks = [_store(services), _keys(services), _ledger(services), _audit(services)]
     worst = DOWN if any(check["status"] == DOWN for check in checks) else DEGRADED if any(check["status"] == DEGRADED for check in checks) else OK
     return {
         "status": worst,
@@ -61,6 +61,15 @@ def _ledger(services: Services) -> Json:
     if services.shipping.is_behind:
         return {"name": "ledger", "status": DEGRADED, "detail": "the ledger does not answer: the usage log keeps what it has not got"}
     return {"name": "ledger", "status": OK, "detail": "the usage log is shipped"}
+
+
+def _audit(services: Services) -> Json:
+    """Administrators can change nothing that is not told of; clients are served, unless each use has to be proved."""
+    trouble = services.audit.trouble()
+    if not trouble:
+        return {"name": "audit", "status": OK, "detail": "the audit log is written"}
+    detail = "the audit log cannot be written, or soon not any more: no administrator can change anything"
+    return {"name": "audit", "status": DOWN if services.audit.is_required else DEGRADED, "detail": detail}
 
 
 def _keys(services: Services) -> Json:

@@ -10,6 +10,7 @@ import orjson
 from werkzeug.datastructures import EnvironHeaders, Headers
 
 from coollm.core.config.schema import Client
+from coollm.identity.principal import Principal
 from coollm.telemetry.record import RequestRecord
 
 JSON = "application/json"
@@ -17,12 +18,14 @@ JSON = "application/json"
 REASONS = {
     200: "OK",
     201: "Created",
+    204: "No Content",
     206: "Partial Content",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    409: "Conflict",
     413: "Content Too Large",
     429: "Too Many Requests",
     500: "Internal Server Error",
@@ -37,12 +40,13 @@ _STATUS_LINES = {status: f"{status} {reason}" for status, reason in REASONS.item
 class Exchange:
     """A request under way: its environment, its id, and who asks once that is known. A client of None is the administrator."""
 
-    __slots__ = ("client", "environ", "record", "request_id")
+    __slots__ = ("client", "environ", "principal", "record", "request_id")
 
     def __init__(self, environ: dict[str, Any], request_id: str | None = None) -> None:
         self.environ = environ
         self.request_id = request_id or new_request_id()
         self.client: Client | None = None
+        self.principal: Principal | None = None
         self.record: RequestRecord | None = None
 
     @property

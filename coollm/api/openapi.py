@@ -39,6 +39,17 @@ _CHAT = _object(
     {"model": _MODEL, "messages": _messages("system", "developer", "user", "assistant"), "max_completion_tokens": _COUNT, "n": _COUNT, **_RANGED},
 )
 
+_ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"}
+_CLIENT: Json = {
+    "description": {"type": "string"},
+    "allowed_providers": {"type": "array", "items": _TEXT},
+    "allowed_models": {"type": "array", "items": _TEXT},
+    "allowed_addresses": {"type": "array", "items": _TEXT},
+    "expires_at": {"type": "string", "format": "date-time"},
+    "team": {"type": "string"},
+    "limits": {"type": "object", "properties": {"req_per_min": _COUNT, "tokens_per_min": _COUNT, "concurrent": _COUNT}},
+}
+
 BODIES: dict[str, Json] = {
     "chat": _CHAT,
     "completions": _object("model prompt", {"model": _MODEL, "prompt": {"type": "string"}, "max_tokens": _COUNT, **_RANGED}),
@@ -67,6 +78,15 @@ BODIES: dict[str, Json] = {
     "admin_providers_test": _object("", {"provider": _TEXT, "model": _TEXT}),
     "admin_usage_rebuild": {},
     "admin_usage_prune": _object("before", {"before": {**_TEXT, "examples": ["2026-01-01T00:00:00Z"]}}),
+    "admin_clients_create": _object("id", {"id": _ID, **_CLIENT}),
+    "admin_client_rotate": _object("", {"overlap": {**_TEXT, "examples": ["24h"]}}),
+    "admin_admins_create": _object("id", {"id": _ID, "role": {"enum": ["viewer", "operator", "admin"]}}),
+    "admin_admin_rotate": _object("", {"overlap": {**_TEXT, "examples": ["24h"]}}),
+    "admin_login": _object("name password", {"name": _TEXT, "password": _TEXT}),
+    "admin_config_apply": {},
+    "admin_config_validate": {},
+    "admin_config_policy_apply": {},
+    "admin_reload": {},
     "admin_route_explain": {**_CHAT, "required": ["model"]},
 }
 """Route → schema of its JSON body, for every route that takes one; an empty one where the body goes to a vendor unread."""
@@ -79,6 +99,7 @@ _ERRORS = {
     401: "No key, or one that is unknown or has expired.",
     403: "The key may not use this.",
     404: "No such model, address or thing.",
+    409: "It is there already, or belongs to the configuration.",
     405: "The address does not take this method.",
     413: "The body is larger than `server.max_body_mb`.",
     415: "The vendor does not take this kind of content.",

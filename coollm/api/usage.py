@@ -30,13 +30,13 @@ def stats(services: Services) -> Response:
     by = request.args.get("group_by", "client")
     if by not in get_args(By):
         raise InvalidRequest(f"'group_by' must be one of {', '.join(get_args(By))}, not '{by[:60]}'{did_you_mean(by, get_args(By))}", param="group_by")
-    start, end = _instant("start", 0), _instant("end", FOREVER_MS)
+    start, end = instant("start", 0), instant("end", FOREVER_MS)
     return _json(in_thread_or_unavailable(lambda: services.ledger.report(cast("By", by), start, end)))
 
 
 def export(services: Services) -> Response:
     """Every request of a time, one JSON line each."""
-    start, end = _instant("start", 0), _instant("end", FOREVER_MS)
+    start, end = instant("start", 0), instant("end", FOREVER_MS)
     rows = services.ledger.export(start, end)
 
     def lines() -> Iterator[bytes]:
@@ -63,7 +63,8 @@ def prune(services: Services) -> Response:
     return _json({"deleted": in_thread_or_unavailable(lambda: services.ledger.prune(before))})
 
 
-def _instant(name: str, default: int) -> int:
+def instant(name: str, default: int) -> int:
+    """A time of the query, in milliseconds of the epoch. Raises InvalidRequest."""
     value = request.args.get(name)
     return default if value is None else _milliseconds(value, name)
 
@@ -95,9 +96,9 @@ def _json(value: Json) -> Response:
 
 
 ROUTES = (
-    Route("/admin/v1/stats", ("GET",), Access.ADMIN, stats, "admin_stats"),
-    Route("/admin/v1/usage/export", ("GET",), Access.ADMIN, export, "admin_usage_export"),
-    Route("/admin/v1/usage/verify", ("GET",), Access.ADMIN, verify, "admin_usage_verify"),
-    Route("/admin/v1/usage/rebuild", ("POST",), Access.ADMIN, rebuild, "admin_usage_rebuild"),
-    Route("/admin/v1/usage/prune", ("POST",), Access.ADMIN, prune, "admin_usage_prune"),
+    Route("/admin/v1/stats", ("GET",), Access.VIEWER, stats, "admin_stats"),
+    Route("/admin/v1/usage/export", ("GET",), Access.VIEWER, export, "admin_usage_export"),
+    Route("/admin/v1/usage/verify", ("GET",), Access.VIEWER, verify, "admin_usage_verify"),
+    Route("/admin/v1/usage/rebuild", ("POST",), Access.ADMIN, rebuild, "admin_usage_rebuild", changes=True),
+    Route("/admin/v1/usage/prune", ("POST",), Access.ADMIN, prune, "admin_usage_prune", changes=True),
 )

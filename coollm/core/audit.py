@@ -1,16 +1,19 @@
 """audit.log: who changed what, one JSON line each, chained by hashes so that a line that is changed, removed, inserted or put elsewhere shows.
 
-Each line has `hash`, the SHA-256 of the hash before it and of its own fields. The chain goes on over rotated files. The last hash is kept elsewhere, so that
-a tail that is cut off shows, too.
+Each line has `hash`, the SHA-256 of the hash before it and of its own fields. The chain goes on over rotated files. Two write it: the command, as root, and the
+gateway, as its own user. Each keeps the last hash it wrote elsewhere, so that a tail that is cut off shows, too; and each signs the chain from time to time
+(Ed25519, https://cryptography.io/en/latest/hazmat/primitives/asymmetric/ed25519/), so that whoever writes all of it anew shows, unless he has the key as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,34 +24,81 @@ from coollm.core.files import replace_file
 
 BEGINNING = "0" * 64
 LOCK = ".audit.lock"
-TAIL_BYTES = 1024 * 1024
+TAIL_BYTES = 64 * 1024
+
+HEAD, KEY, PUBLIC_KEY = "audit-head", "audit-key", "audit-key.pub"
+CHECKPOINT = "checkpoint"
+
+# After so many lines of its own, or so long, a writer signs the chain.
+SIGN_EVERY = 100
+SIGN_SECONDS = 86400.0
 
 
 class AuditLog:
-    """The log at `path`; `head` is the file that has its last hash. Its writers are several processes; a lock on a file beside it lets one write at a time."""
+    """The log at `path`. `own` is the directory where this writer keeps the last hash and its key, `others` those of the other writers. A lock on a file beside
+    the log lets one write at a time.
+    """
 
-    def __init__(self, path: Path, head: Path) -> None:
+    def __init__(self, path: Path, own: Path, *others: Path) -> None:
         self.path = path
-        self.head = head
+        self._own = own
+        self._all = (own, *others)
 
     def write(self, actor: str, action: str, **details: Any) -> str:
         """Appends a line and lets the disk have it. Returns its hash. Raises OperationFailed: what cannot be told of is not to be done."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-            descriptor = os.open(self.path.parent / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = self._open(self.path.parent / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                return self._append({"time": datetime.now(UTC).isoformat(), "actor": actor, "host": platform.node(), "action": action, **details})
+                told = self._told(self._own) or {}
+                count, signed = int(told.get("since", SIGN_EVERY)), float(told.get("signed", 0.0))
+                if count >= SIGN_EVERY or time.time() - signed >= SIGN_SECONDS:
+                    self._sign()
+                    count, signed = 0, time.time()
+                fields = {"time": datetime.now(UTC).isoformat(), "actor": actor, "host": platform.node(), "action": action, **details}
+                return self._append(fields, count + 1, signed)
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise OperationFailed(f"{self.path}: the audit log cannot be written: {error.strerror}", "make room on its disk") from error
 
-    def _append(self, fields: dict[str, Any]) -> str:
+    def _open(self, path: Path, flags: int, mode: int) -> int:
+        """What root makes here is the gateway's, which writes it, too."""
+        is_new = not path.exists()
+        descriptor = os.open(path, flags, mode)
+        if is_new and os.getuid() == 0:
+            owner = self.path.parent.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        return descriptor
+
+    def _sign(self) -> None:
+        """Signs the chain as it stands."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        path = self._own / KEY
+        if not path.exists():
+            key = Ed25519PrivateKey.generate()
+            replace_file(self._own / PUBLIC_KEY, key.public_key().public_bytes_raw(), mode=0o644, like=self._own)
+            replace_file(path, key.private_bytes_raw(), like=self._own)
+        key = Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+        before = self._last_hash()
+        fields = {
+            "time": datetime.now(UTC).isoformat(),
+            "actor": "audit",
+            "host": platform.node(),
+            "action": CHECKPOINT,
+            "signed": before,
+            "key": _fingerprint(key.public_key().public_bytes_raw()),
+            "signature": key.sign(before.encode()).hex(),
+        }
+        self._append(fields, 0, time.time())
+
+    def _append(self, fields: dict[str, Any], since: int, signed: float) -> str:
         before = self._last_hash()
         made = _hash(before, fields)
         line = json.dumps({**fields, "previous": before, "hash": made}, ensure_ascii=False) + "\n"
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        descriptor = self._open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             written = os.write(descriptor, line.encode())
             if written < len(line.encode()):
@@ -56,7 +106,8 @@ class AuditLog:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        replace_file(self.head, json.dumps({"hash": made, "time": fields["time"]}).encode())
+        told = {"hash": made, "time": fields["time"], "since": since, "signed": signed}
+        replace_file(self._own / HEAD, json.dumps(told).encode(), like=self._own)
         return made
 
     def _last_hash(self) -> str:
@@ -86,12 +137,25 @@ class AuditLog:
                     found = None
                 yield file, number, found if isinstance(found, dict) else None
 
-    def last_told(self) -> tuple[str, str] | None:
-        """The hash and the time of the last line that was written; None if none was, or this user may not know."""
+    def last_told(self) -> list[tuple[str, str]]:
+        """The hash and the time of the last line that each writer wrote; those that this user may know."""
+        return [(str(told["hash"]), str(told["time"])) for told in map(self._told, self._all) if told is not None]
+
+    def public_keys(self) -> dict[str, bytes]:
+        """The keys by which the writers' signatures are checked, by their fingerprints."""
+        found = {}
+        for directory in self._all:
+            with contextlib.suppress(OSError):
+                key = (directory / PUBLIC_KEY).read_bytes()
+                found[_fingerprint(key)] = key
+        return found
+
+    @staticmethod
+    def _told(directory: Path) -> dict[str, Any] | None:
         try:
-            told = json.loads(self.head.read_text("utf-8"))
-            return str(told["hash"]), str(told["time"])
-        except (OSError, ValueError, KeyError, TypeError):
+            told = json.loads((directory / HEAD).read_text("utf-8"))
+            return told if isinstance(told, dict) and {"hash", "time"} <= told.keys() else None
+        except (OSError, ValueError):
             return None
 
 
@@ -105,6 +169,7 @@ def verify(log: AuditLog) -> tuple[int, list[str]]:
     faults = []
     before = BEGINNING
     seen: set[str] = set()
+    keys = log.public_keys()
     for file, number, entry in entries:
         place = f"{file.name}:{number}"
         if entry is None:
@@ -121,12 +186,34 @@ def verify(log: AuditLog) -> tuple[int, list[str]]:
                 f"it belongs after {places[previous]}" if previous in places else "the line before it is gone" if previous != BEGINNING else "it is the first"
             )
             faults.append(f"{place}: it does not follow the line before it: {where}")
+        elif entry.get("action") == CHECKPOINT and not _is_signed(entry, keys):
+            faults.append(f"{place}: its signature is not of a key that is known here")
         seen.add(own)
         before = own
-    told = log.last_told()
-    if told is not None and told[0] not in places:
-        faults.append(f"{log.path.name}: its end is gone, with the line of {told[1]}")
+    for last, when in log.last_told():
+        if last not in places:
+            faults.append(f"{log.path.name}: its end is gone, with the line of {when}")
+    if entries and keys and not any(entry and entry.get("action") == CHECKPOINT for _, _, entry in entries):
+        faults.append(f"{log.path.name}: nothing in it is signed")
     return len(entries), faults
+
+
+def _is_signed(entry: dict[str, Any], keys: dict[str, bytes]) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    key = keys.get(str(entry.get("key")))
+    if key is None or entry.get("signed") != entry.get("previous"):
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(bytes.fromhex(str(entry.get("signature"))), str(entry["signed"]).encode())
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _fingerprint(public_key: bytes) -> str:
+    return hashlib.sha256(public_key).hexdigest()[:16]
 
 
 def _hash(before: str, fields: dict[str, Any]) -> str:

@@ -74,6 +74,11 @@ def log_directory(config: Path, state: Path) -> Path:
     return SYSTEM_LOGS if is_installed(config) else state / "logs"
 
 
+def audit_log(config: Path, state: Path, path: str | None = None) -> Path:
+    """The audit log: at `path` if the configuration gives one (`logging.audit.path`)."""
+    return Path(path) if path else log_directory(config, state) / "audit.log"
+
+
 def run_directory(config: Path, environ: Mapping[str, str] | None = None) -> Path:
     """The directory of sockets and metrics of running gateways; not created here."""
     environ = os.environ if environ is None else environ

@@ -121,6 +121,10 @@ ENDPOINTS = Registry(
         "admin": "coollm.api.admin:ROUTES",
         "usage": "coollm.api.usage:ROUTES",
         "budgets": "coollm.api.budgets:ROUTES",
+        "clients": "coollm.api.clients:ROUTES",
+        "admins": "coollm.api.admins:ROUTES",
+        "configuration": "coollm.api.configuration:ROUTES",
+        "observe": "coollm.api.observe:ROUTES",
     },
 )
 

@@ -116,8 +116,10 @@ class Ledger:
         if changed.rowcount == 0:
             connection.execute(insert(table).values(**dict(zip(names, key, strict=True)), **sums))
 
-    def report(self, by: By, start_ms: int = 0, end_ms: int = 2**53) -> Json:
-        """Sums of the hours that begin from `start_ms` until before `end_ms`: {"rows": [...], "total": {...}}. Whole days are read as days."""
+    def report(self, by: By, start_ms: int = 0, end_ms: int = 2**53, of: tuple[str, str] | None = None) -> Json:
+        """Sums of the hours that begin from `start_ms` until before `end_ms`: {"rows": [...], "total": {...}}. Whole days are read as days. `of` is a client or
+        a provider, by its kind and id, whose requests alone are added up.
+        """
         first, last = start_ms // HOUR_MS, -(-end_ms // HOUR_MS)
         first_day, last_day = -(-first // HOURS_OF_A_DAY), last // HOURS_OF_A_DAY
         spans = [(hours, first, last)]
@@ -129,7 +131,9 @@ class Ledger:
                 time = table.primary_key.columns[0]
                 group = time if by == "day" else table.c[by]
                 summed = (func.sum(table.c[name]).label(name) for name in SUMS)
-                for row in connection.execute(select(group.label("group"), *summed).where(time >= start, time < end).group_by(group)):
+                for row in connection.execute(
+                    select(group.label("group"), *summed).where(time >= start, time < end, *([table.c[of[0]] == of[1]] if of else [])).group_by(group)
+                ):
                     name = _day(int(row.group) if table is days else int(row.group) // HOURS_OF_A_DAY) if by == "day" else row.group
                     sums = rows.setdefault(name, dict.fromkeys(SUMS, 0))
                     for one in SUMS:
@@ -178,6 +182,13 @@ class Ledger:
                 row = connection.execute(select(requests, *added).select_from(table).where(within)).one()
                 found[table.name.removeprefix("usage_")] = {name: int(value) for name, value in zip(("requests", *_VERIFIED), row, strict=True)}
         return {"requests": found.pop(usage.name), **found}
+
+    def used_by(self, provider: str, key_id: str, since_ms: int) -> list[tuple[str, int, int]]:
+        """Who has used a vendor key since then: clients, how often, and when last in milliseconds of the epoch."""
+        own = and_(usage.c.provider == provider, usage.c.key_id == key_id, usage.c.at_ms >= since_ms)
+        query = select(usage.c.client, func.count(), func.max(usage.c.at_ms)).where(own).group_by(usage.c.client).order_by(usage.c.client)
+        with self.reading() as connection:
+            return [(str(client), int(count), int(last)) for client, count, last in connection.execute(query)]
 
     def known(self, request_ids: Sequence[str]) -> set[str]:
         """Which of the requests are in the ledger."""
@@ -260,6 +271,7 @@ def _sums(entries: Iterable[Entry], hours_together: int) -> dict[tuple[int, str,
         sums["cost_nano_usd"] += entry.cost_nano_usd or 0
         sums["saved_nano_usd"] += entry.saved_nano_usd
         sums["cached"] += entry.cached
+        sums["latency_ms"] += entry.latency_ms
         for name in COUNTS:
             sums[name] += getattr(entry, name)
     return found
@@ -278,6 +290,7 @@ def _told(sums: dict[str, int]) -> Json:
         "cached": sums["cached"],
         "estimated": sums["estimated"],
         "unpriced": sums["unpriced"],
+        "latency_ms": round(sums["latency_ms"] / sums["requests"]) if sums["requests"] else None,
     }
 
 

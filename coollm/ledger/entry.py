@@ -44,6 +44,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     saved_nano_usd: int = 0
     cached: bool = False
     second: bool = False
+    latency_ms: int = 0
 
     @property
     def hour(self) -> int:
@@ -82,6 +83,7 @@ def entry_of(record: RequestRecord) -> Entry:
         saved_nano_usd=nano_usd(record.saved_usd),
         cached=record.cache == HIT,
         second=record.is_second,
+        latency_ms=round(record.latency_seconds * 1000),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, func, insert, inspect, select, text, update
+from sqlalchemy import Connection, Engine, Table, func, insert, inspect, select, text, update
 from sqlalchemy.schema import CreateColumn
 
 from coollm.core.errors import OperationFailed
@@ -25,15 +25,20 @@ LOCK_SECONDS = 60
 HOURS_OF_A_DAY = 24
 
 
-def _charged_and_saved(connection: Connection) -> None:
-    """Version 2: when a budget was charged, what the cache saved, tiers, and sums by the day."""
-    for table in (usage, hours):
+def _add_columns(connection: Connection, *tables: Table) -> None:
+    """The columns that tables do not have yet."""
+    for table in tables:
         known = {column["name"] for column in inspect(connection).get_columns(table.name)}
         for column in table.columns:
             if column.name not in known:
                 clause = CreateColumn(column).compile(dialect=connection.dialect)
                 name = connection.dialect.identifier_preparer.quote(table.name)
                 connection.execute(text(f"ALTER TABLE {name} ADD COLUMN {clause}"))
+
+
+def _charged_and_saved(connection: Connection) -> None:
+    """Version 2: when a budget was charged, what the cache saved, tiers, and sums by the day."""
+    _add_columns(connection, usage, hours)
     connection.execute(update(usage).where(usage.c.charged_ms == 0).values(charged_ms=usage.c.at_ms))
     metadata.create_all(connection)
     group = (hours.c.hour // HOURS_OF_A_DAY, hours.c.client, hours.c.provider, hours.c.model)
@@ -41,7 +46,13 @@ def _charged_and_saved(connection: Connection) -> None:
     connection.execute(insert(days).from_select(["day", "client", "provider", "model", *SUMS], summed))
 
 
-STEPS: tuple[Step, ...] = (_charged_and_saved,)
+def _access_and_latency(connection: Connection) -> None:
+    """Version 3: clients and administrators, and how long requests took."""
+    _add_columns(connection, usage, hours, days)
+    metadata.create_all(connection)
+
+
+STEPS: tuple[Step, ...] = (_charged_and_saved, _access_and_latency)
 """Step number n brings version n to version n + 1."""
 
 NEWEST = len(STEPS) + 1

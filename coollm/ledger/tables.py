@@ -33,9 +33,10 @@ usage = Table(
     Column("second", Boolean, nullable=False, server_default=false()),
     Column("service_tier", String(16), nullable=False, server_default=""),
     Column("estimated", Boolean, nullable=False),
+    Column("latency_ms", BigInteger, nullable=False, server_default="0"),
 )
 
-SUMS = ("requests", "errors", *COUNTS, "cost_nano_usd", "saved_nano_usd", "cached", "estimated", "unpriced")
+SUMS = ("requests", "errors", *COUNTS, "cost_nano_usd", "saved_nano_usd", "cached", "estimated", "unpriced", "latency_ms")
 """What is added up for each hour and day. `cached`, `estimated` and `unpriced` count requests."""
 
 
@@ -75,6 +76,49 @@ revisions = Table(
     Column("revision", BigInteger, nullable=False),
 )
 """Goes up with each change of what it names."""
+
+clients = Table(
+    "clients",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("fields", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("revoked_ms", BigInteger, nullable=False),
+    Column("made_by", String(128), nullable=False),
+)
+"""Clients that were made beside the configuration's."""
+
+admins = Table(
+    "admins",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("revoked_ms", BigInteger, nullable=False),
+    Column("made_by", String(128), nullable=False),
+)
+"""Administrators."""
+
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("prefix", String(32), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+)
+"""Keys of both, as keyed hashes."""
+
+access_key_uses = Table(
+    "access_key_uses",
+    metadata,
+    Column("prefix", String(32), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("last_used_ms", BigInteger, nullable=False),
+)
+"""How often each key was used, and when last."""
 
 shipped = Table(
     "shipped",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -56,10 +56,12 @@ LOCAL = Scope(kind=CLIENT, id="local", limits=Limits())
 class Scopes:
     """The limits of a configuration with those that were set since. Another change makes another one; nothing in it changes."""
 
-    def __init__(self, settings: Settings, overrides: Overrides = NOTHING_SET) -> None:
+    def __init__(self, settings: Settings, overrides: Overrides = NOTHING_SET, clients: Iterable[Client] | None = None) -> None:
         self.overrides = overrides
         set_for = {(one.kind, one.id): one for one in overrides.rows}
-        self._clients = {one.client_id: (_scope(CLIENT, one.client_id, one.limits, set_for), one) for one in settings.api_keys}
+        self._clients = {
+            one.client_id: (_scope(CLIENT, one.client_id, one.limits, set_for), one) for one in (settings.api_keys if clients is None else clients)
+        }
         self._teams = {one.id: _scope(TEAM, one.id, one.limits, set_for) for one in settings.teams}
         configured = {one.model: one.limits for one in settings.model_limits}
         patterns = dict.fromkeys([*configured, *(one.id for one in overrides.rows if one.kind == MODEL)])

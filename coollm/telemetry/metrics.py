@@ -121,6 +121,8 @@ class Metrics:
         self._client_errors = self._counter("coo_llm_client_errors", "Requests of a client that failed.", "client")
         self._cache_requests = self._counter("coo_llm_cache_requests", "Requests that the cache may answer, by what it had.", "result")
         self._cache_saved = self._counter("coo_llm_cache_saved_cost", "US dollars that answers from the cache would have cost.")
+        self._admin_requests = self._counter("coo_llm_admin_requests", "Requests to the admin API.", "endpoint", "status")
+        self._admin_rate_limits = self._counter("coo_llm_admin_rate_limits", "Requests to the admin API that its rate limit or a lock-out refused.")
         self._latency = self._histogram("coo_llm_latency_seconds", "Whole requests.", LATENCY_BUCKETS, "provider", "model")
         self._first_token = self._histogram("coo_llm_time_to_first_token_seconds", "Streams, to their first content.", LATENCY_BUCKETS, "provider", "model")
         self._overhead = self._histogram("coo_llm_overhead_seconds", "What the gateway adds to the vendors' time.", OVERHEAD_BUCKETS)
@@ -179,6 +181,13 @@ class Metrics:
             self._cache_saved.inc(record.saved_usd)
         if record.target is not None and record.cache != HIT:
             self._observe_target(record, record.target)
+
+    def administered(self, endpoint: str, status: int) -> None:
+        """Takes in a request to the admin API."""
+        if self.is_enabled:
+            self._child(self._admin_requests, endpoint, str(status)).inc()
+            if status == 429:
+                self._admin_rate_limits.inc()
 
     def _observe_failure(self, attempt: Attempt) -> None:
         if attempt.outcome == "rate_limited":

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from coollm.core.config.schema import Client, Limits, ModelLimits, Settings
+from coollm.core.config.schema import ConfiguredClient, Limits, ModelLimits, Settings
 from coollm.core.errors import LimitReached, NotAllowed
 from coollm.core.money import nano_usd
 from coollm.core.pricing import Rates, flat
@@ -221,7 +221,7 @@ def test_a_request_whose_worker_died_is_told_once_and_its_budget_is_what_is_told
     clock = [1000.0]
     store = MemoryStore(lambda: clock[0])
     told: list[Any] = []
-    client = Client(key=Secret("a-key-0001"), id="c", limits=Limits(concurrent=3, budget_usd=5))
+    client = ConfiguredClient(key=Secret("a-key-0001"), id="c", limits=Limits(concurrent=3, budget_usd=5))
     limiter = limiter_of(store, api_keys=(client,))
     exchange = Exchange(Board(), OutputSizes())
     living = Keeper(store, "living", exchange, lambda key, model: PRICED if key == "q/k" else None, lambda request_id: in_ledger, told.append)

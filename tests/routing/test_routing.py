@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from coollm.core.config.schema import Client, Fallback, HybridWeights, Policy, Provider, Settings, Sticky
+from coollm.core.config.schema import ConfiguredClient, Fallback, HybridWeights, Policy, Provider, Settings, Sticky
 from coollm.core.errors import NotAllowed, UnknownModel
 from coollm.core.pricing import Rates, flat
 from coollm.core.registry import ALGORITHMS
@@ -190,7 +190,7 @@ SETTINGS = Settings(
 )
 
 
-def served(name: str, client: Client | None = None) -> list[tuple[str, str]]:
+def served(name: str, client: ConfiguredClient | None = None) -> list[tuple[str, str]]:
     found = Catalog(SETTINGS).resolve(name, client)
     return list(dict.fromkeys((one.provider, one.model) for one in found if not one.fallback))
 
@@ -219,11 +219,11 @@ def test_an_unknown_model_names_the_nearest() -> None:
 
 
 def test_permissions() -> None:
-    client = Client(key=Secret("k-client-1"), id="c", allowed_providers=("claude",), allowed_models=("claude-*", "gpt-4o"))
+    client = ConfiguredClient(key=Secret("k-client-1"), id="c", allowed_providers=("claude",), allowed_models=("claude-*", "gpt-4o"))
     with pytest.raises(NotAllowed, match="may not use the provider"):
         Catalog(SETTINGS).resolve("gpt-4o", client)
     assert served("claude-x", client) == [("claude", "claude-x")]
-    narrow = Client(key=Secret("k-client-2"), id="d", allowed_models=("gpt-4o-mini",))
+    narrow = ConfiguredClient(key=Secret("k-client-2"), id="d", allowed_models=("gpt-4o-mini",))
     with pytest.raises(NotAllowed, match="may not use the model"):
         Catalog(SETTINGS).resolve("gpt-4o", narrow)
     assert [name for name, _ in Catalog(SETTINGS).names(narrow)] == ["fast", "east:gpt-4o-mini"]

@@ -5,6 +5,7 @@ The checks read the tree and not the settings, so that they find their faults be
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from zoneinfo import available_timezones
@@ -158,11 +159,36 @@ def _redis_address(root: Node) -> Iterator[Fault]:
         yield Fault(address.place, "storage.runtime.addr", f"expected {wanted}, got '{text}'")
 
 
-def _search_filter(root: Node) -> Iterator[Fault]:
-    node = root.get("auth", "user_search_filter")
-    text = node.text() if node else None
-    if node and text is not None and "%s" not in text:
-        yield Fault(node.place, "auth.user_search_filter", f"expected a filter with %s for the user's name, got '{text}'")
+def _directory(root: Node) -> Iterator[Fault]:
+    for name, what in (("user_search_filter", "a filter with %s for the user's name"), ("user_dn", "a DN with %s for the user's name")):
+        node = root.get("auth", name)
+        text = node.text() if node else None
+        if node and text is not None and "%s" not in text:
+            yield Fault(node.place, f"auth.{name}", f"expected {what}, got '{text}'")
+
+
+def _addresses(root: Node) -> Iterator[Fault]:
+    lists = [(f"api_keys[{index}].allowed_addresses", item.get("allowed_addresses")) for index, item in enumerate(_list(root, "api_keys"))]
+    for path, found in (*lists, ("server.trusted_proxies", root.get("server", "trusted_proxies"))):
+        for index, node in enumerate(found.items() if found else ()):
+            text = node.text()
+            try:
+                ipaddress.ip_network(text or "", strict=False)
+            except ValueError:
+                if text is not None:
+                    yield Fault(node.place, f"{path}[{index}]", f"expected an address or a network such as 10.1.0.0/16, got '{text}'")
+
+
+def _cors(root: Node) -> Iterator[Fault]:
+    origins, credentials = root.get("server", "cors", "origins"), root.get("server", "cors", "credentials")
+    for index, node in enumerate(origins.items() if origins else ()):
+        text = node.text()
+        if text == "*" and credentials and credentials.value is True:
+            yield Fault(
+                node.place, f"server.cors.origins[{index}]", "every origin and credentials: any page could act for whoever visits it", "name the origins"
+            )
+        elif text is not None and text != "*" and not re.fullmatch(r"https?://[^/\s]+", text):
+            yield Fault(node.place, f"server.cors.origins[{index}]", f"expected an origin such as https://chat.company.com, got '{text}'")
 
 
 def _list(root: Node, section: str) -> list[Node]:
@@ -180,5 +206,7 @@ CHECKS: tuple[Check, ...] = (
     _aliases,
     _hybrid_weights,
     _redis_address,
-    _search_filter,
+    _directory,
+    _addresses,
+    _cors,
 )

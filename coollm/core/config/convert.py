@@ -120,6 +120,8 @@ class Converter:
                 raise ValueError("expected a key as text: put it into quotes")
             if not value:
                 raise ValueError("expected a key that is not empty")
+            if any((meta.extra or {}).get("password") for meta in metas):
+                return Secret(value)
             if value.lstrip().startswith("{"):
                 return Secret(_compact(value))
             if any(character <= " " or character > "~" for character in value):

@@ -94,7 +94,7 @@ class Reader:
     def _mapping(self, loader: Any, node: yaml.MappingNode, place: Place, inside: tuple[yaml.Node, ...]) -> Node:
         written = [key for key, _ in node.value]
         loader.flatten_mapping(node)
-        made = Node({}, place)
+        made = Node({}, place, (node.start_mark.index, node.end_mark.index))
         for key, child in node.value:
             key_place = Place(self.file, key.start_mark.line + 1, key.start_mark.column + 1)
             name = key.value if isinstance(key, yaml.ScalarNode) else None

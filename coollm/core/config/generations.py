@@ -10,6 +10,7 @@ for everyone who reads the file, without anybody who would have to act.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -105,7 +106,7 @@ class Generations:
         """Keeps a configuration as a new generation, which is not in force yet."""
         make_private(self.directory.parent)
         make_private(self.directory)
-        number = max((int(folder.name) for folder in self.directory.glob("[0-9]*") if folder.name.isdigit()), default=0) + 1
+        number = self._take_number()
         folder = make_private(self.directory / str(number))
         digest = hashlib.sha256(content).hexdigest()
         replace_file(folder / CONFIG, content, like=self.directory)
@@ -113,6 +114,17 @@ class Generations:
         replace_file(folder / NOTE, json.dumps(note).encode(), like=self.directory)
         self._forget_old(number)
         return self.get(number)
+
+    def _take_number(self) -> int:
+        """The next number, which nobody else takes at the same time."""
+        while True:
+            number = max((int(folder.name) for folder in self.directory.glob("[0-9]*") if folder.name.isdigit()), default=0) + 1
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.directory / str(number), 0o700)
+                if os.getuid() == 0:
+                    owner = self.directory.stat()
+                    os.chown(self.directory / str(number), owner.st_uid, owner.st_gid)
+                return number
 
     def set(self, number: int, previous: int | None = None, revert_at: float | None = None) -> None:
         """Puts one in force: gateways that run have it within a second. With `revert_at` it is only until then."""

@@ -21,12 +21,15 @@ from coollm.core.config.references import ReadSecret, read_environment_file, res
 from coollm.core.config.schema import Settings
 from coollm.core.config.vendors import providers_from_environment
 from coollm.core.errors import ConfigurationError
-from coollm.core.paths import environment_file, state_directory
+from coollm.core.paths import SECRETS, environment_file, state_directory
 from coollm.core.secrets import Secret
 from coollm.core.vendor_keys import VendorKeys, read_vendor_keys
 
 if TYPE_CHECKING:
     from coollm.core.secret_store import SecretStore
+
+HASH_KEY = "client-keys"
+"""The name of the secret under which keys of clients and administrators are hashed."""
 
 LARGEST_FILE_BYTES = 4 * 1024 * 1024
 
@@ -51,12 +54,15 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class InForce(msgspec.Struct, frozen=True):
-    """What a gateway serves: the settings of a generation with the vendor keys of now. `shares` are the parts of the keys that do not take their full share."""
+    """What a gateway serves: the settings of a generation with the vendor keys of now. `shares` are the parts of the keys that do not take their full share,
+    `hash_key` is what keys of clients in the database are hashed under, None where no secret says so.
+    """
 
     settings: Settings
-    generation: int
-    stamp: str
-    shares: dict[str, float]
+    generation: int = 0
+    stamp: str = ""
+    shares: dict[str, float] = {}
+    hash_key: bytes | None = None
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None, content: Path | None = None, state: Path | None = None) -> Loaded:
@@ -111,8 +117,9 @@ def load_generation(path: Path, state: Path, number: int, content: Path | None) 
     """The same for a generation by its number and file. What is read is what the stamp names, or newer."""
     named = stamp(number, state)
     settings = load_or_raise(path, content=content, state=state)
-    kept = read_vendor_keys(state)
-    return InForce(_with_vendor_keys(settings, kept, _reader(path, state)), number, named, kept.shares())
+    kept, read_secret = read_vendor_keys(state), _reader(path, state)
+    hash_key = bytes.fromhex(read_secret(HASH_KEY)) if has_secret(state, HASH_KEY) else None
+    return InForce(_with_vendor_keys(settings, kept, read_secret), number, named, kept.shares(), hash_key)
 
 
 def _with_vendor_keys(settings: Settings, kept: VendorKeys, read_secret: ReadSecret) -> Settings:
@@ -126,6 +133,14 @@ def _with_vendor_keys(settings: Settings, kept: VendorKeys, read_secret: ReadSec
         used = tuple(key for name, key in known.items() if not kept.is_retired(provider.id, name))
         providers.append(msgspec.structs.replace(provider, api_keys=used))
     return msgspec.structs.replace(settings, llm_providers=tuple(providers))
+
+
+def has_secret(state: Path, name: str) -> bool:
+    """Whether a secret of this name is kept; without a look at what decrypts."""
+    try:
+        return f'"{name}"'.encode() in (state / SECRETS).read_bytes()
+    except OSError:
+        return False
 
 
 def _reader(path: Path, state: Path) -> ReadSecret:

@@ -22,12 +22,14 @@ Weight = Annotated[float, Meta(ge=0)]
 Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 
 
-def doc(description: str, example: Any = None, *, inert: bool = False, one_or_many: bool = False) -> Meta:
-    """What a key means. `inert` marks one that is accepted but not acted on yet: `config validate` says so."""
+def doc(description: str, example: Any = None, *, inert: bool = False, one_or_many: bool = False, password: bool = False) -> Meta:
+    """What a key means. `inert` marks one that is accepted but not acted on yet: `config validate` says so. A `password` is any text; other secrets are keys,
+    which are sent in headers.
+    """
     return Meta(
         description=description,
         examples=None if example is None else [example],
-        extra={"inert": inert, "one_or_many": one_or_many},
+        extra={"inert": inert, "one_or_many": one_or_many, "password": password},
     )
 
 
@@ -40,11 +42,18 @@ class Tls(Section, frozen=True):
 
 
 class WebUi(Section, frozen=True):
-    """The web console."""
+    """The web console, and the administrator who logs in with a password."""
 
     enabled: Annotated[bool, doc("Serve the console.", inert=True)] = False
-    admin_id: Annotated[str, doc("Name of the local administrator.", inert=True)] = "admin"
-    admin_password: Annotated[Secret | None, doc("Password of the local administrator.", "${SECURE_PASSWORD}", inert=True)] = None
+    admin_id: Annotated[str, doc("Name of the local administrator.")] = "admin"
+    admin_password: Annotated[Secret | None, doc("That one's password; without one nobody logs in so.", "${SECURE_PASSWORD}", password=True)] = None
+
+
+class Cors(Section, frozen=True):
+    """Web pages of other origins that may ask."""
+
+    origins: Annotated[tuple[str, ...], doc("Their origins; `*` is all, and then without credentials.", ["https://chat.company.com"])] = ()
+    credentials: Annotated[bool, doc("They may send what the browser keeps.")] = False
 
 
 class Server(Section, frozen=True):
@@ -54,6 +63,11 @@ class Server(Section, frozen=True):
     admin_api_key: Annotated[Secret | None, doc("Bearer key of the admin API; without one it answers on the local socket only.", "${ADMIN_KEY}")] = None
     tls: Annotated[Tls | None, doc("Certificate and key; plain HTTP without.")] = None
     webui: Annotated[WebUi, doc("The web console.")] = WebUi()
+    cors: Annotated[Cors, doc("Web pages of other origins.")] = Cors()
+    trusted_proxies: Annotated[
+        tuple[str, ...], doc("Proxies whose X-Forwarded-For names the client's address; an address or a network each.", ["10.0.0.0/8"])
+    ] = ()
+    admin_requests_per_minute: Annotated[Positive, doc("Requests to the admin API from one address in any 60 seconds.", 100)] = 100
     workers: Annotated[Positive, doc("Worker processes; one for each core.", 2)] = 2
     drain_seconds: Annotated[Duration, doc("How long running requests may go on when the gateway stops.", "30s")] = Duration(30)
     max_body_mb: Annotated[Positive, doc("Largest request body in MiB.", 50)] = 50
@@ -117,7 +131,6 @@ class Limits(Section, frozen=True):
 class Client(Section, frozen=True):
     """An application that may use the gateway."""
 
-    key: Annotated[Secret, doc("The key it sends.", "${CLIENT_KEY_1}")]
     id: Annotated[Identifier | None, doc("Name in logs and metrics; made from the key's hash if not given.", "app-1")] = None
     allowed_providers: Annotated[tuple[str, ...], doc("Providers it may use, by id or type; `*` is all.", ["openai", "gemini"])] = ("*",)
     allowed_models: Annotated[tuple[str, ...], doc("Models it may use, `*` allowed.", ["gpt-4o*"])] = ("*",)
@@ -125,6 +138,20 @@ class Client(Section, frozen=True):
     expires_at: Annotated[datetime | None, doc("From then on the key is refused.", "2027-01-31T00:00:00Z")] = None
     limits: Annotated[Limits, doc("Limits of this client.")] = Limits()
     team: Annotated[str | None, doc("The team whose limits hold too.", "search")] = None
+    allowed_addresses: Annotated[
+        tuple[str, ...], doc("Where it may ask from, an address or a network each; everywhere if none is given.", ["10.1.0.0/16"])
+    ] = ()
+
+    @property
+    def client_id(self) -> str:
+        """Its name."""
+        return self.id or ""
+
+
+class ConfiguredClient(Client, frozen=True, kw_only=True):
+    """A client of the configuration, with its key."""
+
+    key: Annotated[Secret, doc("The key it sends.", "${CLIENT_KEY_1}")]
 
     @property
     def client_id(self) -> str:
@@ -238,7 +265,7 @@ class RuntimeStorage(Section, frozen=True):
     mode: Annotated[Literal["single", "sentinel", "cluster"], doc("One Redis, one that sentinels name, or Redis Cluster.")] = "single"
     master_name: Annotated[str, doc("With `sentinel`: the name of the master.")] = "mymaster"
     username: Annotated[str | None, doc("Redis user (ACL); the default user if not given.", "coollm")] = None
-    password: Annotated[Secret | None, doc("Redis password.", "${REDIS_PASSWORD}")] = None
+    password: Annotated[Secret | None, doc("Redis password.", "${REDIS_PASSWORD}", password=True)] = None
     tls: Annotated[bool, doc("Speak TLS to Redis, whose certificate is verified.")] = False
     ca_file: Annotated[str | None, doc("With `tls`: who signs its certificate, PEM; the system's authorities if not given.", "/etc/coollm/redis-ca.pem")] = None
     on_failure: Annotated[
@@ -273,9 +300,9 @@ class Prometheus(Section, frozen=True):
 class Audit(Section, frozen=True):
     """The audit log."""
 
-    enabled: Annotated[bool, doc("Write the audit log.", inert=True)] = True
-    path: Annotated[str | None, doc("Its file.", "/var/log/coo-llm/audit.log", inert=True)] = None
-    format: Annotated[Literal["json"], doc("Its format.", inert=True)] = "json"
+    enabled: Annotated[bool, doc("Write what the gateway itself does and refuses; the command's own changes are always written.")] = True
+    path: Annotated[str | None, doc("Its file.", "/var/log/coo-llm/audit.log")] = None
+    format: Annotated[Literal["json"], doc("Its format.")] = "json"
 
 
 class Logging(Section, frozen=True):
@@ -287,13 +314,33 @@ class Logging(Section, frozen=True):
     audit: Annotated[Audit, doc("The audit log.")] = Audit()
 
 
+class Roles(Section, frozen=True):
+    """Which groups of the directory may do what: each role may do what those before it may."""
+
+    viewer: Annotated[tuple[str, ...], doc("Groups that may look at everything but secrets.", ["cn=staff,ou=groups,dc=company,dc=com"])] = ()
+    operator: Annotated[tuple[str, ...], doc("Groups that may test keys and set limits and budgets, too.", ["cn=oncall,ou=groups,dc=company,dc=com"])] = ()
+    admin: Annotated[tuple[str, ...], doc("Groups that may do everything.", ["cn=gateway-admins,ou=groups,dc=company,dc=com"])] = ()
+
+
 class Auth(Section, frozen=True):
     """Who may administer: a directory server."""
 
-    type: Annotated[Literal["ldap"], doc("Kind of directory.", inert=True)]
-    server: Annotated[str, doc("Its host.", "ldap.company.com", inert=True)]
-    base_dn: Annotated[str, doc("Where the search starts.", "dc=company,dc=com", inert=True)]
-    user_search_filter: Annotated[str, doc("`%s` is the user's name.", "(sAMAccountName=%s)", inert=True)] = "(uid=%s)"
+    type: Annotated[Literal["ldap"], doc("Kind of directory.")]
+    server: Annotated[tuple[str, ...], doc("HOST, HOST:PORT or ldaps://HOST; several are asked in turn.", "ldap.company.com", one_or_many=True)]
+    base_dn: Annotated[str, doc("Where the search starts.", "dc=company,dc=com")]
+    user_search_filter: Annotated[str, doc("`%s` is the user's name, escaped.", "(sAMAccountName=%s)")] = "(uid=%s)"
+    bind_dn: Annotated[str | None, doc("Who searches; nobody in particular if not given.", "cn=coollm,ou=services,dc=company,dc=com")] = None
+    bind_password: Annotated[Secret | None, doc("The password of `bind_dn`.", "${LDAP_PASSWORD}", password=True)] = None
+    user_dn: Annotated[
+        str | None, doc("Where users are, so that none is searched: `%s` is the user's name, escaped.", "uid=%s,ou=people,dc=company,dc=com")
+    ] = None
+    tls: Annotated[Literal["starttls", "ldaps", "none"], doc("How the connection is encrypted; `none` sends passwords in clear.")] = "starttls"
+    verify: Annotated[bool, doc("The server's certificate must be good.")] = True
+    ca_file: Annotated[str | None, doc("Who signs its certificate, PEM; the system's authorities if not given.", "/etc/coollm/ldap-ca.pem")] = None
+    group_search_filter: Annotated[str, doc("`%s` is the DN of a user, or of a group, escaped.")] = "(|(member=%s)(uniqueMember=%s))"
+    nested_groups: Annotated[bool, doc("Groups may be in groups.")] = True
+    timeout: Annotated[Duration, doc("How long a server is waited for.", "5s")] = Duration(5)
+    roles: Annotated[Roles, doc("Which groups may do what.")] = Roles()
 
 
 class Compliance(Section, frozen=True):
@@ -310,7 +357,7 @@ class Settings(Section, frozen=True):
     version: Annotated[Literal["1.0"], doc("Version of this file's format.", "1.0")] = "1.0"
     server: Annotated[Server, doc("Where the gateway listens.")] = Server()
     llm_providers: Annotated[tuple[Provider, ...], doc("Vendor accounts; without any, those whose keys are in the environment (OPENAI_API_KEY, …).")] = ()
-    api_keys: Annotated[tuple[Client, ...], doc("Applications that may use the gateway.")] = ()
+    api_keys: Annotated[tuple[ConfiguredClient, ...], doc("Applications that may use the gateway.")] = ()
     teams: Annotated[tuple[Team, ...], doc("Clients that share limits.")] = ()
     model_limits: Annotated[tuple[ModelLimits, ...], doc("Limits of models, whoever asks.")] = ()
     model_aliases: Annotated[
@@ -325,6 +372,7 @@ class Settings(Section, frozen=True):
 
     def secrets(self) -> tuple[Secret, ...]:
         """Every secret of this configuration, for the redactor."""
-        optional = (self.server.admin_api_key, self.server.webui.admin_password, self.storage.runtime.password, self.storage.ledger.url)
+        bind = self.auth.bind_password if self.auth else None
+        optional = (self.server.admin_api_key, self.server.webui.admin_password, self.storage.runtime.password, self.storage.ledger.url, bind)
         keys = [key for provider in self.llm_providers for key in provider.api_keys]
         return (*(secret for secret in optional if secret), *keys, *(client.key for client in self.api_keys))

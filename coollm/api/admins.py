@@ -1,0 +1,202 @@
+"""Administrators with keys of their own, and logging in with a name and a password."""
+
+from __future__ import annotations
+
+import hmac
+import time
+
+import msgspec
+from flask import Response, g
+
+from coollm.api.access import address_of
+from coollm.api.answers import json_response
+from coollm.api.body import parse_body, read_body
+from coollm.api.clients import hash_key, key_rows, make_key, overlap_seconds
+from coollm.api.fields import required_text, typed
+from coollm.api.routes import Access, Route
+from coollm.api.usage import in_thread_or_unavailable
+from coollm.core.errors import GatewayFault, InvalidRequest, NotAllowed, NotAuthenticated, OperationFailed, UnknownRoute, Unreachable
+from coollm.core.registry import did_you_mean
+from coollm.core.secrets import key_digest
+from coollm.core.types import Json
+from coollm.identity.principal import ROLES, Principal, Role
+from coollm.identity.sessions import Sessions
+from coollm.identity.stored import ADMIN, StoredAdmin, check_identifier
+from coollm.ledger.threads import in_thread
+from coollm.services import Services
+
+LONGEST_PASSWORD = 1024
+
+
+def create(services: Services) -> Response:
+    """Makes an administrator: {"id", "role"}. The answer has the key, which is shown this once."""
+    asked = parse_body(read_body(services, g.exchange))
+    identity, role = check_identifier(asked.get("id")), _role(asked)
+    services.watcher.look()
+    if services.watcher.roster.stored.find_admin(identity) is not None:
+        raise InvalidRequest(f"there is an administrator '{identity}' already", param="id", code="admin_exists", status=409)
+    key, kept = make_key(services, ADMIN, identity)
+    admin = StoredAdmin(id=identity, role=role, created_ms=_now(), by=g.exchange.principal.name)
+    in_thread_or_unavailable(lambda: services.access.put_admin(admin, kept))
+    services.watcher.look()
+    g.changed = {"admin": identity, "role": role}
+    return json_response({"id": identity, "role": role, "key": key, "prefix": kept.prefix}, 201)
+
+
+def list_admins(services: Services) -> Response:
+    """Every administrator, with the keys' prefixes and when they were used."""
+    services.watcher.look()
+    uses = in_thread_or_unavailable(services.access.uses)
+    rows = [_row(services, one, uses) for one in services.watcher.roster.stored.admins]
+    settings = services.settings
+    if settings.server.admin_api_key is not None:
+        rows.insert(0, {"id": "admin_api_key", "role": "admin", "source": "configuration", "revoked": False, "keys": []})
+    if settings.server.webui.admin_password is not None:
+        rows.insert(0, {"id": settings.server.webui.admin_id, "role": "admin", "source": "configuration", "revoked": False, "keys": []})
+    return json_response({"admins": rows, "directory": settings.auth.type if settings.auth else None})
+
+
+def change(services: Services, identity: str) -> Response:
+    """Changes the role, or {"revoked": true}. A name that there is not is shut out: one of the directory's, or one who has logged in."""
+    asked = parse_body(read_body(services, g.exchange))
+    revoked = typed(asked, "revoked", bool, "true or false")
+    services.watcher.look()
+    before = services.watcher.roster.stored.find_admin(identity)
+    if before is None:
+        if not revoked:
+            raise _unknown(services, identity)
+        before = StoredAdmin(id=check_identifier(identity), role="viewer", created_ms=_now(), by=g.exchange.principal.name)
+    role = _role(asked) if "role" in asked else before.role
+    revoked_ms = before.revoked_ms if revoked is None else (before.revoked_ms or _now()) if revoked else 0
+    after = msgspec.structs.replace(before, role=role, revoked_ms=revoked_ms)
+    in_thread_or_unavailable(lambda: services.access.put_admin(after))
+    services.watcher.look()
+    g.changed = {"admin": identity, "before": before.role, "role": role, "revoked": bool(revoked_ms)}
+    return json_response(_row(services, after, in_thread_or_unavailable(services.access.uses)))
+
+
+def remove(services: Services, identity: str) -> Response:
+    """Removes an administrator with the keys."""
+    _stored(services, identity)
+    in_thread_or_unavailable(lambda: services.access.remove(ADMIN, identity))
+    services.watcher.look()
+    g.changed = {"admin": identity}
+    return json_response({"id": identity, "deleted": True})
+
+
+def rotate(services: Services, identity: str) -> Response:
+    """Gives an administrator another key: {"overlap": "24h"} is how long the old ones go on. The answer has the key, which is shown this once."""
+    asked = parse_body(read_body(services, g.exchange) or b"{}")
+    _stored(services, identity)
+    overlap = overlap_seconds(asked)
+    key, kept = make_key(services, ADMIN, identity)
+    ends = _now() + int(overlap * 1000)
+    in_thread_or_unavailable(lambda: services.access.replace_key(kept, ends))
+    services.watcher.look()
+    g.changed = {"admin": identity, "key": kept.prefix, "old_keys_end": ends if overlap else 0}
+    return json_response({"id": identity, "key": key, "prefix": kept.prefix, "old_keys_expire_ms": ends if overlap else None})
+
+
+def who(services: Services) -> Response:  # noqa: ARG001
+    """Who asks, and in which role."""
+    principal: Principal = g.exchange.principal
+    return json_response({"name": principal.name, "kind": principal.kind, "role": principal.role, "address": principal.address})
+
+
+def log_in(services: Services) -> Response:
+    """A session for {"name", "password"}, of the directory or of the configuration's own administrator: a token to send in the place of an admin key."""
+    address = address_of(services, g.exchange)
+    services.guard.admit(address)
+    asked = parse_body(read_body(services, g.exchange))
+    name, password = required_text(asked, "name"), required_text(asked, "password")
+    if len(name) > LONGEST_PASSWORD or len(password) > LONGEST_PASSWORD:
+        raise InvalidRequest(f"a name and a password have at most {LONGEST_PASSWORD} characters")
+    services.guard.check_lock(_user(name))
+    services.watcher.look()
+    try:
+        principal = _logged_in(services, name, password, address)
+    except (NotAuthenticated, NotAllowed) as error:
+        services.guard.failed(address)
+        services.guard.failed(_user(name))
+        services.audit.tell(None, "login", state="refused", name=name[:64], address=address, reason=error.code)
+        raise
+    role = principal.role
+    assert role is not None  # noqa: S101  who has none was refused
+    sessions = services.sessions or Sessions(hash_key(services))
+    token, ends = sessions.begin(principal.kind, principal.name, role)
+    services.audit.tell(principal, "login", state="done", ends=ends)
+    return json_response({"token": token, "name": principal.name, "role": role, "ends": ends})
+
+
+def _logged_in(services: Services, name: str, password: str, address: str) -> Principal:
+    if name in services.watcher.roster.shut_out:
+        raise NotAuthenticated("wrong name or password", code="wrong_password")
+    console = services.settings.server.webui
+    if console.admin_password is not None and name == console.admin_id:
+        if not hmac.compare_digest(console.admin_password.digest(), key_digest(password)):
+            raise NotAuthenticated("wrong name or password", code="wrong_password")
+        return Principal(kind="password", name=name, role="admin", address=address)
+    auth = services.settings.auth
+    if auth is None:
+        raise NotAuthenticated("wrong name or password", code="wrong_password")
+    try:
+        from coollm.core.directory import Directory, WrongPassword  # its package is there where a directory is configured
+    except ImportError as error:
+        raise GatewayFault("auth.type is ldap, and the package ldap3 is not installed", status=503, code="directory_unavailable") from error
+    directory = Directory(auth)
+    try:
+        _, role = in_thread(lambda: directory.log_in(name, password))
+    except WrongPassword as error:
+        raise NotAuthenticated(error.message, code="wrong_password") from error
+    except (Unreachable, OperationFailed) as error:
+        services.audit.tell(None, "login", state="failed", name=name[:64], address=address, reason=services.redact(error.message))
+        message = f"{error.message}; the administrator of the host can still do everything there"
+        raise GatewayFault(message, status=503, code="directory_unavailable") from error
+    if role not in ROLES:
+        raise NotAllowed("no group of yours has a role here (auth.roles)", code="no_role")
+    return Principal(kind="ldap", name=name, role=role, address=address)
+
+
+def _user(name: str) -> str:
+    return f"user/{key_digest(name).hex()[:16]}"
+
+
+def _role(asked: Json) -> Role:
+    role = typed(asked, "role", str, "a role") or "viewer"
+    if role not in ROLES:
+        raise InvalidRequest(f"there is no role '{role[:40]}'{did_you_mean(role, ROLES)}; roles: {', '.join(ROLES)}", param="role")
+    return ROLES[ROLES.index(role)]
+
+
+def _stored(services: Services, identity: str) -> StoredAdmin:
+    services.watcher.look()
+    found = services.watcher.roster.stored.find_admin(identity)
+    if found is None:
+        raise _unknown(services, identity)
+    return found
+
+
+def _unknown(services: Services, identity: str) -> UnknownRoute:
+    known = [one.id for one in services.watcher.roster.stored.admins]
+    return UnknownRoute(f"no administrator '{identity[:80]}'{did_you_mean(identity, known)}", code="admin_not_found")
+
+
+def _row(services: Services, one: StoredAdmin, uses: dict[str, tuple[int, int]]) -> Json:
+    keys = key_rows(services.watcher.roster.stored.keys_of(ADMIN, one.id), uses)
+    told = {"id": one.id, "role": one.role, "source": "store", "revoked": bool(one.revoked_ms), "created_ms": one.created_ms, "by": one.by}
+    return {**told, "keys": keys}
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+ROUTES = (
+    Route("/admin/v1/login", ("POST",), Access.PUBLIC, log_in, "admin_login"),
+    Route("/admin/v1/whoami", ("GET",), Access.VIEWER, who, "admin_whoami"),
+    Route("/admin/v1/admins", ("GET",), Access.VIEWER, list_admins, "admin_admins"),
+    Route("/admin/v1/admins", ("POST",), Access.ADMIN, create, "admin_admins_create", changes=True),
+    Route("/admin/v1/admins/<identity>", ("PUT",), Access.ADMIN, change, "admin_admin_change", changes=True),
+    Route("/admin/v1/admins/<identity>", ("DELETE",), Access.ADMIN, remove, "admin_admin_delete", changes=True),
+    Route("/admin/v1/admins/<identity>/rotate", ("POST",), Access.ADMIN, rotate, "admin_admin_rotate", changes=True),
+)

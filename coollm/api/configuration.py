@@ -1,0 +1,179 @@
+"""The configuration, for the administrator: read so that it can be given back as it is, checked, and applied in every worker without a restart."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+from flask import Response, current_app, g, request
+
+from coollm.api.answers import json_response
+from coollm.api.body import parse_body, read_body
+from coollm.api.routes import Access, Route
+from coollm.changeover import CHANGEOVER
+from coollm.core.config.explain import plain
+from coollm.core.config.faults import Fault
+from coollm.core.config.generations import Generation, Generations
+from coollm.core.config.load import Loaded, load
+from coollm.core.config.placeholders import with_secrets, with_section, without_secrets
+from coollm.core.config.schema import Policy
+from coollm.core.config.values import Duration
+from coollm.core.errors import GatewayFault, InvalidRequest, OperationFailed
+from coollm.core.paths import find_config
+from coollm.core.types import Json
+from coollm.ledger.threads import in_thread
+from coollm.services import Services
+
+LARGEST_BYTES = 4 * 1024 * 1024
+SHORTEST_CONFIRM_SECONDS = 5.0
+
+
+def read(services: Services) -> Response:
+    """The configuration in force: YAML, or JSON where that is asked for. Secrets that stand in it in clear are placeholders, which this gateway takes back."""
+    text = in_thread(lambda: without_secrets(_config(), _in_force(services), services.state))
+    if request.accept_mimetypes.best_match(["application/yaml", "application/json"]) == "application/json":
+        return json_response(yaml.safe_load(text) or {})
+    return Response(text, mimetype="application/yaml")
+
+
+def apply(services: Services) -> Response:
+    """Validates a configuration, YAML or JSON, and puts it in force in every worker. `?confirm_within=5m` lets it revert unless the host confirms it."""
+    return _apply(services, _text_of(services), "the admin API")
+
+
+def validate(services: Services) -> Response:
+    """Every fault of a configuration, each with line and column: {"valid", "errors", "warnings"}."""
+    return json_response(_told(_check(services, _text_of(services))[0]))
+
+
+def policy(services: Services) -> Response:
+    """The routing policy in force, defaults included."""
+    return json_response(plain(services.settings.policy))
+
+
+def apply_policy(services: Services) -> Response:
+    """Puts another routing policy in force; what it does not name has its default."""
+    asked = parse_body(read_body(services, g.exchange))
+    known = Policy.__struct_fields__
+    for name in asked:
+        if name not in known:
+            raise InvalidRequest(f"the policy has no '{name[:60]}'; known: {', '.join(known)}", param=name[:60])
+    text = in_thread(lambda: _in_force(services).read_text("utf-8-sig"))
+    return _apply(services, with_section(text, "policy", asked), "the policy, over the admin API")
+
+
+def reload(services: Services) -> Response:
+    """Reads the configuration's own file, and puts it in force if it is another."""
+    config = _config()
+    try:
+        text = in_thread(lambda: config.read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise GatewayFault(f"{config.name} cannot be read: {reason}", status=503, code="configuration_unreadable") from error
+    return _apply(services, text, "reload, over the admin API")
+
+
+def _apply(services: Services, text: str, reason: str) -> Response:
+    confirm_seconds = _confirm_seconds()
+    loaded, content = _check(services, text)
+    if loaded.settings is None:
+        return json_response(_told(loaded), 400)
+    generations = Generations(_config(), services.state)
+    before = generations.effective()
+    by = g.exchange.principal.name
+    if before is not None and before.file.read_bytes() == content:
+        return json_response({"generation": before.number, "changed": False})
+    made = in_thread(lambda: generations.add(content, by, reason))
+    generations.set(made.number, before.number if before else None, time.time() + confirm_seconds if confirm_seconds else None)
+    changeover = current_app.extensions[CHANGEOVER]
+    changeover.look()
+    if changeover.refused is not None and changeover.refused[0] == made.number:
+        why = changeover.refused[2]
+        if before is not None:
+            generations.set(before.number)
+        else:
+            generations.pointer_file.unlink(missing_ok=True)
+        changeover.look()
+        raise InvalidRequest(f"the configuration cannot be served: {why}", code="configuration_refused")
+    g.changed = {"generation": made.number, "before": before.digest if before else None, "after": made.digest}
+    return json_response({"generation": made.number, "changed": True, "reverts_in_seconds": confirm_seconds})
+
+
+def _check(services: Services, text: str) -> tuple[Loaded, bytes]:
+    config = _config()
+
+    def check() -> tuple[Loaded, bytes]:
+        whole = with_secrets(text, config, _in_force(services), services.state).encode()
+        with tempfile.NamedTemporaryFile(dir=services.state, prefix=".checked.", suffix=".yaml") as file:
+            file.write(whole)
+            file.flush()
+            return load(config, content=Path(file.name), state=services.state), whole
+
+    try:
+        return in_thread(check)
+    except OSError as error:
+        raise GatewayFault(f"the configuration cannot be checked: {error.strerror}", status=503, code="disk_full") from error
+
+
+def _told(loaded: Loaded) -> Json:
+    def shown(faults: tuple[Fault, ...]) -> list[dict[str, Any]]:
+        return [fault.as_json() | {"file": loaded.path.name} for fault in faults]
+
+    return {"valid": not loaded.faults, "errors": shown(loaded.faults), "warnings": shown(loaded.warnings)}
+
+
+def _text_of(services: Services) -> str:
+    data = read_body(services, g.exchange)
+    if len(data) > LARGEST_BYTES:
+        raise InvalidRequest(f"a configuration has at most {LARGEST_BYTES // 1024 // 1024} MiB", status=413, code="body_too_large")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidRequest("the configuration is not UTF-8 text") from None
+    if not text.strip():
+        raise InvalidRequest("the configuration is empty: send it as the body, YAML or JSON")
+    if "json" in (request.content_type or ""):
+        try:
+            orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    return text
+
+
+def _confirm_seconds() -> float | None:
+    text = request.args.get("confirm_within")
+    if text is None:
+        return None
+    try:
+        seconds = float(Duration.parse(text))
+    except ValueError as error:
+        raise InvalidRequest(f"'confirm_within': {error}", param="confirm_within") from None
+    if seconds < SHORTEST_CONFIRM_SECONDS:
+        raise InvalidRequest(f"'confirm_within' is at least {SHORTEST_CONFIRM_SECONDS:.0f} s", param="confirm_within")
+    return seconds
+
+
+def _config() -> Path:
+    return find_config().absolute()
+
+
+def _in_force(services: Services) -> Path:
+    try:
+        effective: Generation | None = Generations(_config(), services.state).effective()
+    except OperationFailed as error:
+        raise GatewayFault(error.message, status=503, code="configuration_unreadable") from error
+    return effective.file if effective else _config()
+
+
+ROUTES = (
+    Route("/admin/v1/config", ("GET",), Access.VIEWER, read, "admin_config"),
+    Route("/admin/v1/config", ("POST", "PUT"), Access.ADMIN, apply, "admin_config_apply", changes=True),
+    Route("/admin/v1/config/validate", ("POST",), Access.VIEWER, validate, "admin_config_validate"),
+    Route("/admin/v1/config/policy", ("GET",), Access.VIEWER, policy, "admin_config_policy"),
+    Route("/admin/v1/config/policy", ("POST", "PUT"), Access.ADMIN, apply_policy, "admin_config_policy_apply", changes=True),
+    Route("/admin/v1/reload", ("POST",), Access.OPERATOR, reload, "admin_reload", changes=True),
+)

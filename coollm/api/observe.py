@@ -1,0 +1,167 @@
+"""Figures, keys and logs, for whoever watches the gateway."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from pathlib import Path
+from typing import cast, get_args
+
+from flask import Response, request
+
+from coollm.api.answers import json_response
+from coollm.api.routes import Access, Route
+from coollm.api.usage import FOREVER_MS, in_thread_or_unavailable, instant
+from coollm.core.errors import InvalidRequest
+from coollm.core.logs import log_file
+from coollm.core.paths import find_config
+from coollm.core.registry import did_you_mean
+from coollm.core.types import Json
+from coollm.core.vendor_keys import read_vendor_keys
+from coollm.ledger.book import By
+from coollm.ledger.threads import in_thread
+from coollm.routing.catalog import key_ids
+from coollm.services import Services
+
+FIGURES = {
+    "latency": ("requests", "latency_ms"),
+    "tokens": ("requests", "input_tokens", "cached_input_tokens", "output_tokens"),
+    "cost": ("requests", "cost_usd", "saved_usd", "unpriced"),
+}
+MOST_LINES = 1000
+TAIL_BYTES = 4 * 1024 * 1024
+DAY_SECONDS = 86400
+
+
+def metrics(services: Services) -> Response:
+    """A figure from the ledger: `name` is latency, tokens or cost; `by` client, provider, model or day; `start` and `end` are dates and times."""
+    name = request.args.get("name", "")
+    if name not in FIGURES:
+        raise InvalidRequest(f"'name' must be one of {', '.join(FIGURES)}, not '{name[:60]}'{did_you_mean(name, tuple(FIGURES))}", param="name")
+    by = request.args.get("by", "day")
+    if by not in get_args(By):
+        raise InvalidRequest(f"'by' must be one of {', '.join(get_args(By))}, not '{by[:60]}'{did_you_mean(by, get_args(By))}", param="by")
+    found = _report(services, cast("By", by), None)
+    wanted = (by, *FIGURES[name])
+    rows = [{one: row[one] for one in wanted} for row in found["rows"]]
+    return json_response({"name": name, "by": by, "rows": rows, "total": {one: found["total"][one] for one in FIGURES[name]}})
+
+
+def of_client(services: Services, identity: str) -> Response:
+    """What one client used and cost, by the day."""
+    return json_response(_report(services, "day", ("client", identity)))
+
+
+def of_provider(services: Services, identity: str) -> Response:
+    """What went to one provider, by the day."""
+    return json_response(_report(services, "day", ("provider", identity)))
+
+
+def of_all(services: Services) -> Response:
+    """What all requests used and cost, by the day."""
+    return json_response(_report(services, "day", None))
+
+
+def _report(services: Services, by: By, of: tuple[str, str] | None) -> Json:
+    start, end = instant("start", 0), instant("end", FOREVER_MS)
+    return in_thread_or_unavailable(lambda: services.ledger.report(by, start, end, of))
+
+
+def keys(services: Services) -> Response:
+    """Every vendor key by its id: its state, its share of the requests, its age where that is known, and when it was used last."""
+    kept = in_thread(lambda: read_vendor_keys(services.state))
+    cooling = services.store.cooldowns()
+    since_ms = int((time.time() - DAY_SECONDS) * 1000)
+    rows: list[Json] = []
+    for provider in services.settings.llm_providers:
+        for key_id in key_ids(provider):
+            added = kept.find(provider.id, key_id)
+            cooldown = cooling.get(f"{provider.id}/{key_id}")
+            stats = services.gateway.router.board.all_of(f"{provider.id}/{key_id}")
+            users = in_thread_or_unavailable(lambda provider=provider, key_id=key_id: services.ledger.used_by(provider.id, key_id, since_ms))  # type: ignore[misc]
+            rows.append(
+                {
+                    "provider": provider.id,
+                    "key": key_id,
+                    "source": "store" if added else "configuration",
+                    "state": added.state if added and added.state != "active" else "cooling" if cooldown else "usable",
+                    "cause": cooldown.cause if cooldown else None,
+                    "usable_in_seconds": round(cooldown.seconds, 1) if cooldown else 0,
+                    "share": kept.shares().get(f"{provider.id}/{key_id}", 1.0),
+                    "added": added.added if added else None,
+                    "error_rate": round(stats.error_rate, 4),
+                    "latency_ms": round(stats.latency_seconds * 1000, 1) if stats.latency_seconds else None,
+                    "requests_24h": sum(count for _, count, _ in users),
+                    "last_used_ms": max((last for _, _, last in users), default=None),
+                }
+            )
+    retired = [{"provider": one.provider, "key": one.id, "retired": one.at, "by": one.by} for one in kept.retired]
+    return json_response({"keys": rows, "retired": retired})
+
+
+def key_users(services: Services, provider: str, key: str) -> Response:
+    """Which clients have used a vendor key within the last `seconds`, how often, and when last."""
+    try:
+        seconds = float(request.args.get("seconds", "3600"))
+    except ValueError:
+        raise InvalidRequest("'seconds' is a number", param="seconds") from None
+    in_thread_or_unavailable(services.shipper.ship)
+    since_ms = int((time.time() - max(0.0, min(seconds, 1e9))) * 1000)
+    users = in_thread_or_unavailable(lambda: services.ledger.used_by(provider, key, since_ms))
+    return json_response({"users": [{"client": client, "requests": count, "last_used_ms": last} for client, count, last in users]})
+
+
+def logs(services: Services) -> Response:
+    """The last lines of app.log: `limit` of them. They hold neither prompts nor keys."""
+    path = log_file(services.settings, find_config().absolute(), services.state)
+    if path is None:
+        return json_response({"lines": [], "note": "the log goes to standard error"})
+    limit = _limit()
+    return json_response({"lines": in_thread(lambda: _tail(path, limit))})
+
+
+def audit(services: Services) -> Response:
+    """The last lines of the audit log: `limit` of them."""
+    log, limit = services.audit.path, _limit()
+    if log is None:
+        return json_response({"entries": [], "note": "logging.audit.enabled is false"})
+    return json_response({"entries": in_thread(lambda: _tail(log, limit))})
+
+
+def _limit() -> int:
+    text = request.args.get("limit", "100")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MOST_LINES:
+        raise InvalidRequest(f"'limit' must be a number from 1 to {MOST_LINES}", param="limit")
+    return int(text)
+
+
+def _tail(path: Path, limit: int) -> list[Json]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            lines = deque((line for line in file.read().split(b"\n") if line), maxlen=limit)
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue  # cut by the beginning of what was read, or still being written
+        if isinstance(told, dict):
+            found.append(told)
+    return found
+
+
+ROUTES = (
+    Route("/admin/v1/metrics", ("GET",), Access.VIEWER, metrics, "admin_metrics"),
+    Route("/admin/v1/metrics/clients/<identity>", ("GET",), Access.VIEWER, of_client, "admin_metrics_client"),
+    Route("/admin/v1/metrics/providers/<identity>", ("GET",), Access.VIEWER, of_provider, "admin_metrics_provider"),
+    Route("/admin/v1/metrics/global", ("GET",), Access.VIEWER, of_all, "admin_metrics_global"),
+    Route("/admin/v1/keys", ("GET",), Access.VIEWER, keys, "admin_keys"),
+    Route("/admin/v1/keys/<provider>/<key>/users", ("GET",), Access.VIEWER, key_users, "admin_key_users"),
+    Route("/admin/v1/logs", ("GET",), Access.VIEWER, logs, "admin_logs"),
+    Route("/admin/v1/audit", ("GET",), Access.VIEWER, audit, "admin_audit"),
+)
