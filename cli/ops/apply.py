@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coollm_cli import output
 from coollm_cli.ops import host
+from coollm_cli.ops.directory import check_directory
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
 from coollm_cli.ops.watch import find_probe_model, wait_until_healthy
@@ -18,7 +20,7 @@ from coollm.core.config.inputs import stamp
 from coollm.core.config.load import load
 from coollm.core.config.schema import Settings
 from coollm.core.config.values import Duration
-from coollm.core.errors import ConfigurationError, OperationFailed, UsageError
+from coollm.core.errors import ConfigurationError, OperationFailed, Unreachable, UsageError
 from coollm.core.files import replace_file
 from coollm.core.paths import is_installed
 from coollm.core.secrets import Redactor
@@ -33,6 +35,11 @@ def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | N
     loaded = load(config, content=file)
     if loaded.settings is None:
         raise ConfigurationError(load(file).faults or loaded.faults)
+    if loaded.settings.auth is not None:
+        try:
+            check_directory(loaded.settings)
+        except (OperationFailed, Unreachable) as error:
+            output.warn(f"auth: {error.message}; nobody could log in by the directory server now. coollm admins test tells more")
     generations = _generations(config, state)
     try:
         content = file.read_bytes()
@@ -128,6 +135,8 @@ def apply_steps(parameters: dict[str, Any]) -> list[Step]:
                 wait_until_healthy(name, directory, parameters["probe_model"])
         number, revert_at = entry.kept["number"], entry.kept["revert_at"]
         entry.kept["told"] = {"generation": number, "revert_at": revert_at}
+        before = parameters["before"]
+        entry.kept["audit"] = {"before": generations.get(before).digest if before else None, "after": generations.get(number).digest}
         entry.kept["lines"] = [f"generation {number} is in force"]
         if revert_at is not None:
             entry.kept["lines"].append(f"it reverts in {parameters['confirm_seconds']:.0f} s unless you say: coollm config confirm")

@@ -68,6 +68,14 @@ class GatewayClient:
     def ask(self, path: str, body: Any = None) -> Any:
         """The body of a successful GET, or POST if there is a body. Raises OperationFailed with what the gateway says, and Unreachable."""
         reply = self.get(path) if body is None else self.post(path, body)
+        if reply.status not in (200, 201):
+            raise OperationFailed(error_text(reply))
+        return reply.body
+
+    def delete(self, path: str) -> Any:
+        """The body of a successful DELETE. Raises OperationFailed with what the gateway says, and Unreachable."""
+        with self._response("DELETE", path, None, REQUEST_TIMEOUT_SECONDS) as response:
+            reply = _reply(response)
         if reply.status != 200:
             raise OperationFailed(error_text(reply))
         return reply.body

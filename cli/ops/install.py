@@ -23,10 +23,13 @@ from coollm_cli.ops.watch import wait_until_healthy
 from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
 from coollm.core.config.generations import Generations
+from coollm.core.config.load import has_secret
 from coollm.core.errors import OperationFailed, UsageError
 from coollm.core.files import replace_file
+from coollm.core.master_key import master_key_file
 from coollm.core.paths import (
     CURRENT_RELEASE,
+    HASH_KEY,
     INSTANCES,
     RELEASES,
     SYSTEM_ADMIN,
@@ -36,8 +39,10 @@ from coollm.core.paths import (
     SYSTEM_RUN,
     SYSTEM_STATE,
 )
+from coollm.core.secret_store import make_hash_key
 
 USER = "coollm"
+MASTER_KEY = master_key_file(SYSTEM_CONFIG, SYSTEM_STATE)
 COMMAND = Path("/usr/local/bin/coollm")
 DIRECTORIES_MADE = SYSTEM_ADMIN / "directories-made"
 SCHEDULERS = ("systemd", "cron")
@@ -75,6 +80,7 @@ def install_steps(parameters: dict[str, Any]) -> list[Step]:
         Step("release", f"release {source['version']} in {RELEASES / source['version']}", lambda _: releases.build(source)),
         Step("command", f"the command {COMMAND}", lambda _: _link_command(source["version"])),
         Step("configuration", f"a first configuration, {SYSTEM_CONFIG} and {SYSTEM_ENVIRONMENT}", lambda _: _write_configuration()),
+        Step("secrets", f"the master key {MASTER_KEY}, under which secrets are kept", lambda _: _make_master_key()),
         Step("units", f"units in {units.UNITS}, log rotation, completion", lambda _: _write_files(parameters)),
         Step("instances", f"{host.count(len(names), 'instance')}, started with the host", lambda _: _enable(names, source["version"], parameters["scheduler"])),
         Step("start", "start them, and wait until each is healthy", lambda entry: _start(entry, names)),
@@ -89,6 +95,7 @@ def _is_right(step: str, parameters: dict[str, Any]) -> bool:
         "release": lambda: releases.is_complete(parameters["source"]["version"]),
         "command": lambda: releases.current() == parameters["source"]["version"] and COMMAND.is_symlink(),
         "configuration": lambda: SYSTEM_CONFIG.exists() and SYSTEM_ENVIRONMENT.exists() and _owner(SYSTEM_ENVIRONMENT) == USER,
+        "secrets": lambda: MASTER_KEY.exists() and has_secret(SYSTEM_STATE, HASH_KEY),
         "units": lambda: SYSTEM_CONFIG.exists() and all(_reads(path, text) for path, text in _files(parameters).items()) and not _stray(parameters),
         "instances": lambda: all((INSTANCES / name).is_symlink() and systemd.is_enabled(systemd.service(name)) for name in parameters["instances"]),
         "start": lambda: all(systemd.is_active(systemd.service(name)) for name in parameters["instances"]),
@@ -161,6 +168,11 @@ def _write_configuration() -> None:
     generations = Generations(SYSTEM_CONFIG, SYSTEM_STATE)
     if generations.pointer() is None:
         generations.start_with("install", follow_file=False)
+
+
+def _make_master_key() -> None:
+    """The gateway reads it, and nobody else but root."""
+    make_hash_key(SYSTEM_CONFIG, SYSTEM_STATE)
 
 
 def _files(parameters: dict[str, Any]) -> dict[Path, str]:

@@ -25,7 +25,9 @@ RUNNING, DONE, UNDONE, FAILED = "running", "done", "undone", "failed"
 
 
 class Entry(msgspec.Struct):
-    """One change. `parameters` are all that its steps need; `kept` is what they have found out; `reverse` is the kind and the parameters that take it back."""
+    """One change. `parameters` are all that its steps need; `kept` is what they have found out; `reverse` is the kind and the parameters that take it back.
+    `once` is shown with the end of the change and never written, such as a new key.
+    """
 
     id: str
     kind: str
@@ -39,6 +41,7 @@ class Entry(msgspec.Struct):
     kept: dict[str, Any] = {}
     reverse: tuple[str, dict[str, Any]] | None = None
     ended: float = 0.0
+    once: dict[str, str] = {}
 
 
 class Journal:
@@ -62,7 +65,7 @@ class Journal:
     def write(self, entry: Entry) -> None:
         """Lets the disk have how far a change is. Raises OperationFailed: what is not written must not be done."""
         try:
-            replace_file(self._directory / f"{entry.id}.json", msgspec.json.encode(entry))
+            replace_file(self._directory / f"{entry.id}.json", msgspec.json.encode(msgspec.structs.replace(entry, once={})))
         except OSError as error:
             raise OperationFailed(f"{self._directory}: the journal cannot be written: {error.strerror}", "make room on its disk") from error
 

@@ -44,6 +44,7 @@ KINDS = {
     "config-apply": "apply:apply_steps",
     "config-confirm": "apply:confirm_steps",
     "limits": "limits:set_steps",
+    "identity": "identities:steps",
     "secret-set": "secrets:set_steps",
     "secrets-import": "secrets:import_steps",
     "master-key": "secrets:rotate_steps",
@@ -260,6 +261,6 @@ def _shown(plan: Plan, *, done: bool) -> dict[str, Any]:
 
 
 def _result(entry: Entry, kept: dict[str, Any], options: Options) -> Result:
-    data = {"ok": True, "done": True, "changed": True, "change": entry.id, **kept.get("receipt", {}), **kept.get("told", {})}
-    lines = [] if options.quiet and entry.state != RUNNING and not kept.get("lines") else list(kept.get("lines", ["done"]))
+    data = {"ok": True, "done": True, "changed": True, "change": entry.id, **kept.get("receipt", {}), **kept.get("told", {}), **entry.once}
+    lines = [] if options.quiet and entry.state != RUNNING and not kept.get("lines") else [*kept.get("lines", ["done"]), *entry.once.values()]
     return Result(data, lines, as_json=options.as_json, exit_code=0 if data["ok"] else 1)

@@ -6,7 +6,6 @@ A key is shown once, in the answer that makes it. Those of the configuration are
 from __future__ import annotations
 
 import ipaddress
-import secrets
 import time
 from typing import Any
 
@@ -18,13 +17,12 @@ from coollm.api.body import parse_body, read_body
 from coollm.api.fields import typed
 from coollm.api.routes import Access, Route
 from coollm.api.usage import in_thread_or_unavailable
-from coollm.core.config.load import HASH_KEY
 from coollm.core.config.schema import Client
 from coollm.core.config.values import Duration
 from coollm.core.errors import GatewayFault, InvalidRequest, OperationFailed, UnknownRoute
 from coollm.core.paths import find_config
 from coollm.core.registry import did_you_mean
-from coollm.core.secret_store import secret_store
+from coollm.core.secret_store import make_hash_key
 from coollm.core.types import Json
 from coollm.identity.stored import CLIENT, ClientFields, StoredClient, StoredKey, check_identifier, fields_from, keyed_digest, new_key
 from coollm.ledger.threads import in_thread
@@ -36,17 +34,9 @@ READ_ONLY = ("id", "key", "revoked", "source", "prefix", "keys", "created", "by"
 
 
 def hash_key(services: Services) -> bytes:
-    """What keys are hashed under, made if it is not there yet. Raises GatewayFault."""
-
-    def read() -> bytes:
-        store = secret_store(find_config().absolute(), services.state)
-        if HASH_KEY not in store.names():
-            store.master.make()
-            store.put(HASH_KEY, store.seal(HASH_KEY, secrets.token_hex(32), "the gateway"))
-        return bytes.fromhex(store.get(HASH_KEY))
-
+    """What keys are hashed under. Raises GatewayFault."""
     try:
-        return in_thread(read)
+        return in_thread(lambda: make_hash_key(find_config().absolute(), services.state))
     except OperationFailed as error:
         raise GatewayFault(f"{error.message}; keys of clients are hashed under a secret of its own", status=503, code="secrets_unavailable") from error
 

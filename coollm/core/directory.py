@@ -146,7 +146,7 @@ class Directory:
 def _normal(dn: str) -> str:
     """A DN as it compares: without the case of its letters and the spaces around its parts."""
     try:
-        return ",".join(f"{kind.strip()}={value.strip()}" for kind, value, _ in parse_dn(dn)).lower()
+        return ",".join(f"{kind.strip()}={value.strip()}" for kind, value, _ in parse_dn(dn, strip=True)).lower()
     except LDAPException:
         return dn.strip().lower()
 

@@ -25,6 +25,9 @@ LOCAL_CONFIG = Path("coollm.yaml")
 SECRETS = "secrets.json"
 """The secrets, under the state directory."""
 
+HASH_KEY = "client-keys"
+"""The name of the secret under which keys of clients and administrators are hashed."""
+
 
 def find_config(option: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
     """The configuration in force: `--config` beats `$COOLLM_CONFIG` beats `./coollm.yaml` beats `/etc/coollm/config.yaml`.

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from coollm.core.errors import OperationFailed
 from coollm.core.files import replace_file
 from coollm.core.master_key import MasterKeys, key_id, master_key_file
-from coollm.core.paths import SECRETS, make_private
+from coollm.core.paths import HASH_KEY, SECRETS, make_private
 from coollm.core.registry import did_you_mean
 
 NONCE_BYTES = 12
@@ -159,6 +159,15 @@ class SecretStore:
 def secret_store(config: Path, state: Path) -> SecretStore:
     """The store of the host with this configuration."""
     return SecretStore(state, MasterKeys(master_key_file(config, state)))
+
+
+def make_hash_key(config: Path, state: Path) -> bytes:
+    """What keys of clients and administrators are hashed under, made with a master key if it is not there yet. Raises OperationFailed."""
+    store = secret_store(config, state)
+    if HASH_KEY not in store.names():
+        store.master.make()
+        store.put(HASH_KEY, store.seal(HASH_KEY, secrets.token_hex(32), "the gateway"))
+    return bytes.fromhex(store.get(HASH_KEY))
 
 
 def _encrypt(key: bytes, clear: bytes, label: bytes) -> str:

@@ -7,6 +7,7 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything else imports ssl, socket or threading
 
+import contextlib  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
 import ssl  # noqa: E402
@@ -18,12 +19,13 @@ from typing import Any  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from coollm.core.config.generations import Generations  # noqa: E402
-from coollm.core.config.load import load_in_force  # noqa: E402
+from coollm.core.config.load import has_secret, load_in_force  # noqa: E402
 from coollm.core.config.values import Address  # noqa: E402
 from coollm.core.errors import CoollmError, OperationFailed  # noqa: E402
 from coollm.core.instances import ADMIN_SOCKET, WORKERS, forget_reports, instance_directory  # noqa: E402
 from coollm.core.logs import log_file  # noqa: E402
-from coollm.core.paths import find_config, make_private, run_directory, state_directory  # noqa: E402
+from coollm.core.paths import HASH_KEY, find_config, make_private, run_directory, state_directory  # noqa: E402
+from coollm.core.secret_store import make_hash_key  # noqa: E402
 from coollm.ledger.book import open_ledger  # noqa: E402
 from coollm.server.run_files import METRICS_DIRECTORY, clean_metrics, fold_metrics, write_instance  # noqa: E402
 from coollm.server.watchdog import feed_watchdog  # noqa: E402
@@ -35,6 +37,9 @@ _number = os.environ.get("COOLLM_INSTANCE")
 
 try:
     Generations(_config_file, _state).start_with("the gateway", follow_file=_number is None)
+    if not has_secret(_state, HASH_KEY):
+        with contextlib.suppress(OperationFailed):  # who makes the first client is told why it cannot be
+            make_hash_key(_config_file, _state)
     _settings = load_in_force(_config_file, _state).settings
 except CoollmError as error:
     sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))

@@ -21,15 +21,12 @@ from coollm.core.config.references import ReadSecret, read_environment_file, res
 from coollm.core.config.schema import Settings
 from coollm.core.config.vendors import providers_from_environment
 from coollm.core.errors import ConfigurationError
-from coollm.core.paths import SECRETS, environment_file, state_directory
+from coollm.core.paths import HASH_KEY, SECRETS, environment_file, state_directory
 from coollm.core.secrets import Secret
 from coollm.core.vendor_keys import VendorKeys, read_vendor_keys
 
 if TYPE_CHECKING:
     from coollm.core.secret_store import SecretStore
-
-HASH_KEY = "client-keys"
-"""The name of the secret under which keys of clients and administrators are hashed."""
 
 LARGEST_FILE_BYTES = 4 * 1024 * 1024
 

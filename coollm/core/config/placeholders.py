@@ -21,9 +21,11 @@ def without_secrets(config: Path, content: Path, state: Path) -> str:
 
 
 def with_secrets(text: str, config: Path, content: Path, state: Path) -> str:
-    """The reverse: the values are those of the text it was made from. One that is not known stays, and is then no reference. Raises OSError."""
-    known = {Secret(str(node.value)).fingerprint(): str(node.value) for _, node in load(config, content=content, state=state).plain_secrets}
-    return _KEPT.sub(lambda match: json.dumps(known[match[2]]) if match[2] in known else match[0], text)
+    """The reverse, as it was written in the text it was made from. One that is not known there stays, and is then no reference. Raises OSError."""
+    before = content.read_text("utf-8-sig")
+    nodes = [node for _, node in load(config, content=content, state=state).plain_secrets]
+    known = {Secret(str(node.value)).fingerprint(): before[node.span[0] : node.span[1]].rstrip("\n") for node in nodes}
+    return _KEPT.sub(lambda match: known.get(match[2], match[0]), text)
 
 
 def replaced(text: str, changes: list[tuple[tuple[int, int], str]]) -> str:

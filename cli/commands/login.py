@@ -1,0 +1,30 @@
+"""`coollm login`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from coollm_cli import options
+from coollm_cli.ops.gateway_client import find_gateway
+from coollm_cli.ops.secret_input import read_secret
+from coollm_cli.output import Result
+
+
+def login(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Your name at the directory server, or server.webui.admin_id.")],
+    url: Annotated[str | None, typer.Option("--url", metavar="URL", help="The gateway's address; the one of this host if not given.")] = None,
+    password_file: Annotated[Path | None, typer.Option("--password-file", metavar="FILE", help="Where the password is; else it is asked for, or read.")] = None,
+    config: options.Config = None,
+    json: options.Json = False,
+) -> Result:
+    """Log in to a gateway's admin API with a name and a password. The token, good for an hour, goes in the place of an admin key.
+
+    Example: coollm login ann --url https://gateway.company.com
+    """
+    password = read_secret(f"password of {name}", password_file)
+    found = find_gateway(config, url).ask("/admin/v1/login", {"name": name, "password": password})
+    ends = datetime.fromtimestamp(found["ends"], UTC).isoformat(timespec="minutes")
+    return Result(found, [f"{found['name']}: {found['role']}, until {ends}", found["token"]], as_json=json)
