@@ -31,6 +31,7 @@ COMMANDS = (
     Row("chat", "chat:chat", "Send one request through the running gateway."),
     Row("models", "models:models", "List the models that the running gateway serves."),
     Row("providers", "providers:app", "List the providers and their keys; test every key with a live request."),
+    Row("keys", "keys:app", "Add, rotate, retire and test vendor keys."),
     Row("route", "route:app", "Explain which key serves a request, and why."),
     Row("usage", "usage:app", "Report, export and verify what requests used and cost."),
     Row("budget", "budget:app", "List, set and verify budgets."),

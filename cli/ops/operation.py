@@ -45,6 +45,7 @@ KINDS = {
     "config-confirm": "apply:confirm_steps",
     "limits": "limits:set_steps",
     "identity": "identities:steps",
+    "vendor-key": "vendor_keys:steps",
     "secret-set": "secrets:set_steps",
     "secrets-import": "secrets:import_steps",
     "master-key": "secrets:rotate_steps",
@@ -145,6 +146,26 @@ def take_back(host: Host, options: Options) -> Result:
         last.state = UNDONE
         host.journal.write(last)
     return result
+
+
+def go_on(host: Host, kind: str, options: Options, *, abort: bool) -> Result:
+    """Finishes the change of a kind that was not finished, or takes it back. Raises OperationFailed if there is none."""
+    command = shlex.join(["coollm", *sys.argv[1:]])
+    with Lease(host.directory, command):
+        entry = host.journal.unfinished()
+        if entry is None or entry.kind != kind:
+            raise OperationFailed("no such change is unfinished", "coollm status says what is")
+        steps = _steps(entry.kind, entry.parameters)
+        if options.dry_run:
+            lines = [f"`{entry.command}` of {entry.by}: {len(entry.done)} of {len(steps)} steps are done", *(f"  {step.text}" for step in steps)]
+            return Result({"ok": True, "done": False, "steps_done": entry.done}, lines, as_json=options.as_json)
+        if abort:
+            _undo(host, entry, steps)
+            _end(host, entry, UNDONE, "taken back")
+            return Result({"ok": True, "done": True, "changed": True, "aborted": entry.id}, [f"`{entry.command}` is taken back"], as_json=options.as_json)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        _make(host, entry, steps)
+        return _result(entry, entry.kept, options)
 
 
 def _settle_unfinished(host: Host, command: str) -> Entry | None:

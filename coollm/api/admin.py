@@ -125,18 +125,19 @@ def prices(services: Services) -> Response:
 
 
 def probe_providers(services: Services) -> Response:
-    """One live request with every vendor key, past routing and limits. The body may name one provider and a model: {"provider", "model"}."""
+    """One live request with every vendor key, past routing and limits. The body may name one provider, one key and a model: {"provider", "key", "model"}."""
     asked = parse_body(read_body(services, g.exchange) or b"{}")
-    named, wanted = typed(asked, "provider", str, "text"), typed(asked, "model", str, "text")
+    named, wanted, only = typed(asked, "provider", str, "text"), typed(asked, "model", str, "text"), typed(asked, "key", str, "text")
     rows = []
     for provider in services.settings.llm_providers:
         if named not in (None, provider.id):
             continue
         model = wanted or next(iter((*((provider.model,) if provider.model else ()), *provider.listed_models())), None)
-        for key_id in key_ids(provider):
+        for key_id in (one for one in key_ids(provider) if only in (None, one)):
             rows.append(_probe(services, provider.id, provider.type, key_id, model))
     if not rows:
-        raise InvalidRequest(f"no provider '{named}' is configured", param="provider")
+        what = f"no provider '{named}' is configured" if only is None else f"no provider '{named}' has the key {only}"
+        raise InvalidRequest(what, param="provider" if only is None else "key")
     return _json({"results": rows, "ok": all(row["ok"] for row in rows)})
 
 
@@ -206,6 +207,9 @@ def _why_excluded(services: Services, chat: ChatRequest, client: Client | None, 
     cooldown = cooling.get(target.key)
     if cooldown is not None:
         return f"cools down for {cooldown.seconds:.0f} s: {cooldown.cause}"
+    share = services.gateway.router.shares.get(target.key)
+    if share is not None:
+        return f"a new key, first in {share:.3g} of the requests" if share else "gets no new requests: it is being added, or retired"
     if chat.max_output_tokens is not None and target.max_tokens is not None and chat.max_output_tokens > target.max_tokens:
         return f"max_tokens {chat.max_output_tokens} is above the key's limit of {target.max_tokens}"
     scopes = services.limiter.scopes

@@ -19,7 +19,7 @@ from coollm.core.logs import log_file
 from coollm.core.paths import find_config
 from coollm.core.registry import did_you_mean
 from coollm.core.types import Json
-from coollm.core.vendor_keys import read_vendor_keys
+from coollm.core.vendor_keys import VendorKeys, read_vendor_keys
 from coollm.ledger.book import By
 from coollm.ledger.threads import in_thread
 from coollm.routing.catalog import key_ids
@@ -86,19 +86,32 @@ def keys(services: Services) -> Response:
                     "provider": provider.id,
                     "key": key_id,
                     "source": "store" if added else "configuration",
-                    "state": added.state if added and added.state != "active" else "cooling" if cooldown else "usable",
+                    "state": _state(kept, provider.id, key_id, cooling=cooldown is not None),
                     "cause": cooldown.cause if cooldown else None,
                     "usable_in_seconds": round(cooldown.seconds, 1) if cooldown else 0,
                     "share": kept.shares().get(f"{provider.id}/{key_id}", 1.0),
                     "added": added.added if added else None,
                     "error_rate": round(stats.error_rate, 4),
                     "latency_ms": round(stats.latency_seconds * 1000, 1) if stats.latency_seconds else None,
+                    "attempts": stats.attempts,
+                    "failures": stats.failures,
+                    "seconds": round(stats.seconds, 6),
+                    "in_flight": stats.in_flight,
                     "requests_24h": sum(count for _, count, _ in users),
                     "last_used_ms": max((last for _, _, last in users), default=None),
                 }
             )
     retired = [{"provider": one.provider, "key": one.id, "retired": one.at, "by": one.by} for one in kept.retired]
     return json_response({"keys": rows, "retired": retired})
+
+
+def _state(kept: VendorKeys, provider: str, key_id: str, *, cooling: bool) -> str:
+    added = kept.find(provider, key_id)
+    if f"{provider}/{key_id}" in kept.held:
+        return "held"
+    if added is not None and added.state != "active":
+        return added.state
+    return "cooling" if cooling else "usable"
 
 
 def key_users(services: Services, provider: str, key: str) -> Response:

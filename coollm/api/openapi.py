@@ -75,7 +75,7 @@ BODIES: dict[str, Json] = {
     "files": {},
     "batches": {},
     "batch": {},
-    "admin_providers_test": _object("", {"provider": _TEXT, "model": _TEXT}),
+    "admin_providers_test": _object("", {"provider": _TEXT, "key": _TEXT, "model": _TEXT}),
     "admin_usage_rebuild": {},
     "admin_usage_prune": _object("before", {"before": {**_TEXT, "examples": ["2026-01-01T00:00:00Z"]}}),
     "admin_clients_create": _object("id", {"id": _ID, **_CLIENT}),

@@ -3,7 +3,8 @@
     STATE/vendor-keys.json  {"keys": [{"provider": "openai", "id": "4a3c…", "secret": "openai.4a3c…", "state": "canary", "share": 0.05, …}], "retired": [{…}]}
 
 The keys themselves are in the secret store. A key that was added gets no request until it is a canary, and then its share of them; an active one is like those
-of the configuration. One that was retired is not used any more, also where the configuration still has it.
+of the configuration. One that is held gets no new requests, of whichever source it is; one that was retired is not used any more, also where the configuration
+still has it.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class VendorKeys(msgspec.Struct, frozen=True):
 
     keys: tuple[VendorKey, ...] = ()
     retired: tuple[Retired, ...] = ()
+    held: tuple[str, ...] = ()
 
     def find(self, provider: str, key: str) -> VendorKey | None:
         """A key that was added."""
@@ -67,21 +69,32 @@ class VendorKeys(msgspec.Struct, frozen=True):
         """The same with one more, or another state of it."""
         others = tuple(one for one in self.keys if one.name != key.name)
         back = tuple(one for one in self.retired if (one.provider, one.id) != (key.provider, key.id))
-        return VendorKeys((*others, key), back)
+        return msgspec.structs.replace(self, keys=(*others, key), retired=back)
 
     def without(self, provider: str, key: str) -> VendorKeys:
         """The same without one that was added."""
-        return VendorKeys(tuple(one for one in self.keys if (one.provider, one.id) != (provider, key)), self.retired)
+        return msgspec.structs.replace(self, keys=tuple(one for one in self.keys if (one.provider, one.id) != (provider, key)))
 
     def retire(self, provider: str, key: str, by: str) -> VendorKeys:
         """The same with one that is used no more."""
         if self.is_retired(provider, key):
             return self
-        return VendorKeys(self.without(provider, key).keys, (*self.retired, Retired(provider, key, time.time(), by)))
+        retired = (*self.retired, Retired(provider, key, time.time(), by))
+        return msgspec.structs.replace(self.without(provider, key).hold(provider, key, is_held=False), retired=retired)
+
+    def bring_back(self, provider: str, key: str) -> VendorKeys:
+        """The same with one that was retired used again, where the configuration still has it."""
+        return msgspec.structs.replace(self, retired=tuple(one for one in self.retired if (one.provider, one.id) != (provider, key)))
+
+    def hold(self, provider: str, key: str, *, is_held: bool) -> VendorKeys:
+        """The same with one that gets no new requests, or gets them again."""
+        others = tuple(name for name in self.held if name != f"{provider}/{key}")
+        return msgspec.structs.replace(self, held=(*others, f"{provider}/{key}") if is_held else others)
 
     def shares(self) -> dict[str, float]:
         """The parts of those that do not take their full share: 0 for one that gets no request yet."""
-        return {one.name: one.share if one.state == "canary" else 0.0 for one in self.keys if one.state != "active"}
+        shares = {one.name: one.share if one.state == "canary" else 0.0 for one in self.keys if one.state != "active"}
+        return shares | dict.fromkeys(self.held, 0.0)
 
 
 def read_vendor_keys(state: Path) -> VendorKeys:

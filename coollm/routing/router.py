@@ -12,7 +12,7 @@ from coollm.core.registry import ALGORITHMS
 from coollm.core.types import Target
 from coollm.limits.charges import REQUESTS, TOKENS, key_counter
 from coollm.limits.limiter import Limiter
-from coollm.providers.verdict import Verdict
+from coollm.providers.verdict import Cause, Verdict
 from coollm.routing.base import Algorithm, Ranked, Reading
 from coollm.routing.reaction import Reaction, react
 from coollm.routing.stats import Board
@@ -22,6 +22,9 @@ from coollm.stores.base import Store, StoreError
 # How long a ranking holds: figures that are a mean of seconds do not change much in it.
 SNAPSHOT_SECONDS = 0.05
 MOST_GROUPS = 10_000
+
+KEY_FAULTS = (Cause.KEY_REJECTED, Cause.QUOTA_EXHAUSTED)
+"""What an administrator has to do something about: the vendor has revoked the key, or its credit is spent."""
 
 _log = logging.getLogger("coollm.routing")
 
@@ -51,7 +54,7 @@ class Router:
         self._store = store
         self._groups: dict[tuple[tuple[str, str], ...], _Group] = {}
         self._known: dict[int, tuple[Sequence[Target], _Group]] = {}
-        self._shares = shares or {}
+        self.shares = shares or {}
         self.board = board
 
     def order(self, targets: Sequence[Target], belongs_to: str | None = None) -> list[Target]:
@@ -59,16 +62,16 @@ class Router:
         in the others.
         """
         order = self._order(targets, belongs_to)
-        return self._with_shares(order) if self._shares else order
+        return self._with_shares(order) if self.shares else order
 
     def _with_shares(self, order: list[Target]) -> list[Target]:
-        new = [target for target in order if target.key in self._shares]
+        new = [target for target in order if target.key in self.shares]
         if not new:
             return order
-        others = [target for target in order if target.key not in self._shares]
+        others = [target for target in order if target.key not in self.shares]
         drawn = random.random()
         for target in new:
-            drawn -= self._shares[target.key]
+            drawn -= self.shares[target.key]
             if drawn < 0:
                 return [target, *others]
         return others
@@ -136,6 +139,8 @@ class Router:
     def failed(self, target: Target, verdict: Verdict) -> Reaction:
         """Takes in a failure: a cooldown where its cause asks for one, for all workers."""
         reaction = react(verdict, self.board.of(target.key).consecutive_failures)
+        if verdict.cause in KEY_FAULTS:
+            _log.error("a vendor key is out of use", extra={"key_id": target.key, "cause": verdict.cause, "seconds": reaction.cooldown_seconds})
         if reaction.is_failure:
             self.board.record(target.key, failed=True)
         if reaction.cooldown_seconds > 0:

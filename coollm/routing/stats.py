@@ -16,21 +16,26 @@ LEAST_WEIGHT = 0.01
 
 
 class Told(msgspec.Struct, frozen=True, array_like=True):
-    """Figures of one key as a worker tells them: `weight` is how many attempts they stand for, older ones counting less."""
+    """Figures of one key as a worker tells them: `weight` is how many attempts they stand for, older ones counting less. `attempts`, `failures` and
+    the `seconds` that the others took are all since the worker began.
+    """
 
     in_flight: int
     weight: float
     latency_seconds: float
     peak_seconds: float
     error_rate: float
+    attempts: int = 0
+    failures: int = 0
+    seconds: float = 0.0
 
     def faded(self) -> Told:
         """Errors that nobody has seen repeated for a while are held against a key less and less; what nobody has seen for long is not known."""
         if self.weight >= 1.0:
             return self
         if self.weight < LEAST_WEIGHT:
-            return Told(self.in_flight, 0.0, 0.0, 0.0, 0.0)
-        return Told(self.in_flight, self.weight, self.latency_seconds, self.peak_seconds, self.error_rate * self.weight)
+            return msgspec.structs.replace(self, weight=0.0, latency_seconds=0.0, peak_seconds=0.0, error_rate=0.0)
+        return msgspec.structs.replace(self, error_rate=self.error_rate * self.weight)
 
 
 class KeyStats:
@@ -38,7 +43,7 @@ class KeyStats:
     down slowly.
     """
 
-    __slots__ = ("_seen", "consecutive_failures", "error_rate", "in_flight", "latency_seconds", "peak_seconds", "weight")
+    __slots__ = ("_seen", "attempts", "consecutive_failures", "error_rate", "failures", "in_flight", "latency_seconds", "peak_seconds", "seconds", "weight")
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -47,6 +52,9 @@ class KeyStats:
         self.peak_seconds = 0.0
         self.error_rate = 0.0
         self.consecutive_failures = 0
+        self.attempts = 0
+        self.failures = 0
+        self.seconds = 0.0
         self._seen = 0.0
 
     def record(self, now: float, *, failed: bool, latency_seconds: float | None) -> None:
@@ -57,6 +65,9 @@ class KeyStats:
         self._seen, self.weight = now, before + 1
         self.error_rate = self.error_rate * kept + failed * (1 - kept)
         self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
+        self.attempts += 1
+        self.failures += failed
+        self.seconds += latency_seconds or 0.0
         if latency_seconds is not None:
             is_first = not self.latency_seconds
             self.latency_seconds = latency_seconds if is_first else self.latency_seconds * kept + latency_seconds * (1 - kept)
@@ -65,7 +76,7 @@ class KeyStats:
     def told(self, now: float) -> Told:
         """The figures of now."""
         weight = self.weight * math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS) if self.weight else 0.0
-        return Told(self.in_flight, weight, self.latency_seconds, self.peak_seconds, self.error_rate)
+        return Told(self.in_flight, weight, self.latency_seconds, self.peak_seconds, self.error_rate, self.attempts, self.failures, self.seconds)
 
 
 class Board:
@@ -101,13 +112,16 @@ class Board:
             sum(row.latency_seconds * row.weight for row in timed) / heard,
             sum(row.peak_seconds * row.weight for row in timed) / heard,
             sum(row.error_rate * row.weight for row in rows) / (weight or 1.0),
+            sum(row.attempts for row in rows),
+            sum(row.failures for row in rows),
+            sum(row.seconds for row in rows),
         ).faded()
 
     def news(self) -> dict[str, Told]:
         """What this worker tells the others."""
         now = self._clock()
         told = {key: stats.told(now) for key, stats in self._keys.items()}
-        return {key: row for key, row in told.items() if row.in_flight or row.weight >= LEAST_WEIGHT}
+        return {key: row for key, row in told.items() if row.in_flight or row.attempts}
 
     def hear(self, news: Iterable[dict[str, Told]]) -> None:
         """Takes in what the others tell now; what they told before counts no more."""

@@ -19,6 +19,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
 
     status: int = 200
     """HTTP status; an error of the vendor's own shape for anything but 200."""
+    good: int = 0
+    """So many requests of a key are answered well before its `status` holds."""
     retry_after: float = 0
     """Seconds in the `Retry-After` of an error; none if 0."""
     latency_ms: float = 0

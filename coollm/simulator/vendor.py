@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from urllib.parse import unquote, urlsplit
 
 import orjson
@@ -30,6 +30,7 @@ class Vendor:
     def __init__(self, base: Behaviour | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         self._base = base or Behaviour()
         self._memory = Memory()
+        self._asked: Counter[str] = Counter()
         self.seen: deque[Json] = deque(maxlen=REMEMBERED)
         self._server = HttpServer((host, port), self._handle)
 
@@ -109,7 +110,7 @@ class Vendor:
         if not asked.key:
             outgoing.whole(401, orjson.dumps(api.error(401, "no API key was given")))
             return "error"
-        if how.status != 200:
+        if how.status != 200 and not self._is_good_still(asked.key, how.good):
             headers = {"retry-after": f"{how.retry_after:g}"} if how.retry_after else {}
             outgoing.whole(how.status, orjson.dumps(api.error(how.status, f"simulated status {how.status}", how.retry_after)), headers)
             return "error"
@@ -125,6 +126,11 @@ class Vendor:
             body = orjson.dumps(api.whole(asked, said, request_id, usage=bool(how.usage)))
             outgoing.whole(200, b"{broken" if how.malformed_after >= 0 else body, cut_after=how.cut_after)
         return "answered"
+
+    def _is_good_still(self, key: str, good: int) -> bool:
+        if good:
+            self._asked[key] += 1
+        return 0 < self._asked[key] <= good
 
     @staticmethod
     def _reply(asked: Asked, how: Behaviour, outgoing: Outgoing) -> str:

@@ -107,6 +107,7 @@ class Provider(Section, frozen=True):
     pricing: Annotated[Pricing | None, doc("Price of this provider's models; their list price where the gateway knows it, if not given.")] = None
     limits: Annotated[KeyLimits, doc("Limits of each key.")] = KeyLimits()
     weight: Annotated[Weight, doc("Share of the traffic, relative to the other providers.", 1.0)] = 1.0
+    max_key_age_days: Annotated[Positive | None, doc("After so many days `doctor` asks for another key; of keys in the secret store.", 90)] = None
 
     def listed_models(self) -> tuple[str, ...]:
         """The models that are named, without patterns; the default model is one of them."""
