@@ -32,7 +32,7 @@ class AuditTrail:
     """One in each worker. Without a log nothing is told, and nothing refused."""
 
     def __init__(self, log: AuditLog | None, *, is_required: bool) -> None:
-        self._log = log
+        self.log = log
         self._counts: dict[tuple[str, str, str], list[int]] = {}
         self._broken = ""
         self.is_required = is_required
@@ -40,7 +40,7 @@ class AuditTrail:
     @property
     def path(self) -> Path | None:
         """The log's file; None if nothing is told."""
-        return self._log.path if self._log is not None else None
+        return self.log.path if self.log is not None else None
 
     def run(self, stopped: Event) -> None:
         """Tells who has used the API, once a minute, until it is stopped."""
@@ -61,9 +61,9 @@ class AuditTrail:
     def flush(self) -> None:
         """Tells what was counted. What cannot be told now is told later."""
         taken, self._counts = self._counts, {}
-        if self._log is None or not taken:
+        if self.log is None or not taken:
             return
-        log = self._log
+        log = self.log
 
         def write() -> None:
             for name in sorted(taken):
@@ -82,9 +82,9 @@ class AuditTrail:
 
     def tell(self, principal: Principal | None, action: str, **details: Any) -> None:
         """A line now. Raises GatewayFault, with which the request ends, if it cannot be written."""
-        if self._log is None:
+        if self.log is None:
             return
-        log, who = self._log, {}
+        log, who = self.log, {}
         if principal is not None:
             who = {"kind": principal.kind, "role": principal.role, "address": principal.address, **({"key": principal.via} if principal.via else {})}
         name = principal.name if principal is not None else "nobody"
@@ -98,15 +98,17 @@ class AuditTrail:
 
     def trouble(self) -> str:
         """Why the log cannot be written, or soon not any more; "" if it can."""
-        if self._log is None:
+        if self.log is None:
             return ""
         if self._broken:
             return self._broken
         try:
-            directory = self._log.path.parent
+            directory = self.log.path.parent
             disk = os.statvfs(directory if directory.exists() else directory.parent)
         except OSError as error:
             return f"the directory of the audit log: {error.strerror}"
+        if self.log.path.exists() and not (self.log.path.is_file() and os.access(self.log.path, os.W_OK)):
+            return "the audit log is there, and may not be written"
         free = disk.f_bavail * disk.f_frsize
         return f"the disk of the audit log has {free // 1024 // 1024} MiB left" if free < LEAST_FREE_BYTES else ""
 

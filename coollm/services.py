@@ -27,6 +27,7 @@ from coollm.core.paths import SYSTEM_ADMIN, SYSTEM_STATE
 from coollm.core.registry import CACHES, CREDENTIALS, PROVIDERS, STORES
 from coollm.core.secrets import Redactor
 from coollm.credentials import FixedKey
+from coollm.erasure import forget_old_logs
 from coollm.gateway import Gateway
 from coollm.identity.guard import AdminGuard
 from coollm.identity.roster import Uses
@@ -76,6 +77,7 @@ class Services(msgspec.Struct, frozen=True):
     settings: Settings
     generation: int
     stamp: str
+    key_since: dict[str, float]
     owner: str
     stopped: Event
     gateway: Gateway
@@ -102,6 +104,7 @@ class Services(msgspec.Struct, frozen=True):
     redact: Redactor
     closer: Closer
     state: Path
+    logs: Path
     accounts: dict[str, Account]
     started: float
 
@@ -167,6 +170,10 @@ def build_services(
         log_request(record, redact.short)
         metrics.observe(record)
 
+    def forget_logs(before: float) -> list[str]:
+        return forget_old_logs(usage_log_path.parent, before, audit.log)
+
+    audit = _audit(settings, state, usage_log_path.parent)
     closer = Closer(usage_log, limiter, watch)
     kept_days = settings.compliance.data_retention_days
     budgets = Budgets(limiter, ledger, shipper, owner)
@@ -175,6 +182,7 @@ def build_services(
         settings=settings,
         generation=in_force.generation,
         stamp=in_force.stamp,
+        key_since=in_force.key_since,
         owner=owner,
         stopped=Event(),
         sizes=sizes,
@@ -186,7 +194,8 @@ def build_services(
         uses=uses,
         sessions=Sessions(in_force.hash_key) if in_force.hash_key else None,
         guard=AdminGuard(store, settings.server.admin_requests_per_minute),
-        audit=_audit(settings, state, usage_log_path.parent),
+        audit=audit,
+        logs=usage_log_path.parent,
         budgets=budgets,
         cache=cache,
         keeper=Keeper(store, owner, Exchange(router.board, sizes), catalog.target, cost_in_ledger, closer.tell),
@@ -196,7 +205,7 @@ def build_services(
         ledger=ledger,
         shipper=shipper,
         shipping=shipping,
-        retention=Retention(ledger, kept_days, state / RETENTION_LOCK) if kept_days else None,
+        retention=Retention(ledger, kept_days, state / RETENTION_LOCK, forget_logs) if kept_days else None,
         metrics=metrics,
         redact=redact,
         closer=closer,

@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import socket
-import ssl
 import statistics
 import subprocess
 import time
@@ -19,11 +18,13 @@ from typing import Any
 from coollm_cli.ops import host, systemd, units
 from coollm_cli.ops.codes import ALL
 
+from coollm.core.certificates import read_certificate, read_file
 from coollm.core.config.generations import Generations
-from coollm.core.config.load import load
+from coollm.core.config.load import load, secrets_in_clear
 from coollm.core.config.schema import Settings
-from coollm.core.errors import CoollmError
-from coollm.core.paths import environment_file, is_installed, log_directory, run_directory, state_directory
+from coollm.core.errors import CoollmError, OperationFailed
+from coollm.core.master_key import master_key_file
+from coollm.core.paths import SECRETS, environment_file, is_installed, log_directory, run_directory, state_directory
 
 HIGH, MEDIUM, LOW = "high", "medium", "low"
 
@@ -218,13 +219,50 @@ def _certificate(patient: Patient) -> Iterator[Finding]:
     if tls is None:
         return
     try:
-        told = ssl._ssl._test_decode_cert(tls.cert_file)  # type: ignore[attr-defined]  # noqa: SLF001  there is no public reader of files in the standard library
-        days = (ssl.cert_time_to_seconds(told["notAfter"]) - time.time()) / DAY_SECONDS
-    except (OSError, ssl.SSLError, KeyError, ValueError) as error:
-        yield Finding("certificate", HIGH, f"{tls.cert_file} cannot be read: {error}")
+        found = read_certificate(read_file(Path(tls.cert_file)), tls.cert_file)
+    except OperationFailed as error:
+        yield Finding("certificate", HIGH, error.message)
         return
+    days = (found.ends - time.time()) / DAY_SECONDS
     if days < CERTIFICATE_DAYS:
         yield Finding("certificate", HIGH, f"{tls.cert_file} {'expires in' if days > 0 else 'has expired for'} {abs(days):.0f} days")
+
+
+def _secrets(patient: Patient) -> Iterator[Finding]:
+    loaded = load(patient.config, state=patient.state)
+    in_clear = secrets_in_clear(loaded)
+    if in_clear:
+        yield Finding("secrets-in-clear", MEDIUM, f"{patient.config}: {', '.join(fault.path for fault in in_clear)}")
+    master = master_key_file(patient.config, patient.state)
+    if not master.exists() and (patient.state / SECRETS).exists():
+        yield Finding("master-key", HIGH, f"{master} is not there, and secrets are kept under it")
+    for path in (master, patient.state / SECRETS):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mode & 0o077:
+                yield Finding("permissions", HIGH, f"{path} has mode {path.stat().st_mode & 0o777:04o}: chmod 0600 {path}")
+
+
+def _vendor_keys(patient: Patient) -> Iterator[Finding]:
+    up = next((one for one in host.states(patient.config) if one.status == "up"), None)
+    if up is None or patient.settings is None:
+        return
+    try:
+        found = host.client_of(up.name, up.directory).ask("/admin/v1/keys")
+    except CoollmError:
+        return  # said by another check
+    oldest = {provider.id: provider.max_key_age_days for provider in patient.settings.llm_providers}
+    for row in found["keys"]:
+        name, most = f"{row['provider']}/{row['key']}", oldest.get(row["provider"])
+        if row["cause"] in ("key_rejected", "quota_exhausted"):
+            yield Finding("vendor-key", HIGH, f"{name}: {row['cause']}; it is out of use for {row['usable_in_seconds']:.0f} s more, and then tried again")
+        if most is not None and row["since"] and time.time() - row["since"] > most * DAY_SECONDS:
+            yield Finding("key-age", MEDIUM, f"{name} was set {(time.time() - row['since']) / DAY_SECONDS:.0f} days ago, of {most} (max_key_age_days)")
+        if row["state"] in ("added", "canary", "held"):
+            yield Finding("key-unfinished", MEDIUM, f"{name} is {row['state']}: a rotation was not finished")
+    for row in found["retired"]:
+        configured = {key.fingerprint() for provider in patient.settings.llm_providers if provider.id == row["provider"] for key in provider.api_keys}
+        if row["key"] in configured:
+            yield Finding("key-retired", LOW, f"{row['provider']}/{row['key']} is retired, and the configuration still has it")
 
 
 def _store(patient: Patient) -> Iterator[Finding]:
@@ -288,6 +326,8 @@ CHECKS: tuple[Check, ...] = (
     _disks,
     _permissions,
     _certificate,
+    _secrets,
+    _vendor_keys,
     _store,
     _port,
     _timeouts,

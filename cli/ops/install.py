@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coollm_cli import output
-from coollm_cli.ops import host, releases, systemd, units
+from coollm_cli.ops import firewall, host, releases, systemd, units
 from coollm_cli.ops.init import plan_init, write_init
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
@@ -307,6 +307,7 @@ def _stop_all(names: list[str]) -> None:
 def _remove_files() -> None:
     for path in (*units.shipped(), *units.cron(), *COMPLETIONS.values()):
         path.unlink(missing_ok=True)
+    firewall.forget()
     for name in ("coollm.socket.d", "coollm@.service.d"):
         shutil.rmtree(units.UNITS / name, ignore_errors=True)
     if DIRECTORIES_MADE.exists():

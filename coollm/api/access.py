@@ -75,7 +75,7 @@ def _client(services: Services, exchange: Exchange) -> Principal | None:
     _check(holder)
     client = holder.client
     address = address_of(services, exchange)
-    if client.allowed_addresses and not _is_within(address, client.allowed_addresses):
+    if client.allowed_addresses and not is_within(address, client.allowed_addresses):
         raise NotAllowed(f"this key may not be used from {address}", code="address_not_allowed")
     via = ""
     if holder.key is not None:
@@ -150,13 +150,13 @@ def address_of(services: Services, exchange: Exchange) -> str:
     """Where a request comes from: the peer's address, or what a proxy that is trusted says of its peer."""
     peer = str(exchange.environ.get("REMOTE_ADDR", ""))
     trusted = services.settings.server.trusted_proxies
-    if not trusted or not _is_within(peer, trusted):
+    if not trusted or not is_within(peer, trusted):
         return peer or "local"
     for said in reversed(exchange.environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
         address = said.strip()
         if not _is_address(address):
             break
-        if not _is_within(address, trusted):
+        if not is_within(address, trusted):
             return str(address)
     return peer
 
@@ -170,7 +170,8 @@ def _is_address(text: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_within(address: str, networks: Sequence[str]) -> bool:
+def is_within(address: str, networks: Sequence[str]) -> bool:
+    """Whether an address is one of these, or in one of these networks."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Response, request
+import time
 
+from flask import Response, g, request
+
+from coollm.api.access import address_of, is_within, local_administrator
 from coollm.api.health import assess
 from coollm.api.routes import Access, Route
-from coollm.core.errors import UnknownRoute
+from coollm.core.errors import NotAllowed, UnknownRoute
 from coollm.services import Services
 
 
@@ -14,7 +17,13 @@ def metrics(services: Services) -> Response:
     """The exposition, in OpenMetrics where it is asked for. The gauges of store and keys are read now."""
     if not services.metrics.is_enabled:
         raise UnknownRoute("metrics are switched off: logging.prometheus.enabled is false")
+    wanted = services.settings.logging.prometheus.allowed_addresses
+    if wanted and local_administrator(g.exchange) is None and not is_within(address_of(services, g.exchange), wanted):
+        raise NotAllowed("the metrics are not for this address (logging.prometheus.allowed_addresses)", code="address_not_allowed")
     assess(services)
+    for key, since in services.key_since.items():
+        provider, _, key_id = key.rpartition("/")
+        services.metrics.key_age.labels(provider, key_id).set(time.time() - since)
     body, content_type = services.metrics.render(request.headers.get("Accept", ""))
     return Response(body, content_type=content_type)
 

@@ -90,7 +90,7 @@ def keys(services: Services) -> Response:
                     "cause": cooldown.cause if cooldown else None,
                     "usable_in_seconds": round(cooldown.seconds, 1) if cooldown else 0,
                     "share": kept.shares().get(f"{provider.id}/{key_id}", 1.0),
-                    "added": added.added if added else None,
+                    "since": services.key_since.get(f"{provider.id}/{key_id}"),
                     "error_rate": round(stats.error_rate, 4),
                     "latency_ms": round(stats.latency_seconds * 1000, 1) if stats.latency_seconds else None,
                     "attempts": stats.attempts,

@@ -87,6 +87,7 @@ BODIES: dict[str, Json] = {
     "admin_config_validate": {},
     "admin_config_policy_apply": {},
     "admin_reload": {},
+    "admin_compliance_erase": _object("client", {"client": _TEXT}),
     "admin_route_explain": {**_CHAT, "required": ["model"]},
 }
 """Route → schema of its JSON body, for every route that takes one; an empty one where the body goes to a vendor unread."""

@@ -26,7 +26,7 @@ BEGINNING = "0" * 64
 LOCK = ".audit.lock"
 TAIL_BYTES = 64 * 1024
 
-HEAD, KEY, PUBLIC_KEY = "audit-head", "audit-key", "audit-key.pub"
+HEAD, KEY, PUBLIC_KEY, BEGIN = "audit-head", "audit-key", "audit-key.pub", "audit-begin"
 CHECKPOINT = "checkpoint"
 
 # After so many lines of its own, or so long, a writer signs the chain.
@@ -112,15 +112,22 @@ class AuditLog:
 
     def _last_hash(self) -> str:
         for file in reversed(self.files()):
-            with file.open("rb") as opened:
-                opened.seek(max(0, file.stat().st_size - TAIL_BYTES))
-                lines = [line for line in opened.read().split(b"\n") if line.strip()]
-            for line in reversed(lines):
-                try:
-                    return str(json.loads(line)["hash"])
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line of which only a part went in
-        return BEGINNING
+            found = self._last_hash_of(file)
+            if found is not None:
+                return found
+        return max(self.begins() - {BEGINNING}, default=BEGINNING)
+
+    @staticmethod
+    def _last_hash_of(file: Path) -> str | None:
+        with file.open("rb") as opened:
+            opened.seek(max(0, file.stat().st_size - TAIL_BYTES))
+            lines = [line for line in opened.read().split(b"\n") if line.strip()]
+        for line in reversed(lines):
+            try:
+                return str(json.loads(line)["hash"])
+            except (ValueError, KeyError, TypeError):
+                continue  # a line of which only a part went in
+        return None
 
     def files(self) -> list[Path]:
         """The log and what was rotated away from it, the oldest first."""
@@ -136,6 +143,37 @@ class AuditLog:
                 except ValueError:
                     found = None
                 yield file, number, found if isinstance(found, dict) else None
+
+    def forget(self, before: float) -> list[str]:
+        """Removes rotated files whose last line is older than a time of the epoch, and remembers where the chain begins from now on. Returns their names.
+        Raises OSError and OperationFailed.
+        """
+        old = []
+        for file in self.files():
+            if file == self.path or file.stat().st_mtime >= before:
+                break  # the chain has to stay whole
+            old.append(file)
+        if not old:
+            return []
+        last = self._last_hash_of(old[-1])
+        if last is None:
+            return []
+        replace_file(self._own / BEGIN, json.dumps({"hash": last}).encode(), like=self._own)
+        for file in old:
+            file.unlink()
+        told = self._told(self._own)
+        if told is not None:  # what is left is to be signed anew
+            replace_file(self._own / HEAD, json.dumps({**told, "since": SIGN_EVERY}).encode(), like=self._own)
+        self.write("audit", "audit-forgotten", files=[file.name for file in old], last=last)
+        return [file.name for file in old]
+
+    def begins(self) -> set[str]:
+        """The hashes after which the chain may begin: its own beginning, and the end of what was forgotten."""
+        found = {BEGINNING}
+        for directory in self._all:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found.add(str(json.loads((directory / BEGIN).read_text("utf-8"))["hash"]))
+        return found
 
     def last_told(self) -> list[tuple[str, str]]:
         """The hash and the time of the last line that each writer wrote; those that this user may know."""
@@ -167,7 +205,8 @@ def verify(log: AuditLog) -> tuple[int, list[str]]:
         if entry is not None:
             places.setdefault(str(entry.get("hash")), f"{file.name}:{number}")
     faults = []
-    before = BEGINNING
+    first = next((str(entry.get("previous")) for _, _, entry in entries if entry is not None), BEGINNING)
+    before = first if first in log.begins() else BEGINNING
     seen: set[str] = set()
     keys = log.public_keys()
     for file, number, entry in entries:

@@ -125,6 +125,7 @@ ENDPOINTS = Registry(
         "admins": "coollm.api.admins:ROUTES",
         "configuration": "coollm.api.configuration:ROUTES",
         "observe": "coollm.api.observe:ROUTES",
+        "compliance": "coollm.api.compliance:ROUTES",
     },
 )
 

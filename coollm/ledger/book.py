@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from coollm.core.money import NANO_USD
 from coollm.core.types import Json
 from coollm.ledger.entry import Entry
 from coollm.ledger.migrations import HOURS_OF_A_DAY, migrate
-from coollm.ledger.tables import COUNTS, SUMS, days, hours, shipped, usage
+from coollm.ledger.tables import COUNTS, SUMS, days, erasures, hours, shipped, usage
 from coollm.limits.scopes import HEDGE, MODEL
 from coollm.limits.settlement import Ending
 
@@ -97,7 +98,40 @@ class Ledger:
                 connection.execute(insert(shipped).values(log=log, inode=inode, bytes=position))
         return new
 
+    def erase_client(self, client: str, alias: str) -> int:
+        """Gives all that a client has used until now another name. The sums of all stay. Returns how many requests that were."""
+        now = int(time.time() * 1000)
+        with self.writing() as connection:
+            connection.execute(insert(erasures).values(client=_name_hash(client), at_ms=now, alias=alias))
+        count = 0
+        while True:
+            with self.writing() as connection:
+                own = select(usage.c.request_id).where(usage.c.client == client, usage.c.at_ms <= now).limit(PRUNE_BATCH)
+                ids = list(connection.execute(own).scalars())
+                if ids:
+                    connection.execute(update(usage).where(usage.c.request_id.in_(ids)).values(client=alias))
+            count += len(ids)
+            if len(ids) < PRUNE_BATCH:
+                break
+            time.sleep(PRUNE_PAUSE_SECONDS)
+        with self.writing() as connection:
+            for table in (hours, days):
+                connection.execute(update(table).where(table.c.client == client).values(client=alias))
+        return count
+
+    def _erased(self, connection: Connection, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """The entries, those of erased clients with the name that stands for them."""
+        aliases = {(row.client): (int(row.at_ms), row.alias) for row in connection.execute(select(erasures).order_by(erasures.c.at_ms))}
+        if not aliases:
+            return entries
+        found = []
+        for entry in entries:
+            known = aliases.get(_name_hash(entry.client))
+            found.append(msgspec.structs.replace(entry, client=known[1]) if known is not None and entry.at_ms <= known[0] else entry)
+        return found
+
     def _add(self, connection: Connection, entries: Sequence[Entry]) -> int:
+        entries = self._erased(connection, entries)
         by_id = {entry.request_id: entry for entry in reversed(entries)}  # the first line of a request is the one that counts
         known = set(connection.execute(select(usage.c.request_id).where(usage.c.request_id.in_(list(by_id)))).scalars())
         new = [entry for entry in by_id.values() if entry.request_id not in known]
@@ -205,12 +239,17 @@ class Ledger:
         """Requests that ended before this time, in milliseconds of the epoch, may be there in their sums alone."""
         return self.position(_PRUNED)[1]
 
-    def export(self, start_ms: int = 0, end_ms: int = 2**53) -> Iterator[Json]:
-        """Every request in a time, in its order."""
+    def export(self, start_ms: int = 0, end_ms: int = 2**53, client: str | None = None) -> Iterator[Json]:
+        """Every request in a time, in its order; of one client alone where it is named."""
         last = (start_ms, "")
         while True:
             after = (usage.c.at_ms > last[0]) | and_(usage.c.at_ms == last[0], usage.c.request_id > last[1])
-            query = select(usage).where(after, usage.c.at_ms < end_ms).order_by(usage.c.at_ms, usage.c.request_id).limit(BATCH)
+            query = (
+                select(usage)
+                .where(after, usage.c.at_ms < end_ms, *([usage.c.client == client] if client is not None else []))
+                .order_by(usage.c.at_ms, usage.c.request_id)
+                .limit(BATCH)
+            )
             with self.reading() as connection:
                 rows = connection.execute(query).mappings().all()
             for row in rows:
@@ -292,6 +331,10 @@ def _told(sums: dict[str, int]) -> Json:
         "unpriced": sums["unpriced"],
         "latency_ms": round(sums["latency_ms"] / sums["requests"]) if sums["requests"] else None,
     }
+
+
+def _name_hash(client: str) -> str:
+    return hashlib.sha256(b"coollm erased client\0" + client.encode()).hexdigest()
 
 
 def _day(day: int) -> str:

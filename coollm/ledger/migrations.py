@@ -47,7 +47,7 @@ def _charged_and_saved(connection: Connection) -> None:
 
 
 def _access_and_latency(connection: Connection) -> None:
-    """Version 3: clients and administrators, and how long requests took."""
+    """Version 3: clients and administrators, how long requests took, and who was erased."""
     _add_columns(connection, usage, hours, days)
     metadata.create_all(connection)
 

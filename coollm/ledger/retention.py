@@ -1,4 +1,4 @@
-"""Deletes single requests from the ledger when they are older than `compliance.data_retention_days`, a little at a time; their sums stay."""
+"""Deletes single requests and rotated logs that are older than `compliance.data_retention_days`, a little at a time; the sums of requests stay."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from gevent.event import Event
@@ -24,10 +25,12 @@ _log = logging.getLogger("coollm.ledger")
 class Retention:
     """One in each worker; a lock on a file lets one of a host work at a time."""
 
-    def __init__(self, ledger: Ledger, days: int, lock: Path) -> None:
+    def __init__(self, ledger: Ledger, days: int, lock: Path, forget_logs: Callable[[float], list[str]]) -> None:
+        """`forget_logs` removes log files that ended before a time of the epoch."""
         self._ledger = ledger
         self._days = days
         self._lock = lock
+        self._forget_logs = forget_logs
 
     def run(self, stopped: Event) -> None:
         """Until it is stopped. A ledger that does not answer is tried again the next time."""
@@ -49,8 +52,11 @@ class Retention:
             return 0
         try:
             gone = self._ledger.prune(int(time.time() * 1000) - self._days * DAY_MS)
+            files = self._forget_logs(time.time() - self._days * DAY_MS / 1000)
         finally:
             os.close(descriptor)
+        if files:
+            _log.info("logs older than data_retention_days are removed", extra={"files": files})
         if gone:
             _log.info("requests older than data_retention_days are deleted from the ledger", extra={"requests": gone})
         return gone

@@ -120,6 +120,15 @@ access_key_uses = Table(
 )
 """How often each key was used, and when last."""
 
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("client", String(64), primary_key=True),
+    Column("at_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("alias", String(64), nullable=False),
+)
+"""Clients whose name was erased, by a hash of it: what they used until then has the alias, also where it is shipped again."""
+
 shipped = Table(
     "shipped",
     metadata,

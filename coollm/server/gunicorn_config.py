@@ -10,9 +10,7 @@ monkey.patch_all()  # before anything else imports ssl, socket or threading
 import contextlib  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
-import ssl  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -83,14 +81,6 @@ logger_class = "coollm.server.logger.GatewayLogger"
 if _settings.server.tls is not None:
     certfile = _settings.server.tls.cert_file
     keyfile = _settings.server.tls.key_file
-
-
-def ssl_context(config: Any, default_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ARG001
-    """Gunicorn's context with the oldest version that server.tls.min_version allows."""
-    context = default_factory()
-    if _settings.server.tls is not None:
-        context.minimum_version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[_settings.server.tls.min_version]
-    return context
 
 
 def on_starting(server: Any) -> None:

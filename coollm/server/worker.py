@@ -23,7 +23,6 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from gunicorn.http.wsgi import base_environ
-from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from coollm import __version__
@@ -31,6 +30,7 @@ from coollm.api.health import LEAVING_KEY
 from coollm.changeover import CHANGEOVER
 from coollm.core.instances import DRAINING, SHARE, WorkerReport, write_report
 from coollm.server.connection import HEAD_SECONDS, Connection
+from coollm.server.tls import TlsFiles
 from coollm.server.traffic import Traffic
 from coollm.wire import TlsWire, Wire
 
@@ -115,7 +115,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._open: set[Any] = set()
         self._served: dict[Wire, Connection] = {}
         self._stopped = Event()
-        self._tls: ssl.SSLContext | None = None
+        self._tls: TlsFiles | None = None
         self._application: Any = None
         self._traffic = Traffic()
         self._local_traffic = Traffic()  # of the local socket, which clients do not use
@@ -126,7 +126,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serves until it is told to stop, and then until what is in flight has been answered."""
-        self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
+        tls = self.wsgi.services.settings.server.tls
+        self._tls = TlsFiles(tls) if tls is not None and self.cfg.is_ssl else None
+        self._tell_expiry()
         self._application = getattr(self.wsgi, "wsgi_app", self.wsgi)
         most_at_once = 1 if self.cfg.workers > 1 else MOST_ACCEPTED
         for one in self.sockets:
@@ -167,6 +169,12 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             self._look()
             if turn % REPORT_EVERY == 0:
                 self.report()
+                if self._tls is not None and self._tls.look():
+                    self._tell_expiry()
+
+    def _tell_expiry(self) -> None:
+        if self._tls is not None:
+            self.wsgi.services.metrics.certificate_expiry.set(self._tls.expires())
 
     def _share_asked(self) -> int:
         """When it was last asked for that connections are shared, in nanoseconds; 0 if never."""
@@ -271,7 +279,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def _wire(self, listener: _Listener, connection: _socket.socket) -> Wire:
         if self._tls is None or not listener.is_tcp:
             return Wire(connection)
-        return TlsWire.begin(connection, self._tls, time.monotonic() + HEAD_SECONDS, is_server=True)
+        return TlsWire.begin(connection, self._tls.context, time.monotonic() + HEAD_SECONDS, is_server=True)
 
     def _is_stopping(self) -> bool:
         return not self.alive

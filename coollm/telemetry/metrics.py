@@ -143,6 +143,19 @@ class Metrics:
             multiprocess_mode="livemostrecent",
         )
         self.generation = Gauge("coo_llm_config_generation", "The configuration that is served.", registry=self.registry, multiprocess_mode="livemin")
+        self.certificate_expiry = Gauge(
+            "coo_llm_certificate_expiry_timestamp_seconds",
+            "When the certificate that is served ends; 0 without one.",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self.key_age = Gauge(
+            "coo_llm_key_age_seconds",
+            "How long ago a vendor key of the secret store was set.",
+            ["provider", "key"],
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
         build = Gauge("coo_llm_build_info", "The version that runs.", ["version"], registry=self.registry, multiprocess_mode="livemax")
         build.labels(__version__).set(1)
 

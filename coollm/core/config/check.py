@@ -169,7 +169,9 @@ def _directory(root: Node) -> Iterator[Fault]:
 
 def _addresses(root: Node) -> Iterator[Fault]:
     lists = [(f"api_keys[{index}].allowed_addresses", item.get("allowed_addresses")) for index, item in enumerate(_list(root, "api_keys"))]
-    for path, found in (*lists, ("server.trusted_proxies", root.get("server", "trusted_proxies"))):
+    lists += [("server.trusted_proxies", root.get("server", "trusted_proxies"))]
+    lists += [("logging.prometheus.allowed_addresses", root.get("logging", "prometheus", "allowed_addresses"))]
+    for path, found in lists:
         for index, node in enumerate(found.items() if found else ()):
             text = node.text()
             try:

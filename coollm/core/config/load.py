@@ -52,7 +52,8 @@ class Loaded(msgspec.Struct, frozen=True):
 
 class InForce(msgspec.Struct, frozen=True):
     """What a gateway serves: the settings of a generation with the vendor keys of now. `shares` are the parts of the keys that do not take their full share,
-    `hash_key` is what keys of clients in the database are hashed under, None where no secret says so.
+    `hash_key` is what keys of clients in the database are hashed under, None where no secret says so; `key_since` is when vendor keys were set, where that is
+    known.
     """
 
     settings: Settings
@@ -60,6 +61,7 @@ class InForce(msgspec.Struct, frozen=True):
     stamp: str = ""
     shares: dict[str, float] = {}
     hash_key: bytes | None = None
+    key_since: dict[str, float] = {}
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None, content: Path | None = None, state: Path | None = None) -> Loaded:
@@ -113,10 +115,30 @@ def load_in_force(path: Path, state: Path) -> InForce:
 def load_generation(path: Path, state: Path, number: int, content: Path | None) -> InForce:
     """The same for a generation by its number and file. What is read is what the stamp names, or newer."""
     named = stamp(number, state)
-    settings = load_or_raise(path, content=content, state=state)
+    loaded = load(path, content=content, state=state)
+    if loaded.settings is None:
+        raise ConfigurationError(loaded.faults)
     kept, read_secret = read_vendor_keys(state), _reader(path, state)
     hash_key = bytes.fromhex(read_secret(HASH_KEY)) if has_secret(state, HASH_KEY) else None
-    return InForce(_with_vendor_keys(settings, kept, read_secret), number, named, kept.shares(), hash_key)
+    since = {**_set_when(loaded, loaded.settings, path, state), **{one.name: one.added for one in kept.keys}}
+    return InForce(_with_vendor_keys(loaded.settings, kept, read_secret), number, named, kept.shares(), hash_key, since)
+
+
+def _set_when(loaded: Loaded, settings: Settings, path: Path, state: Path) -> dict[str, float]:
+    """When the vendor keys that are secrets of the store were set, by `provider/key id`."""
+    names = {}
+    for index, provider in enumerate(settings.llm_providers):
+        for number, key in enumerate(provider.api_keys):
+            node = loaded.origins.get(f"llm_providers[{index}].api_keys[{number}]")
+            for variable in node.variables if node else ():
+                if variable.startswith("secret:"):
+                    names[f"{provider.id}/{key.fingerprint()}"] = variable.removeprefix("secret:")
+    if not names:
+        return {}
+    from coollm.core.secret_store import secret_store
+
+    kept = secret_store(path, state).names()
+    return {key: kept[name].set for key, name in names.items() if name in kept}
 
 
 def _with_vendor_keys(settings: Settings, kept: VendorKeys, read_secret: ReadSecret) -> Settings:

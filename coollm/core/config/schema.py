@@ -39,6 +39,8 @@ class Tls(Section, frozen=True):
     cert_file: Annotated[str, doc("Certificate chain, PEM.", "/etc/ssl/coo-llm.crt")]
     key_file: Annotated[str, doc("Private key, PEM.", "/etc/ssl/coo-llm.key")]
     min_version: Annotated[Literal["1.2", "1.3"], doc("Oldest TLS version that is accepted.")] = "1.2"
+    client_ca_file: Annotated[str | None, doc("Who signs the certificates of clients, PEM; none is asked for without.", "/etc/coollm/client-ca.pem")] = None
+    client_certificates: Annotated[Literal["optional", "required"], doc("With `client_ca_file`: whether a client must have one.")] = "required"
 
 
 class WebUi(Section, frozen=True):
@@ -296,6 +298,7 @@ class Prometheus(Section, frozen=True):
     """Metrics."""
 
     enabled: Annotated[bool, doc("Serve /metrics.")] = True
+    allowed_addresses: Annotated[tuple[str, ...], doc("Who may read /metrics, an address or a network each; everybody if none is given.", ["10.2.0.0/24"])] = ()
 
 
 class Audit(Section, frozen=True):
@@ -347,9 +350,11 @@ class Auth(Section, frozen=True):
 class Compliance(Section, frozen=True):
     """What laws and auditors ask."""
 
-    gdpr: Annotated[bool, doc("Export and erasure of a person's data.", inert=True)] = False
-    soc2: Annotated[bool, doc("Evidence for SOC 2.", inert=True)] = False
-    data_retention_days: Annotated[Positive | None, doc("How long single requests are kept in the ledger; their sums stay.", 365)] = None
+    gdpr: Annotated[bool, doc("The report of `coollm compliance report` asks for what the GDPR does: a retention, and an audit log.")] = False
+    soc2: Annotated[bool, doc("The gateway is ready only while its audit log can be written; the report asks for what SOC 2 does.")] = False
+    data_retention_days: Annotated[
+        Positive | None, doc("How long single requests are kept in the ledger, and rotated logs beside it; the sums of requests stay.", 365)
+    ] = None
 
 
 class Settings(Section, frozen=True):
