@@ -35,7 +35,7 @@ def export(services: Services, client: str) -> Response:
             yield orjson.dumps({"kind": "request", **row}) + b"\n"
         for _, _, entry in log.entries() if log is not None else ():
             if entry is not None and client in (entry.get("actor"), (entry.get("changed") or {}).get("client")):
-                yield json.dumps({"kind": "audit", **entry}).encode() + b"\n"
+                yield json.dumps({**entry, "kind": "audit"}).encode() + b"\n"
 
     return Response(lines(), mimetype="application/x-ndjson")
 

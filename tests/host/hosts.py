@@ -87,6 +87,11 @@ class Network:
             sh("ip", "-n", host, "link", "set", device, "up")
         return address
 
+    def reaches(self, address: str, port: int) -> bool:
+        """Whether a connection to a host comes about, from the bridge."""
+        probe = f"exec 3<>/dev/tcp/{address}/{port}"
+        return sh("ip", "netns", "exec", self.name, "timeout", "2", "bash", "-c", probe, check=False).returncode == 0
+
     def close(self) -> None:
         sh("ip", "netns", "del", self.name, check=False)
 
@@ -144,6 +149,7 @@ class TestHost:
             "--keep-unit",
             "--link-journal=no",
             "--console=pipe",
+            "--capability=CAP_NET_ADMIN",  # its firewall is its own
         ]
         command += [f"--network-namespace-path=/run/netns/{self.name}", *(f"--bind-ro={source}:{target}" for source, target in binds)]
         with (self.directory / "console").open("wb") as console:
