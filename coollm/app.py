@@ -17,14 +17,15 @@ from coollm.api.access import authorize
 from coollm.api.cors import cors_headers
 from coollm.api.http import Exchange, Reply
 from coollm.api.refusal import refuse
-from coollm.api.routes import Access, Route
-from coollm.core.errors import InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
+from coollm.api.routes import ROLE_OF, Access, Route
+from coollm.core.errors import BodyTooLarge, InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
 from coollm.core.registry import ENDPOINTS
 from coollm.services import Services
 from coollm.telemetry.record import RequestRecord
 
 LOCAL_CLIENT = "local"
 UNKNOWN_CLIENT = "unknown"
+LARGEST_ADMIN_BYTES = 4 * 1024 * 1024
 
 Hot = Callable[[Exchange], Reply]
 
@@ -103,6 +104,8 @@ def add_route(app: GatewayApp, route: Route) -> None:
     def view(**arguments: Any) -> Response:
         services: Services = g.services
         begin(services, route, g.exchange)
+        if route.access in ROLE_OF and (g.exchange.content_length or 0) > LARGEST_ADMIN_BYTES:
+            raise BodyTooLarge(f"a request to the admin API has at most {LARGEST_ADMIN_BYTES // 1024 // 1024} MiB")
         if route.hot is not None:
             return to_flask(route.hot(services, g.exchange))
         return _administered(services, route, arguments)

@@ -230,10 +230,10 @@ def import_steps(parameters: dict[str, Any]) -> list[Step]:
     ]
 
 
-def forget_secrets_of(value: str, host_of: Host) -> None:
-    """Removes journal entries that hold a secret in clear."""
-    for file in (host_of.directory / "journal").glob("*.json"):
-        if value in file.read_text("utf-8", "replace"):
+def forget_secrets_of(value: str, ours: Host) -> None:
+    """Removes what the command itself keeps with a secret in clear: journal entries, and copies made before an upgrade."""
+    for file in ours.directory.rglob("*"):
+        if file.is_file() and file.suffix in (".json", ".yaml") and value in file.read_text("utf-8", "replace"):
             file.unlink(missing_ok=True)
 
 

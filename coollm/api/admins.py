@@ -32,12 +32,10 @@ def create(services: Services) -> Response:
     """Makes an administrator: {"id", "role"}. The answer has the key, which is shown this once."""
     asked = parse_body(read_body(services, g.exchange))
     identity, role = check_identifier(asked.get("id")), _role(asked)
-    services.watcher.look()
-    if services.watcher.roster.stored.find_admin(identity) is not None:
-        raise InvalidRequest(f"there is an administrator '{identity}' already", param="id", code="admin_exists", status=409)
     key, kept = make_key(services, ADMIN, identity)
     admin = StoredAdmin(id=identity, role=role, created_ms=_now(), by=g.exchange.principal.name)
-    in_thread_or_unavailable(lambda: services.access.put_admin(admin, kept))
+    if not in_thread_or_unavailable(lambda: services.access.add_admin(admin, kept)):
+        raise InvalidRequest(f"there is an administrator '{identity}' already", param="id", code="admin_exists", status=409)
     services.watcher.look()
     g.changed = {"admin": identity, "role": role}
     return json_response({"id": identity, "role": role, "key": key, "prefix": kept.prefix}, 201)

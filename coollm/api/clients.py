@@ -54,13 +54,11 @@ def create(services: Services) -> Response:
     identity = check_identifier(asked.pop("id", None))
     if identity in services.watcher.roster.configured:
         raise InvalidRequest(f"'{identity}' is a client of the configuration", param="id", code="client_exists", status=409)
-    services.watcher.look()
-    if services.watcher.roster.stored.find_client(identity) is not None:
-        raise InvalidRequest(f"there is a client '{identity}' already", param="id", code="client_exists", status=409)
     fields = _checked(services, fields_from(asked))
     key, kept = make_key(services, CLIENT, identity)
     client = StoredClient(id=identity, fields=fields, created_ms=_now(), by=g.exchange.principal.name)
-    in_thread_or_unavailable(lambda: services.access.put_client(client, kept))
+    if not in_thread_or_unavailable(lambda: services.access.add_client(client, kept)):
+        raise InvalidRequest(f"there is a client '{identity}' already", param="id", code="client_exists", status=409)
     services.watcher.look()
     g.changed = {"client": identity, "after": _fields(fields)}
     return json_response({"id": identity, "key": key, "prefix": kept.prefix, **_fields(fields)}, 201)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from coollm.identity.stored import CLIENT, ClientFields, Stored, StoredAdmin, StoredClient, StoredKey
 from coollm.ledger.book import Ledger
@@ -63,27 +66,36 @@ class AccessBook:
         self._remember(found)
         return found
 
-    def put_client(self, client: StoredClient, key: StoredKey | None = None) -> None:
-        """Keeps a client, or what is said of it now; with a key, that one too."""
-        said = {
-            "fields": msgspec.json.encode(client.fields).decode(),
-            "created_ms": client.created_ms,
-            "revoked_ms": client.revoked_ms,
-            "made_by": client.by[:128],
-        }
-        with self._ledger.writing() as connection:
-            if connection.execute(update(clients).where(clients.c.id == client.id).values(**said)).rowcount == 0:
-                connection.execute(insert(clients).values(id=client.id, **said))
-            self._add_key(connection, key)
-            _changed(connection)
+    def add_client(self, client: StoredClient, key: StoredKey) -> bool:
+        """Keeps a client that is new, with its key. Whether it is: of many who make the same at the same time one does."""
+        return self._add(clients, {"id": client.id, **_said_of_client(client)}, key)
 
-    def put_admin(self, admin: StoredAdmin, key: StoredKey | None = None) -> None:
-        """Keeps an administrator, or the role of now; with a key, that one too."""
-        said = {"role": admin.role, "created_ms": admin.created_ms, "revoked_ms": admin.revoked_ms, "made_by": admin.by[:128]}
+    def add_admin(self, admin: StoredAdmin, key: StoredKey) -> bool:
+        """The same of an administrator."""
+        return self._add(admins, {"id": admin.id, **_said_of_admin(admin)}, key)
+
+    def _add(self, table: Table, row: dict[str, Any], key: StoredKey) -> bool:
+        try:
+            with self._ledger.writing() as connection:
+                connection.execute(insert(table).values(**row))
+                connection.execute(insert(access_keys).values(**msgspec.structs.asdict(key)))
+                _changed(connection)
+        except IntegrityError:
+            return False
+        return True
+
+    def put_client(self, client: StoredClient) -> None:
+        """Keeps what is said of a client now."""
+        self._put(clients, client.id, _said_of_client(client))
+
+    def put_admin(self, admin: StoredAdmin) -> None:
+        """Keeps the role of now; a name that is not there is added."""
+        self._put(admins, admin.id, _said_of_admin(admin))
+
+    def _put(self, table: Table, identity: str, said: dict[str, Any]) -> None:
         with self._ledger.writing() as connection:
-            if connection.execute(update(admins).where(admins.c.id == admin.id).values(**said)).rowcount == 0:
-                connection.execute(insert(admins).values(id=admin.id, **said))
-            self._add_key(connection, key)
+            if connection.execute(update(table).where(table.c.id == identity).values(**said)).rowcount == 0:
+                connection.execute(insert(table).values(id=identity, **said))
             _changed(connection)
 
     def replace_key(self, key: StoredKey, old_expires_ms: int) -> None:
@@ -97,7 +109,7 @@ class AccessBook:
             else:
                 later = (access_keys.c.expires_ms == 0) | (access_keys.c.expires_ms > old_expires_ms)
                 connection.execute(update(access_keys).where(of_owner & later).values(expires_ms=old_expires_ms))
-            self._add_key(connection, key)
+            connection.execute(insert(access_keys).values(**msgspec.structs.asdict(key)))
             _changed(connection)
 
     def remove(self, kind: str, identity: str) -> None:
@@ -124,11 +136,6 @@ class AccessBook:
         with self._ledger.reading() as connection:
             return {row.prefix: (int(row.requests), int(row.last_used_ms)) for row in connection.execute(select(access_key_uses))}
 
-    @staticmethod
-    def _add_key(connection: Connection, key: StoredKey | None) -> None:
-        if key is not None:
-            connection.execute(insert(access_keys).values(**msgspec.structs.asdict(key)))
-
     def _remember(self, found: Stored) -> None:
         """Written whole or not at all: workers do so at the same time."""
         draft = self._file.with_name(f"{FILE_NAME}.{time.time_ns()}")
@@ -141,3 +148,17 @@ def _changed(connection: Connection) -> None:
     changed = connection.execute(update(revisions).where(revisions.c.name == NAME).values(revision=revisions.c.revision + 1))
     if changed.rowcount == 0:
         connection.execute(insert(revisions).values(name=NAME, revision=1))
+
+
+def _said_of_client(client: StoredClient) -> dict[str, Any]:
+    # In ASCII: not every database keeps every letter.
+    fields = json.dumps(msgspec.to_builtins(client.fields))
+    return {"fields": fields, "created_ms": client.created_ms, "revoked_ms": client.revoked_ms, "made_by": _ascii(client.by)}
+
+
+def _said_of_admin(admin: StoredAdmin) -> dict[str, Any]:
+    return {"role": admin.role, "created_ms": admin.created_ms, "revoked_ms": admin.revoked_ms, "made_by": _ascii(admin.by)}
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()[:128]

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,15 @@ def test_what_is_wrong_with_a_client_is_said(gateway: GatewayHandle, body: dict[
     assert reply.status_code in (400, 409), reply.text
     if param:
         assert reply.json()["error"]["param"] == param
+
+
+def test_of_many_who_make_the_same_client_one_does(gateway: GatewayHandle) -> None:
+    def make(_: int) -> int:
+        return requests.post(f"{gateway.url}/admin/v1/clients", json={"id": "same"}, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=30).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        assert sorted(pool.map(make, range(12))) == [201] + [409] * 11
+    assert len(done(gateway, "clients", "show", "same")["keys"]) == 1
 
 
 def test_administrators(gateway: GatewayHandle) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ import urllib3
 
 from coollm.core.certificates import self_signed
 from tests.conftest import GatewayHandle, SimulatorHandle, serve, simulated, wait_for
+
+KILL = Path(__file__).parent.parent / "host" / "kill"
 
 
 @pytest.fixture
@@ -114,6 +118,25 @@ def test_a_pair_that_does_not_fit_is_neither_written_nor_served(gateway: Gateway
     done = gateway.coollm("tls", "renew", "--self-signed", "--name", "localhost", "--yes")
     assert done.returncode == 0, done.stderr
     assert gateway.coollm("tls", "status").returncode == 0
+
+
+def test_a_renewal_that_was_killed_is_finished_when_it_is_given_again(gateway: GatewayHandle, tmp_path: Path) -> None:
+    for write in range(2, 10, 2):
+        chain, key = self_signed(("localhost", "127.0.0.1"))
+        (tmp_path / "fullchain.pem").write_bytes(chain)
+        (tmp_path / "privkey.pem").write_bytes(key)
+        environment = {**gateway.environment, "PYTHONPATH": str(KILL), "KILL_AT": str(write)}
+        command = [sys.executable, "-m", "coollm_cli.main", "tls", "renew", "--from", str(tmp_path), "--yes"]
+        done = subprocess.run(command, cwd=gateway.home, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert chat(gateway, requests) == 200
+        again = gateway.coollm("tls", "renew", "--from", str(tmp_path), "--yes")
+        assert again.returncode == 0, again.stderr
+        assert gateway.coollm("tls", "status").returncode == 0
+        assert not any("PRIVATE KEY" in path.read_text("latin-1") for path in (gateway.home / "state").rglob("*") if path.is_file())
+    assert write > 4
 
 
 def test_old_versions_and_weak_ciphers_are_refused(gateway: GatewayHandle) -> None:
