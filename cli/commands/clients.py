@@ -91,6 +91,7 @@ def show(client: Id, config: options.Config = None, json: options.Json = False) 
     """
     found = identities.find(config, "client", client)
     said = [(name, value) for name, value in found.items() if name not in ("keys", "limits") and value not in (None, [], False)]
+    said = [("created", _date(value)) if name == "created_ms" else (name, ", ".join(value) if isinstance(value, list) else value) for name, value in said]
     said += [(f"limits.{name}", value) for name, value in found["limits"].items() if value is not None]
     return Result(found, [Table(("field", "value"), said), *identities.key_lines(found)], as_json=json)
 
@@ -214,6 +215,10 @@ def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
     live = [key for key in row["keys"] if not key["expired"]]
     last = max((key["last_used_ms"] or 0 for key in row["keys"]), default=0)
     status = "shadowed" if row.get("shadowed") else "revoked" if row["revoked"] else "active"
-    used = datetime.fromtimestamp(last / 1000, UTC).isoformat(sep=" ", timespec="seconds")[:19] if last else None
+    used = _date(last) if last else None
     keys = ", ".join(key["prefix"] for key in live)
     return (row["id"], row["source"], status, row["team"], keys, used, row["description"])
+
+
+def _date(moment_ms: int) -> str:
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")[:19]

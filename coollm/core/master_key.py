@@ -32,7 +32,9 @@ SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**16, 8, 1
 MOST_SCRYPT_N = 2**20
 
 UNLOCKED = "COOLLM_MASTER_DESCRIPTOR"
-"""Names the descriptor of memory that holds what a passphrase came to, for the processes that this one becomes or starts."""
+"""Names the descriptor of memory that holds what passphrases came to, each after its salt, for the processes that this one becomes or starts."""
+
+SALT_BYTES = 16
 
 NEXT, PREVIOUS = ".next", ".previous"
 
@@ -55,7 +57,6 @@ class MasterKeys:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._unlocked: dict[str, bytes] = {}
 
     def exists(self) -> bool:
         """Whether there is one, here or from systemd."""
@@ -101,8 +102,6 @@ class MasterKeys:
             return self._read(path)
         key, text = new_key(passphrase)
         self._write(path, text)
-        if passphrase is not None:
-            self._unlocked[str(path)] = key
         return key
 
     def forget_next(self) -> None:
@@ -155,6 +154,8 @@ class MasterKeys:
                 return key
             if kind == PASSPHRASE:
                 salt, (n, r, p) = base64.b64decode(rest[0], validate=True), map(int, rest[1:4])
+                if len(salt) != SALT_BYTES:
+                    raise ValueError("its salt")
                 if not 2 <= n <= MOST_SCRYPT_N or r > 32 or p > 16:
                     raise ValueError("its costs")
                 return self._unlock(path, salt, n, r, p)
@@ -162,17 +163,14 @@ class MasterKeys:
             raise OperationFailed(f"{path}: this is no master key", "put back the one that was there") from error
         raise OperationFailed(f"{path}: this is no master key", "put back the one that was there")
 
-    def _unlock(self, path: Path, salt: bytes, n: int, r: int, p: int) -> bytes:
+    @staticmethod
+    def _unlock(path: Path, salt: bytes, n: int, r: int, p: int) -> bytes:
         """The key of a passphrase: what was found out before, else what is asked for on the terminal or in $COOLLM_PASSPHRASE_FILE."""
-        if str(path) in self._unlocked:
-            return self._unlocked[str(path)]
-        given = os.environ.get(UNLOCKED)
-        if given and given.isdigit():
-            with contextlib.suppress(OSError):
-                return os.pread(int(given), KEY_BYTES, 0)
+        known = _unlocked().get(salt)
+        if known is not None:
+            return known
         key = derive(_passphrase(path), salt, n, r, p)
-        self._unlocked[str(path)] = key
-        _hand_on(key)
+        _hand_on(salt, key)
         return key
 
     @staticmethod
@@ -197,9 +195,11 @@ def new_key(passphrase: str | None) -> tuple[bytes, str]:
     if passphrase is None:
         key = secrets.token_bytes(KEY_BYTES)
         return key, f"{PLAIN} {base64.b64encode(key).decode()}\n"
-    salt = secrets.token_bytes(16)
+    salt = secrets.token_bytes(SALT_BYTES)
     text = f"{PASSPHRASE} {base64.b64encode(salt).decode()} {SCRYPT_N} {SCRYPT_R} {SCRYPT_P}\n"
-    return derive(passphrase, salt, SCRYPT_N, SCRYPT_R, SCRYPT_P), text
+    key = derive(passphrase, salt, SCRYPT_N, SCRYPT_R, SCRYPT_P)
+    _hand_on(salt, key)
+    return key, text
 
 
 def derive(passphrase: str, salt: bytes, n: int, r: int, p: int) -> bytes:
@@ -230,9 +230,21 @@ def _passphrase(path: Path) -> str:
     return getpass.getpass("passphrase of the master key: ")
 
 
-def _hand_on(key: bytes) -> None:
+def _unlocked() -> dict[bytes, bytes]:
+    """What passphrases came to, by their salts."""
+    given = os.environ.get(UNLOCKED, "")
+    try:
+        data = os.pread(int(given), 100 * (SALT_BYTES + KEY_BYTES), 0) if given.isdigit() else b""
+    except OSError:
+        return {}
+    records = [data[place : place + SALT_BYTES + KEY_BYTES] for place in range(0, len(data), SALT_BYTES + KEY_BYTES)]
+    return {record[:SALT_BYTES]: record[SALT_BYTES:] for record in records if len(record) == SALT_BYTES + KEY_BYTES}
+
+
+def _hand_on(salt: bytes, key: bytes) -> None:
     """Keeps a key in memory that only this process and its children reach."""
+    records = {**_unlocked(), salt: key}
     descriptor = os.memfd_create("coollm-master-key", 0)
-    os.write(descriptor, key)
+    os.write(descriptor, b"".join(one + kept for one, kept in records.items()))
     os.set_inheritable(descriptor, True)
     os.environ[UNLOCKED] = str(descriptor)

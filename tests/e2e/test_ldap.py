@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import requests
 
 from coollm.core.config.schema import Auth, Roles
+from coollm.core.config.values import Duration
 from coollm.core.directory import Directory, WrongPassword
 from coollm.core.errors import OperationFailed, Unreachable
 from coollm.core.secrets import Secret
@@ -201,6 +204,18 @@ def test_another_server_is_asked_when_one_is_down(slapd: Slapd) -> None:
         Directory(slapd.auth(server=(dead,))).log_in("ann", "ann password")
     with pytest.raises(OperationFailed, match="does not let cn=admin"):
         Directory(slapd.auth(bind_password=Secret("wrong"))).log_in("ann", "ann password")
+
+
+def test_a_server_that_never_answers_is_not_waited_for(slapd: Slapd) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(8)
+        names = (f"localhost:{silent.getsockname()[1]}", f"localhost:{slapd.plain}")
+        began = time.monotonic()
+        assert Directory(slapd.auth(server=names, timeout=Duration(1))).log_in("ann", "ann password")[1] == "admin"
+        assert time.monotonic() - began < 15
+        with pytest.raises(Unreachable, match="did not answer in time"):
+            Directory(slapd.auth(server=names[:1], timeout=Duration(1))).check()
 
 
 @pytest.fixture(scope="module")

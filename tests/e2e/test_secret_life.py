@@ -98,6 +98,22 @@ def test_the_master_key_is_changed_under_load_and_each_broken_off_change_is_fini
     assert gateway.coollm("config", "validate").returncode == 0
 
 
+def test_a_passphrase_in_the_place_of_a_key_file(gateway: GatewayHandle) -> None:
+    words = gateway.home / "words"
+    words.write_text("correct horse battery staple\n")
+    done = gateway.coollm("secrets", "rotate-master", "--passphrase-file", str(words), "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "coollm-master-passphrase" in (gateway.home / "state" / "master.key").read_text()
+    assert "nobody can be asked" in gateway.coollm("config", "validate").stderr
+    with_words = {**gateway.environment, "COOLLM_PASSPHRASE_FILE": str(words)}
+    command = [sys.executable, "-m", "coollm_cli.main"]
+    for arguments in (["config", "validate"], ["secrets", "rotate-master", "--yes"]):
+        done = subprocess.run([*command, *arguments], cwd=gateway.home, env=with_words, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert (gateway.home / "state" / "master.key").read_text().startswith("coollm-master-key ")
+    assert gateway.chat("gpt-sim").status_code == 200
+
+
 def test_a_secret_that_is_not_there_is_a_fault_with_its_place(gateway: GatewayHandle) -> None:
     text = (gateway.home / "coollm.yaml").read_text().replace("openai-1", "openai-9")
     (gateway.home / "new.yaml").write_text(text)
