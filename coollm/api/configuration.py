@@ -81,7 +81,9 @@ def _apply(services: Services, text: str, reason: str) -> Response:
     confirm_seconds = _confirm_seconds()
     loaded, content = _check(services, text)
     if loaded.settings is None:
-        return json_response(_told(loaded), 400)
+        refused = InvalidRequest(f"the configuration is invalid: {loaded.faults[0].path}: {loaded.faults[0].message}", code="configuration_invalid")
+        error = {"message": services.redact(refused.message), "type": refused.type, "param": None, "code": refused.code}
+        return json_response({"error": error, **_told(loaded)}, 400)
     generations = Generations(_config(), services.state)
     before = generations.effective()
     by = g.exchange.principal.name

@@ -155,9 +155,11 @@ def _operation(route: Route, method: str) -> Json:
 
 def _responses(route: Route) -> Json:
     error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
-    if route.access is Access.PUBLIC:
-        return {"200": {"description": "As it is now."}, "503": {"description": "It cannot serve."}}
+    if route.access is Access.PUBLIC and route.name not in BODIES:
+        return {"200": {"description": "As it is now."}, "403": {"description": "It is not for this address."}, "503": {"description": "It cannot serve."}}
     refused = {str(status): {"description": text, **error} for status, text in _ERRORS.items()}
+    if route.name.endswith("_create"):
+        return {"201": {"description": "It was made; its key is shown this once."}, **refused}
     return {"200": {"description": "The answer; server-sent events where `stream` is true."}, **refused}
 
 

@@ -42,7 +42,7 @@ SCHEMA = schemathesis.openapi.from_dict(with_simulated_models(describe()))
 
 @pytest.fixture(scope="module")
 def gateway(simulator: SimulatorHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHandle]:
-    configuration = {"llm_providers": every_dialect(simulator.url), "server": {"admin_api_key": ADMIN_KEY}}
+    configuration = {"llm_providers": every_dialect(simulator.url), "server": {"admin_api_key": ADMIN_KEY, "admin_requests_per_minute": 1_000_000}}
     with serve(tmp_path_factory.mktemp("openapi"), configuration) as handle:
         yield handle
 

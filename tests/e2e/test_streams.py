@@ -161,9 +161,9 @@ def in_flight(gateway: GatewayHandle) -> list[int]:
 
 def test_a_client_that_reads_slowly_gets_all_of_a_long_stream(gateway: GatewayHandle) -> None:
     """What is sent faster than it is read waits in bounds, first in the worker, then at the vendor, and comes in its order."""
-    whole = gateway.chat("gpt-sim~tokens=30000").json()["choices"][0]["message"]["content"]
+    whole = gateway.chat("gpt-sim~tokens=15000").json()["choices"][0]["message"]["content"]
     received = b""
-    with open_request(gateway, "gpt-sim~tokens=30000", stream=True, max_tokens=30000) as connection:
+    with open_request(gateway, "gpt-sim~tokens=15000", stream=True, max_tokens=15000) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         time.sleep(0.5)
         for _ in range(50):

@@ -67,7 +67,7 @@ def test_mistakes_are_told(gateway: GatewayHandle) -> None:
     assert (nobody.returncode, "--yes" in nobody.stderr) == (1, True)
     assert gateway.coollm("usage", "prune", "--before", "2100-01-01", "--dry-run").stdout == "0 requests would be deleted\n"
     refused = requests.get(f"{gateway.url}/admin/v1/stats", headers=gateway.headers, timeout=5)
-    assert refused.status_code == 401
+    assert refused.status_code == 403
 
 
 def test_nothing_is_lost_and_nothing_is_counted_twice_when_workers_are_killed(gateway: GatewayHandle) -> None:

@@ -42,7 +42,7 @@ def killed_until_done(installed: Installed, command: str, when: str, most: int =
     raise AssertionError("it never came to its end")
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
 def test_a_command_that_is_killed_at_every_step_ends_when_it_is_given_again(installed: Installed, when: str) -> None:
     installed.host.write("/root/killed.yaml", with_body(30 if when == "before" else 31))
     with installed.load(rate=50, connections=10, streams=5, stream_seconds=2) as clients:
