@@ -244,7 +244,7 @@ def _rules(ports: Sequence[int], sources: Sequence[str], gateway: int | None) ->
     """The table, as nft reads and lists it."""
     ssh = f"tcp dport {_set(ports)}"
     lines = ["type filter hook input priority filter; policy drop;", "ct state established,related accept", 'iif "lo" accept']
-    lines += ["meta l4proto { icmp, ipv6-icmp } accept"]
+    lines += ["meta l4proto { icmp, ipv6-icmp } accept", "ip6 saddr fe80::/10 udp dport 546 accept"]  # the host's own address, by DHCPv6
     four = [one for one in sources if ipaddress.ip_network(one, strict=False).version == 4]
     six = [one for one in sources if ipaddress.ip_network(one, strict=False).version == 6]
     for family, listed in (("ip", four), ("ip6", six)):

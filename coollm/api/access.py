@@ -90,8 +90,10 @@ def _administrator(services: Services, exchange: Exchange, access: Access) -> Pr
     try:
         principal = _by_key(services, presented_key(exchange), address)
     except NotAuthenticated as error:
-        if error.code != "missing_api_key":
-            services.guard.failed(address)
+        if error.code == "missing_api_key":
+            services.audit.count("nobody", address, "missing_api_key")
+            raise
+        services.guard.failed(address)
         services.audit.tell(None, "denied", address=address, reason=error.code, method=exchange.environ["REQUEST_METHOD"], path=_path(exchange))
         raise
     needed = ROLE_OF[access]

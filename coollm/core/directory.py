@@ -6,6 +6,7 @@ The user's name is escaped in filters (RFC 4515) and in DNs (RFC 4514); an empty
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,7 +51,9 @@ class Directory:
         with self._service() as service:
             dn = self._dn_of(service, name)
             if dn is None:
-                raise WrongPassword("wrong name or password")
+                # A name that is not known takes as long as a wrong password.
+                with self._connected(f"cn={secrets.token_hex(8)},{self._auth.base_dn}", password):
+                    raise WrongPassword("wrong name or password")
             with self._connected(dn, password) as own:
                 if not own.bound:
                     raise WrongPassword("wrong name or password")

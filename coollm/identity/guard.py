@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import time
 
@@ -28,6 +29,7 @@ class AdminGuard:
     def admit(self, address: str) -> None:
         """Counts a request. Raises LimitReached."""
         self.check_lock(address)
+        address = _whose(address)
         charge = Charge(counter=f"admin:{address}:requests", amount=1, limit=self._per_minute)
         try:
             decision = self._store.decide([charge], [Candidate(key="admin")])
@@ -51,7 +53,7 @@ class AdminGuard:
 
     def failed(self, name: str) -> int:
         """Takes in a failed attempt of an address or for a user. Returns how many there were in the last quarter of an hour."""
-        charge = Charge(counter=f"admin:{name}:failures", amount=1, limit=NO_LIMIT, span=FAILURES)
+        charge = Charge(counter=f"admin:{_whose(name)}:failures", amount=1, limit=NO_LIMIT, span=FAILURES)
         try:
             self._store.charge([charge])
             count = self._store.used([charge])[charge.counter]
@@ -71,4 +73,14 @@ class AdminGuard:
 
 
 def _lock(name: str) -> str:
-    return f"admin-lock/{name}"
+    return f"admin-lock/{_whose(name)}"
+
+
+def _whose(name: str) -> str:
+    """An address as it counts: of IPv6 the network of 64 bits, in which one host has as many addresses as it likes (RFC 4291, 2.5.4)."""
+    if ":" not in name:
+        return name
+    try:
+        return str(ipaddress.ip_network((name.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return name

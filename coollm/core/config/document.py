@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from coollm.core.config.faults import Fault, Place
 
 # A file of aliases to aliases grows without bound when it is walked; no honest configuration comes near.
 MOST_NODES = 200_000
+
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -54,9 +57,11 @@ class Reader:
         self.file = file
         self.faults: list[Fault] = []
         self._nodes = 0
+        self._text = ""
 
     def read(self, text: str) -> Node:
         """The tree of `text`; an empty mapping for an empty file. Faults of syntax are collected and end the reading."""
+        self._text = text
         loader = None
         empty = Node({}, Place(self.file, 1, 1))
         try:
@@ -87,14 +92,20 @@ class Reader:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(loader, node, place, (*inside, node))
         try:
-            return Node(loader.construct_object(node, deep=True), place, (node.start_mark.index, node.end_mark.index))
+            return Node(loader.construct_object(node, deep=True), place, self._span(node))
         except (yaml.YAMLError, ValueError):
-            return Node(node.value, place, (node.start_mark.index, node.end_mark.index))
+            return Node(node.value, place, self._span(node))
+
+    def _span(self, node: yaml.Node) -> tuple[int, int]:
+        """The characters of a value, without the anchor or the tag before it."""
+        begin, end = node.start_mark.index, node.end_mark.index
+        properties = _PROPERTIES.match(self._text, begin, end) if self._text[begin : begin + 1] in ("&", "!") else None
+        return (properties.end() if properties else begin), end
 
     def _mapping(self, loader: Any, node: yaml.MappingNode, place: Place, inside: tuple[yaml.Node, ...]) -> Node:
         written = [key for key, _ in node.value]
         loader.flatten_mapping(node)
-        made = Node({}, place, (node.start_mark.index, node.end_mark.index))
+        made = Node({}, place, self._span(node))
         for key, child in node.value:
             key_place = Place(self.file, key.start_mark.line + 1, key.start_mark.column + 1)
             name = key.value if isinstance(key, yaml.ScalarNode) else None

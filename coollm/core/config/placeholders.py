@@ -8,16 +8,22 @@ from pathlib import Path
 
 from coollm.core.config.document import Reader
 from coollm.core.config.load import load
-from coollm.core.secrets import Secret
+from coollm.core.secrets import MASK, SHORTEST_REDACTED_LENGTH, Secret
 
 _KEPT = re.compile(r"""(["']?)\$\{kept:([0-9a-f]+)\}\1""")
 
 
 def without_secrets(config: Path, content: Path, state: Path) -> str:
-    """The text of a configuration with a placeholder for each secret that stands in it in clear. What refers to a secret stays as it is. Raises OSError."""
+    """The text of a configuration with a placeholder for each secret that stands in it in clear. What refers to a secret stays as it is; in a comment nothing
+    can be put back, so there it is masked. Raises OSError.
+    """
     text = content.read_text("utf-8-sig")
     found = load(config, content=content, state=state).plain_secrets
-    return replaced(text, [(node.span, f'"${{kept:{Secret(str(node.value)).fingerprint()}}}"') for _, node in found])
+    text = replaced(text, [(node.span, f'"${{kept:{Secret(str(node.value)).fingerprint()}}}"') for _, node in found])
+    for value in sorted((str(node.value) for _, node in found), key=len, reverse=True):
+        if len(value) >= SHORTEST_REDACTED_LENGTH:
+            text = text.replace(value, MASK)
+    return text
 
 
 def with_secrets(text: str, config: Path, content: Path, state: Path) -> str:
