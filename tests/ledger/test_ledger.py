@@ -108,8 +108,8 @@ def test_export_and_prune(ledger: Ledger) -> None:
 def test_retention(ledger: Ledger, tmp_path: Path) -> None:
     now = int(time.time() * 1000)
     ledger.ship([entry(number, at_ms=now - number * DAY_MS) for number in range(10)], "log", 1, 1)
-    assert Retention(ledger, 5, tmp_path / "lock").prune() == 4
-    assert Retention(ledger, 5, tmp_path / "lock").prune() == 0
+    assert Retention(ledger, 5, tmp_path / "lock", lambda _: []).prune() == 4
+    assert Retention(ledger, 5, tmp_path / "lock", lambda _: []).prune() == 0
     assert ledger.report("client")["total"]["requests"] == 10
 
 
