@@ -121,6 +121,7 @@ def diff(
     return Result(data, lines or ["no difference"], as_json=json, exit_code=4 if lines and exit_code else 0)
 
 
+Message = Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT", help="Why, for `config history` and the audit log.")]
 ConfirmWithin = Annotated[str | None, typer.Option("--confirm-within", metavar="TIME", help="Revert after so long, unless `coollm config confirm` is said.")]
 
 
@@ -128,6 +129,7 @@ ConfirmWithin = Annotated[str | None, typer.Option("--confirm-within", metavar="
 def apply(
     file: Annotated[Path, typer.Argument(help="The new configuration.")],
     confirm_within: ConfirmWithin = None,
+    message: Message = None,
     config: options.Config = None,
     state_dir: options.StateDirectory = None,
     yes: options.Yes = False,
@@ -137,13 +139,13 @@ def apply(
 ) -> Result:
     """Apply a configuration to every worker of every instance, without a restart. Exit 7 if it was taken back, since one was not healthy with it.
 
-    Example: sudo coollm config apply new.yaml --confirm-within 5m
+    Example: sudo coollm config apply new.yaml --confirm-within 5m --message "claude for the night"
     """
     from coollm_cli.ops.apply import apply_plan, confirm_seconds
 
     path = find_config(config).absolute()
     state, seconds = state_directory(path, state_dir), confirm_seconds(confirm_within)
-    return change(host_of(path, state_dir), lambda: apply_plan(path, state, file, seconds), Options(dry_run, yes, json, quiet))
+    return change(host_of(path, state_dir), lambda: apply_plan(path, state, file, seconds, message), Options(dry_run, yes, json, quiet))
 
 
 @app.command("confirm")

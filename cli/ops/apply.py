@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.05
 SHORTEST_CONFIRM_SECONDS = 5.0
 
 
-def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | None) -> Plan:
+def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | None, message: str | None = None) -> Plan:
     """From the generation in force to `file`. Raises ConfigurationError for one that is not valid."""
     loaded = load(config, content=file)
     if loaded.settings is None:
@@ -56,7 +56,7 @@ def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | N
         "before": effective.number if effective else None,
         "confirm_seconds": confirm_seconds,
         "probe_model": probe_model(config, loaded.settings),
-        "reason": f"config apply {file}",
+        "reason": Redactor(loaded.settings.secrets())(message) if message else f"config apply {file}",
     }
     notes = [str(warning) for warning in loaded.warnings]
     old = _settings(config, effective.file) if effective else None

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import gevent
-import orjson
 from flask import Response, g, request
 from greenlet import greenlet
 
 from coollm import __version__
+from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
 from coollm.api.chat_wire import parse_request
 from coollm.api.fields import typed
@@ -59,7 +59,7 @@ def status(services: Services) -> Response:
         "orphaned_holds": _orphaned_holds(services),
         "greenlets": sum(isinstance(thing, greenlet) and not thing.dead for thing in gc.get_objects()),
     }
-    return _json(found)
+    return json_response(found)
 
 
 def _orphaned_holds(services: Services) -> int | None:
@@ -99,7 +99,7 @@ def providers(services: Services) -> Response:
                 "keys": keys,
             }
         )
-    return _json({"providers": found})
+    return json_response({"providers": found})
 
 
 def prices(services: Services) -> Response:
@@ -121,7 +121,7 @@ def prices(services: Services) -> Response:
                     "source": price.source if price else None,
                 }
             )
-    return _json({"prices": rows})
+    return json_response({"prices": rows})
 
 
 def probe_providers(services: Services) -> Response:
@@ -138,7 +138,7 @@ def probe_providers(services: Services) -> Response:
     if not rows:
         what = f"no provider '{named}' is configured" if only is None else f"no provider '{named}' has the key {only}"
         raise InvalidRequest(what, param="provider" if only is None else "key")
-    return _json({"results": rows, "ok": all(row["ok"] for row in rows)})
+    return json_response({"results": rows, "ok": all(row["ok"] for row in rows)})
 
 
 def _probe(services: Services, provider: str, kind: str, key_id: str, model: str | None) -> Json:
@@ -192,7 +192,7 @@ def explain_route(services: Services) -> Response:
             }
         )
     chosen = next((row for row in candidates if not row["excluded"]), None)
-    return _json(
+    return json_response(
         {
             "model": chat.model,
             "algorithm": services.settings.policy.algorithm,
@@ -230,10 +230,6 @@ def _client(services: Services, name: Any) -> Client | None:
     return client
 
 
-def _json(value: Json) -> Response:
-    return Response(orjson.dumps(value), mimetype="application/json")
-
-
 def probe(services: Services) -> Response:  # noqa: ARG001
     """A stream of the gateway's own, for as many seconds as are asked for: who watches a restart sees by it whether streams live through it."""
     try:
@@ -254,7 +250,7 @@ def probe(services: Services) -> Response:  # noqa: ARG001
 ROUTES = (
     Route("/admin/v1/probe", ("GET",), Access.VIEWER, probe, "admin_probe"),
     Route("/admin/v1/status", ("GET",), Access.VIEWER, status, "admin_status"),
-    Route("/admin/v1/health", ("GET",), Access.VIEWER, lambda services: _json(assess(services)), "admin_health"),
+    Route("/admin/v1/health", ("GET",), Access.VIEWER, lambda services: json_response(assess(services)), "admin_health"),
     Route("/admin/v1/providers", ("GET",), Access.VIEWER, providers, "admin_providers"),
     Route("/admin/v1/prices", ("GET",), Access.VIEWER, prices, "admin_prices"),
     Route("/admin/v1/providers/test", ("POST",), Access.OPERATOR, probe_providers, "admin_providers_test", changes=True),

@@ -7,10 +7,10 @@ from zoneinfo import available_timezones
 
 import gevent
 import msgspec
-import orjson
 from flask import Response, g, request
 from sqlalchemy.exc import SQLAlchemyError
 
+from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
 from coollm.api.fields import typed
 from coollm.api.routes import Access, Route
@@ -34,13 +34,13 @@ KINDS = ("client", "team", "model")
 
 def budgets(services: Services) -> Response:
     """Every budget: what is used of it by the counters, what of that is reserved by what runs, and what was spent by the ledger, in its present period."""
-    return _json({"budgets": [_row(one) for one in _states(services, 0.0)]})
+    return json_response({"budgets": [_row(one) for one in _states(services, 0.0)]})
 
 
 def verify(services: Services) -> Response:
     """The same, once counters and ledger agree, or as they are after some seconds."""
     found = _states(services, PATIENCE_SECONDS)
-    return _json({"ok": all(one.agrees for one in found), "budgets": [_row(one) for one in found]})
+    return json_response({"ok": all(one.agrees for one in found), "budgets": [_row(one) for one in found]})
 
 
 def _states(services: Services, patience: float) -> list[BudgetState]:
@@ -75,7 +75,7 @@ def limits(services: Services, kind: str, identity: str) -> Response:
     """
     scope = _scope(services, kind, identity)
     if request.method == "GET":
-        return _json(_told(scope))
+        return json_response(_told(scope))
     asked = parse_body(read_body(services, g.exchange))
     before = _override(services, kind, identity)
     after = _changed(before, asked)
@@ -94,7 +94,7 @@ def limits(services: Services, kind: str, identity: str) -> Response:
             gevent.sleep(ADOPTED_SECONDS)
             services.budgets.recount(services.store)
     override = {"fields": before.fields, "budget_since": before.budget_since}
-    return _json({"before": _told(scope), "after": _told(made), "changed": _told(scope) != _told(made), "override": override})
+    return json_response({"before": _told(scope), "after": _told(made), "changed": _told(scope) != _told(made), "override": override})
 
 
 def _budget_differs(before: Scope, after: Scope) -> bool:
@@ -145,10 +145,6 @@ def _changed(before: Override, asked: Json) -> Override:
 
 def _told(scope: Scope) -> Json:
     return {"scope": scope.kind, "id": scope.id, "limits": msgspec.structs.asdict(scope.limits), "budget_since": scope.budget_since or None}
-
-
-def _json(value: Json) -> Response:
-    return Response(orjson.dumps(value), mimetype="application/json")
 
 
 ROUTES = (

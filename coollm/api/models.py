@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import orjson
 from flask import Response, g
 
+from coollm.api.answers import json_response
 from coollm.api.routes import Access, Route
 from coollm.core.types import Json
 from coollm.services import Services
@@ -13,21 +13,17 @@ from coollm.services import Services
 def list_models(services: Services) -> Response:
     """Every name the client may use, in OpenAI's list shape."""
     names = services.gateway.catalog.names(g.exchange.client)
-    return _json({"object": "list", "data": [_model(name, owner, services) for name, owner in names]})
+    return json_response({"object": "list", "data": [_model(name, owner, services) for name, owner in names]})
 
 
 def show_model(services: Services, name: str) -> Response:
     """One model; also one that no list names, if a provider's families hold it. Raises UnknownModel and NotAllowed."""
     targets = services.gateway.catalog.resolve(name, g.exchange.client)
-    return _json(_model(name, targets[0].provider, services))
+    return json_response(_model(name, targets[0].provider, services))
 
 
 def _model(name: str, owner: str, services: Services) -> Json:
     return {"id": name, "object": "model", "created": int(services.started), "owned_by": owner}
-
-
-def _json(value: Json) -> Response:
-    return Response(orjson.dumps(value), mimetype="application/json")
 
 
 ROUTES = (

@@ -10,13 +10,13 @@ import orjson
 from flask import Response, g, request
 from sqlalchemy.exc import SQLAlchemyError
 
+from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
 from coollm.api.fields import required_text
 from coollm.api.routes import Access, Route
 from coollm.core.config.values import parse_instant
 from coollm.core.errors import GatewayFault, InvalidRequest, OperationFailed
 from coollm.core.registry import did_you_mean
-from coollm.core.types import Json
 from coollm.ledger.book import By
 from coollm.ledger.threads import in_thread
 from coollm.services import Services
@@ -31,7 +31,7 @@ def stats(services: Services) -> Response:
     if by not in get_args(By):
         raise InvalidRequest(f"'group_by' must be one of {', '.join(get_args(By))}, not '{by[:60]}'{did_you_mean(by, get_args(By))}", param="group_by")
     start, end = instant("start", 0), instant("end", FOREVER_MS)
-    return _json(in_thread_or_unavailable(lambda: services.ledger.report(cast("By", by), start, end)))
+    return json_response(in_thread_or_unavailable(lambda: services.ledger.report(cast("By", by), start, end)))
 
 
 def export(services: Services) -> Response:
@@ -48,19 +48,19 @@ def export(services: Services) -> Response:
 
 def verify(services: Services) -> Response:
     """Whether usage log, ledger and sums are the same."""
-    return _json(in_thread_or_unavailable(services.shipper.verify))
+    return json_response(in_thread_or_unavailable(services.shipper.verify))
 
 
 def rebuild(services: Services) -> Response:
     """Makes the ledger anew from the usage logs that are there."""
-    return _json({"requests": in_thread_or_unavailable(services.shipper.rebuild)})
+    return json_response({"requests": in_thread_or_unavailable(services.shipper.rebuild)})
 
 
 def prune(services: Services) -> Response:
     """Deletes requests that ended before {"before"}; their sums stay."""
     asked = parse_body(read_body(services, g.exchange))
     before = _milliseconds(required_text(asked, "before"), "before")
-    return _json({"deleted": in_thread_or_unavailable(lambda: services.ledger.prune(before))})
+    return json_response({"deleted": in_thread_or_unavailable(lambda: services.ledger.prune(before))})
 
 
 def instant(name: str, default: int) -> int:
@@ -89,10 +89,6 @@ def ledger_unavailable(error: Exception) -> GatewayFault:
     """What a client is told where the ledger does not answer, or cannot be used."""
     message = error.message if isinstance(error, OperationFailed) else f"the ledger does not answer ({type(error).__name__})"
     return GatewayFault(message, status=503, code="ledger_unavailable")
-
-
-def _json(value: Json) -> Response:
-    return Response(orjson.dumps(value), mimetype="application/json")
 
 
 ROUTES = (

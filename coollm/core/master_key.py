@@ -81,12 +81,6 @@ class MasterKeys:
             self.current()  # says why
         return found
 
-    def has_passphrase(self) -> bool:
-        """Whether the one in force is a passphrase's."""
-        with contextlib.suppress(OSError):
-            return self.file.read_text("ascii").startswith(f"{PASSPHRASE} ")
-        return False
-
     def make(self, passphrase: str | None = None) -> bytes:
         """Makes the first one, if there is none. Raises OperationFailed."""
         if self.exists():

@@ -15,7 +15,7 @@ from coollm_cli.ops import doctor
 from coollm_cli.ops.codes import ALL, FINDINGS
 from coollm_cli.ops.doctor import CHECKS, Finding, Patient
 
-from coollm.core.config.load import load_or_raise
+from coollm.core.config.load import load
 from coollm.core.instances import WORKERS, WorkerReport, write_report
 
 
@@ -29,7 +29,7 @@ def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
         port = free.getsockname()[1]
     config.write_text(f"version: '1.0'\nserver: {{listen: '127.0.0.1:{port}'}}\nstorage: {{runtime: {{type: redis, addr: '127.0.0.1:6379'}}}}\n")
     (tmp_path / "state").mkdir(mode=0o700)
-    return Patient(config, tmp_path / "state", load_or_raise(config))
+    return Patient(config, tmp_path / "state", load(config).settings)
 
 
 def codes(check: Callable[[Patient], Iterator[Finding]], patient: Patient) -> list[str]:

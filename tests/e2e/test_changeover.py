@@ -33,7 +33,7 @@ def test_requests_under_way_end_with_the_configuration_they_began_with(simulator
         streams = [gateway.chat("gpt-sim~tokens=40~rate=20", stream=True) for _ in range(6)]
         settings["api_keys"] = [{"id": "other", "key": "the-key-of-another-client"}]
         settings["llm_providers"] = settings["llm_providers"][1:]
-        told = apply(gateway, settings)
+        told = apply(gateway, settings, "--message", "for the night; the-key-of-another-client")
         assert told["generation"] == 2
         # Every worker has it: the former key is known to none.
         assert {gateway.chat("claude-sim").status_code for _ in range(20)} == {401}
@@ -47,6 +47,7 @@ def test_requests_under_way_end_with_the_configuration_they_began_with(simulator
         assert (gateway.home / "coollm.yaml").read_text() == (gateway.home / "new.yaml").read_text()
         history = json.loads(gateway.coollm("config", "history", "--json").stdout)["generations"]
         assert [(one["number"], one["in_force"]) for one in history] == [(2, True), (1, False)]
+        assert history[0]["reason"] == "for the night; ********"
         between = gateway.coollm("config", "diff", "1", "2", "--exit-code")
         assert (between.returncode, "-- id: app" in between.stdout, "the-key-of-another-client" in between.stdout) == (4, True, False)
         assert gateway.coollm("config", "diff", "--exit-code").returncode == 0

@@ -95,14 +95,6 @@ def load(path: Path, environ: Mapping[str, str] | None = None, content: Path | N
     return Loaded(path, settings, (), _warnings(settings, converter.origins), converter.origins, vendors, plain)
 
 
-def load_or_raise(path: Path, environ: Mapping[str, str] | None = None, content: Path | None = None, state: Path | None = None) -> Settings:
-    """The settings of `path`. Raises ConfigurationError with all faults."""
-    loaded = load(path, environ, content, state)
-    if loaded.settings is None:
-        raise ConfigurationError(loaded.faults)
-    return loaded.settings
-
-
 def load_in_force(path: Path, state: Path) -> InForce:
     """What the generation of `path` that is in force comes to; the file itself, as number 0, where none was ever applied.
 
