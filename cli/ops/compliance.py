@@ -85,6 +85,8 @@ def _findings(found: dict[str, Any], *, gdpr: bool, soc2: bool) -> list[str]:
         told.append(f"{found['access']['clients_without_expiry']} clients have keys that never end: coollm clients update ID --expires")
     if soc2 and any(row["days"] is None for row in found["keys"]):
         told.append("the age of vendor keys that are not in the secret store is not known: coollm secrets import")
+    if soc2:
+        told.append("coollm makes no backups in this version: the evidence of backups and restores has to come from elsewhere")
     if soc2 and not found["encryption"]["tls"]:
         told.append("the gateway speaks plain HTTP: server.tls, or a proxy before it that is documented elsewhere")
     return told

@@ -456,13 +456,13 @@ def test_a_redis_that_has_forgotten_says_so(redis_url: str, tmp_path: Path) -> N
 
 def test_a_claim_is_one_owners_until_its_time_is_over(open_again: Any) -> None:
     first, second = open_again(), open_again()
-    assert first.claim("work", "one", 0.2)
-    assert first.claim("work", "one", 0.2), "prolonged"
+    assert first.claim("work", "one", 1.0)
+    assert first.claim("work", "one", 1.0), "prolonged"
     assert not second.claim("work", "two", 5)
     assert second.claim("other work", "two", 5)
     second.release("work", "two")
     assert not second.claim("work", "two", 5), "nobody gives up another's claim"
-    time.sleep(0.25)
+    time.sleep(1.05)
     assert second.claim("work", "two", 5)
     second.release("work", "two")
     assert first.claim("work", "one", 5)

@@ -22,7 +22,8 @@ def ask(gateway: GatewayHandle, content: str = "hello", model: str = "gpt-sim", 
 
 
 def test_a_session_stays_with_its_key_in_every_worker(simulator: SimulatorHandle, tmp_path: Path) -> None:
-    settings = {"llm_providers": [keyed(simulator, *(f"sk-sticky-{number}" for number in range(5)))], "policy": {"sticky": {"by": "session"}}}
+    settings = {"llm_providers": [keyed(simulator, *(f"sk-sticky-{number}" for number in range(5)))]}
+    settings["policy"] = {"sticky": {"by": "session"}, "algorithm": "round_robin"}  # others take their turns, however fast each key is
     with serve(tmp_path, settings, workers=2) as gateway:
 
         def key_of(session: str) -> str:
