@@ -68,6 +68,7 @@ def test_a_client_is_given_out_and_erased(gateway: GatewayHandle) -> None:
 
 
 def test_the_report(gateway: GatewayHandle) -> None:
+    done(gateway, "clients", "create", "reported", "--yes")
     found = done(gateway, "compliance", "report", code=4)
     assert found["audit_log"]["faults"] == []
     assert found["changes"]["by_action"]["admin_clients_create"] >= 1
