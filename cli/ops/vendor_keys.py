@@ -33,6 +33,7 @@ TELL_EVERY_SECONDS = 10.0
 LEAST_FAILURES = 2
 MORE_FAILURES = 0.05
 LEAST_TIMED = 5
+LEAST_EXPECTED = 20
 SLOWER, SLOWER_SECONDS = 2.0, 0.1
 
 
@@ -149,6 +150,8 @@ def _adding(parameters: dict[str, Any]) -> list[Step]:
         if not row["ok"]:
             raise OperationFailed(f"{name} does not work: {row['detail']}", "no request of a client was sent with it")
         entry.kept["probe_ms"] = row["latency_ms"]
+        # Before it gets its first request: a bad one fails within milliseconds, and is then out of use and gets none.
+        entry.kept["before"] = _figures(config, provider, key)
 
     def state_of(state_now: Any, part: float = 0.0) -> None:
         def changed(kept: VendorKeys) -> VendorKeys:
@@ -161,7 +164,7 @@ def _adding(parameters: dict[str, Any]) -> list[Step]:
 
     def canary(entry: Entry) -> None:
         state_of("canary", share)
-        entry.kept["canary"] = _soak(config, provider, key, soak)
+        entry.kept["canary"] = _soak(config, provider, key, Soak(share, soak), entry.kept["before"])
 
     made = [
         Step("keep", f"keep the key {name}, encrypted; it gets no request yet", keep, forget),
@@ -239,9 +242,8 @@ def canary_line(found: dict[str, Any]) -> str:
     return f"as a canary: {said(new)}; the other keys: {said(others)}"
 
 
-def _soak(config: Path, provider: str, key: str, seconds: float) -> dict[str, Any]:
-    """Watches a canary beside the other keys of its provider. Raises OperationFailed as soon as it is worse than they are."""
-    before = _figures(config, provider, key)
+def _soak(config: Path, provider: str, key: str, soak: Soak, before: dict[str, list[float]]) -> dict[str, Any]:
+    """Watches a canary beside the other keys of its provider, from the figures `before` on. Raises OperationFailed as soon as it is worse than they are."""
     began = told = time.monotonic()
     while True:
         now = time.monotonic()
@@ -249,11 +251,13 @@ def _soak(config: Path, provider: str, key: str, seconds: float) -> dict[str, An
         fault = _fault(found["new"], found["others"])
         if fault:
             raise OperationFailed(f"{provider}/{key} fails as a canary: {fault}; {canary_line(found)}", "requests that it failed were answered by other keys")
-        if now - began >= seconds:
+        if now - began >= soak.seconds:
+            if not found["new"]["attempts"] and found["others"]["attempts"] * soak.share >= LEAST_EXPECTED:
+                raise OperationFailed(f"{provider}/{key} got none of its requests: it is out of use; {canary_line(found)}", "coollm keys list says why")
             return found
         if now - told >= TELL_EVERY_SECONDS:
             told = now
-            output.progress(f"      {canary_line(found)}; {seconds - (now - began):.0f} s to go")
+            output.progress(f"      {canary_line(found)}; {soak.seconds - (now - began):.0f} s to go")
         time.sleep(LOOK_SECONDS)
 
 
