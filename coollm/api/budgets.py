@@ -73,6 +73,7 @@ def limits(services: Services, kind: str, identity: str) -> Response:
     configured again], "reset_budget": true, "dry_run": true}: they hold in every worker within a second. {"replace": the "override" of an earlier answer} takes
     what was set since then back.
     """
+    services.watcher.look()  # what another worker has just set is not lost
     scope = _scope(services, kind, identity)
     if request.method == "GET":
         return json_response(_told(scope))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from coollm.api.chat import FACE as CHAT_FACE
 from coollm.api.face import Face
 from coollm.api.http import Exchange, Reply, json_reply
@@ -24,6 +26,9 @@ def refuse(services: Services, exchange: Exchange, error: Exception) -> Reply:
     elif isinstance(error, StoreError):
         _log.error("the store does not answer", extra={"request_id": exchange.request_id, "reason": str(error)})
         made = GatewayFault("the store does not answer", status=503, code="store_unavailable")
+    elif isinstance(error, SQLAlchemyError):
+        _log.error("the ledger does not answer", extra={"request_id": exchange.request_id, "reason": type(error).__name__})
+        made = GatewayFault(f"the ledger does not answer ({type(error).__name__})", status=503, code="ledger_unavailable")
     else:
         _log.error("fault", exc_info=error, extra={"request_id": exchange.request_id, "route": exchange.environ.get("PATH_INFO", "")[:200]})
         made = GatewayFault(f"the gateway has a fault; its log has it under {exchange.request_id}")
