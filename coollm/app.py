@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from coollm.api.access import authorize
 from coollm.api.cors import cors_headers
-from coollm.api.http import Exchange, Reply
+from coollm.api.http import Exchange, Reply, new_request_id
 from coollm.api.refusal import refuse
 from coollm.api.routes import ROLE_OF, Access, Route
 from coollm.core.errors import BodyTooLarge, InvalidRequest, MethodNotAllowed, RequestError, UnknownRoute
@@ -40,12 +40,12 @@ class GatewayApp(Flask):
         """One request."""
         services = self.services
         found = self.hot.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
-        exchange = Exchange(environ)
         if found is None:
             if environ["REQUEST_METHOD"] == "OPTIONS" and services.settings.server.cors.origins:
                 told = cors_headers(services.settings.server.cors, environ.get("HTTP_ORIGIN", ""), is_preflight=True)
-                return Reply(b"", 204 if told else 403, headers=told).start(start_response, exchange.request_id)
+                return Reply(b"", 204 if told else 403, headers=told).start(start_response, new_request_id())
             return super().wsgi_app(environ, start_response)
+        exchange = Exchange(environ)
         reply = _serve_hot(services, found, exchange)
         if services.settings.server.cors.origins:
             reply.headers.update(cors_headers(services.settings.server.cors, environ.get("HTTP_ORIGIN", "")))

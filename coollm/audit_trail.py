@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from pathlib import Path
 from typing import Any
 
 from gevent.event import Event
@@ -37,16 +35,11 @@ class AuditTrail:
         self._broken = ""
         self.is_required = is_required
 
-    @property
-    def path(self) -> Path | None:
-        """The log's file; None if nothing is told."""
-        return self.log.path if self.log is not None else None
-
     def run(self, stopped: Event) -> None:
         """Tells who has used the API, once a minute, until it is stopped."""
         while not stopped.is_set():
             stopped.wait(EVERY_SECONDS)
-            self.flush()
+            in_thread(self.flush)
 
     def count(self, client: str, address: str, refused: str = "") -> None:
         """A request of a client; `refused` is why it was not let in."""
@@ -59,21 +52,16 @@ class AuditTrail:
         counts[0] += 1
 
     def flush(self) -> None:
-        """Tells what was counted. What cannot be told now is told later."""
+        """Tells what was counted, and blocks. What cannot be told now is told later."""
         taken, self._counts = self._counts, {}
         if self.log is None or not taken:
             return
-        log = self.log
-
-        def write() -> None:
+        try:
             for name in sorted(taken):
                 client, address, refused = name
                 told = {"refused": refused} if refused else {}
-                log.write(client, "api-access", address=address, requests=taken[name][0], **told)
+                self.log.write(client, "api-access", address=address, requests=taken[name][0], **told)
                 del taken[name]
-
-        try:
-            in_thread(write)
             self._broken = ""
         except OperationFailed as error:
             self._cannot(error)
@@ -114,5 +102,5 @@ class AuditTrail:
 
     def _cannot(self, error: OperationFailed) -> None:
         if not self._broken:
-            _log.error("the audit log cannot be written", extra={"reason": error.message, "since": time.time()})
+            _log.error("the audit log cannot be written", extra={"reason": error.message})
         self._broken = error.message

@@ -23,7 +23,7 @@ from coollm.core.audit import AuditLog
 from coollm.core.config.load import SIMULATOR_URL, InForce
 from coollm.core.config.schema import Provider, Settings
 from coollm.core.errors import OperationFailed
-from coollm.core.paths import SYSTEM_ADMIN, SYSTEM_STATE
+from coollm.core.paths import admin_directory, audit_log, find_config
 from coollm.core.registry import CACHES, CREDENTIALS, PROVIDERS, STORES
 from coollm.core.secrets import Redactor
 from coollm.credentials import FixedKey
@@ -189,7 +189,7 @@ def build_services(
         gateway=Gateway(settings.policy, accounts, catalog, router, limiter, sizes, cache, upstream, redact, closer),
         limiter=limiter,
         overrides=overrides,
-        watcher=Watcher(overrides, access, limiter, settings, in_force.hash_key, stored, uses),
+        watcher=Watcher(ledger, overrides, access, limiter, settings, in_force.hash_key, stored, uses),
         access=access,
         uses=uses,
         sessions=Sessions(in_force.hash_key) if in_force.hash_key else None,
@@ -224,9 +224,8 @@ def _cache(settings: Settings, state: Path, owner: str) -> AnswerCache | None:
 
 def _audit(settings: Settings, state: Path, logs: Path) -> AuditTrail:
     wanted = settings.logging.audit
-    path = Path(wanted.path) if wanted.path else logs / "audit.log"
-    admin = SYSTEM_ADMIN if state == SYSTEM_STATE else state / "admin"
-    return AuditTrail(AuditLog(path, state, admin) if wanted.enabled else None, is_required=settings.compliance.soc2)
+    log = AuditLog(audit_log(logs, wanted.path), state, admin_directory(find_config().absolute(), state))
+    return AuditTrail(log if wanted.enabled else None, is_required=settings.compliance.soc2)
 
 
 def _account(provider: Provider, simulator_url: Callable[[], str] | None) -> Account:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,9 +9,10 @@ import typer
 from coollm_cli import options
 from coollm_cli.ops import identities
 from coollm_cli.ops.directory import try_directory
-from coollm_cli.ops.host import host_of
-from coollm_cli.ops.operation import Options, change
+from coollm_cli.ops.host import change_host
+from coollm_cli.ops.operation import Options, Plan
 from coollm_cli.ops.secret_input import read_secret
+from coollm_cli.ops.times import moment
 from coollm_cli.output import Result, Table
 
 from coollm.core.paths import find_config, state_directory
@@ -47,8 +47,7 @@ def create(
 
     Example: sudo coollm admins create ann --role operator
     """
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: identities.create_plan(config, "admin", admin, {"role": role}), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: identities.create_plan(path, "admin", admin, {"role": role}), Options(dry_run, yes, json))
 
 
 @app.command("list")
@@ -74,8 +73,7 @@ def role(
 
     Example: sudo coollm admins role ann admin
     """
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: identities.change_plan(config, "admin", admin, {"role": role}), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: identities.change_plan(path, "admin", admin, {"role": role}), Options(dry_run, yes, json))
 
 
 @app.command()
@@ -91,8 +89,7 @@ def rotate(
 
     Example: sudo coollm admins rotate ann --overlap 1h
     """
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: identities.rotate_plan(config, "admin", admin, overlap), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: identities.rotate_plan(path, "admin", admin, overlap), Options(dry_run, yes, json))
 
 
 @app.command()
@@ -108,15 +105,14 @@ def revoke(
 
     Example: sudo coollm admins revoke ann
     """
-    path = find_config(config).absolute()
 
-    def plan() -> Any:
-        known = {row["id"] for row in identities.rows_of(config, "admin")}
+    def plan(path: Path, _: Path) -> Plan:
+        known = {row["id"] for row in identities.rows_of(path, "admin")}
         if admin not in known and not undo:
             return identities.shut_out_plan(path, admin)
-        return identities.change_plan(config, "admin", admin, {"revoked": not undo})
+        return identities.change_plan(path, "admin", admin, {"revoked": not undo})
 
-    return change(host_of(path), plan, Options(dry_run, yes, json))
+    return change_host(config, None, plan, Options(dry_run, yes, json))
 
 
 @app.command()
@@ -125,8 +121,7 @@ def delete(admin: Id, config: options.Config = None, yes: options.Yes = False, d
 
     Example: sudo coollm admins delete ann --yes
     """
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: identities.delete_plan(config, "admin", admin), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: identities.delete_plan(path, "admin", admin), Options(dry_run, yes, json))
 
 
 @app.command("test")
@@ -154,6 +149,6 @@ def try_login(
 
 def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
     last = max((key["last_used_ms"] or 0 for key in row["keys"]), default=0)
-    used = datetime.fromtimestamp(last / 1000, UTC).isoformat(sep=" ", timespec="seconds")[:19] if last else None
+    used = moment(last / 1000)
     keys = ", ".join(key["prefix"] for key in row["keys"] if not key["expired"])
     return (row["id"], row["role"], row["source"], "revoked" if row["revoked"] else "active", keys, used)

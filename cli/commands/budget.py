@@ -8,13 +8,12 @@ from typing import Annotated, Any, Literal
 import typer
 from coollm_cli import options
 from coollm_cli.ops.gateway_client import find_gateway
-from coollm_cli.ops.host import host_of
+from coollm_cli.ops.host import change_host
 from coollm_cli.ops.limits import read, set_plan
-from coollm_cli.ops.operation import Options, change
+from coollm_cli.ops.operation import Options
 from coollm_cli.output import Result, Table
 
 from coollm.core.errors import UsageError
-from coollm.core.paths import find_config
 
 app = typer.Typer(help="List, set and verify budgets.", no_args_is_help=True, add_completion=False)
 
@@ -59,7 +58,7 @@ def set_budget(
     if (as_configured and wanted) or not (as_configured or wanted or reset):
         raise UsageError("say what to set (--usd, --period, --timezone), --reset, or --as-configured alone", "coollm budget set --help")
     asked: dict[str, Any] = {"set": wanted, "configured": list(FIELDS) if as_configured else [], "reset_budget": reset}
-    return change(host_of(find_config(config).absolute()), lambda: set_plan(config, of, identity, asked), Options(dry_run, yes, json))
+    return change_host(config, None, lambda *_: set_plan(config, of, identity, asked), Options(dry_run, yes, json))
 
 
 @app.command()

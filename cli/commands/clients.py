@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from coollm_cli import options
 from coollm_cli.ops import identities
-from coollm_cli.ops.host import host_of
+from coollm_cli.ops.host import change_host
 from coollm_cli.ops.limits import read, set_plan
-from coollm_cli.ops.operation import Options, change
+from coollm_cli.ops.operation import Options
+from coollm_cli.ops.times import moment
 from coollm_cli.output import Result, Table
 
 from coollm.core.config.values import parse_instant
 from coollm.core.errors import UsageError
-from coollm.core.paths import find_config
 
 app = typer.Typer(help="Make, change, rotate and revoke the keys of clients, and set their limits.", no_args_is_help=True, add_completion=False)
 
@@ -69,8 +68,7 @@ def create(
     given = {name: read(text, name, float if name == "budget_usd" else int) for name, text in limits.items() if text is not None}
     if given:
         fields["limits"] = given
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: identities.create_plan(config, "client", client, fields), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: identities.create_plan(path, "client", client, fields), Options(dry_run, yes, json))
 
 
 @app.command("list")
@@ -91,7 +89,9 @@ def show(client: Id, config: options.Config = None, json: options.Json = False) 
     """
     found = identities.find(config, "client", client)
     said = [(name, value) for name, value in found.items() if name not in ("keys", "limits") and value not in (None, [], False)]
-    said = [("created", _date(value)) if name == "created_ms" else (name, ", ".join(value) if isinstance(value, list) else value) for name, value in said]
+    said = [
+        ("created", moment(value / 1000)) if name == "created_ms" else (name, ", ".join(value) if isinstance(value, list) else value) for name, value in said
+    ]
     said += [(f"limits.{name}", value) for name, value in found["limits"].items() if value is not None]
     return Result(found, [Table(("field", "value"), said), *identities.key_lines(found)], as_json=json)
 
@@ -117,8 +117,7 @@ def update(
     fields = _fields(provider, model, network, description, expires, team)
     if not fields:
         raise UsageError("nothing to change was given", "coollm clients update --help lists what can be")
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: identities.change_plan(config, "client", client, fields), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: identities.change_plan(path, "client", client, fields), Options(dry_run, yes, json))
 
 
 @app.command()
@@ -134,8 +133,7 @@ def rotate(
 
     Example: sudo coollm clients rotate web --overlap 24h
     """
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: identities.rotate_plan(config, "client", client, overlap), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: identities.rotate_plan(path, "client", client, overlap), Options(dry_run, yes, json))
 
 
 @app.command()
@@ -151,8 +149,7 @@ def revoke(
 
     Example: sudo coollm clients revoke web
     """
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: identities.change_plan(config, "client", client, {"revoked": not undo}), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: identities.change_plan(path, "client", client, {"revoked": not undo}), Options(dry_run, yes, json))
 
 
 @app.command()
@@ -161,8 +158,7 @@ def delete(client: Id, config: options.Config = None, yes: options.Yes = False, 
 
     Example: sudo coollm clients delete web --yes
     """
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: identities.delete_plan(config, "client", client), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: identities.delete_plan(path, "client", client), Options(dry_run, yes, json))
 
 
 @app.command()
@@ -186,7 +182,7 @@ def limit(
     if bool(wanted) == as_configured:
         raise UsageError("say which limits to set, or --as-configured", "coollm clients limit --help")
     asked: dict[str, Any] = {"configured": list(FIELDS)} if as_configured else {"set": wanted}
-    return change(host_of(find_config(config).absolute()), lambda: set_plan(config, "client", client, asked), Options(dry_run, yes, json))
+    return change_host(config, None, lambda *_: set_plan(config, "client", client, asked), Options(dry_run, yes, json))
 
 
 def _fields(
@@ -215,10 +211,6 @@ def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
     live = [key for key in row["keys"] if not key["expired"]]
     last = max((key["last_used_ms"] or 0 for key in row["keys"]), default=0)
     status = "shadowed" if row.get("shadowed") else "revoked" if row["revoked"] else "active"
-    used = _date(last) if last else None
+    used = moment(last / 1000)
     keys = ", ".join(key["prefix"] for key in live)
     return (row["id"], row["source"], status, row["team"], keys, used, row["description"])
-
-
-def _date(moment_ms: int) -> str:
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")[:19]

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from coollm_cli import options
 from coollm_cli.ops import compliance as ops
-from coollm_cli.ops.host import host_of
-from coollm_cli.ops.operation import Options, change
+from coollm_cli.ops.host import change_host
+from coollm_cli.ops.operation import Options
 from coollm_cli.output import Result
 
 from coollm.core.paths import find_config, state_directory
@@ -51,5 +51,4 @@ def erase(client: Client, config: options.Config = None, yes: options.Yes = Fals
 
     Example: sudo coollm compliance erase web --yes
     """
-    path = find_config(config).absolute()
-    return change(host_of(path), lambda: ops.erase_plan(path, client), Options(dry_run, yes, json))
+    return change_host(config, None, lambda path, _: ops.erase_plan(path, client), Options(dry_run, yes, json))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from coollm_cli import options
-from coollm_cli.ops.host import host_of
-from coollm_cli.ops.operation import Options, change
+from coollm_cli.ops.host import change_host
+from coollm_cli.ops.operation import Options
+from coollm_cli.ops.times import moment
 from coollm_cli.output import Result, Table
 
 from coollm.core.config.generations import Generations
@@ -143,9 +143,8 @@ def apply(
     """
     from coollm_cli.ops.apply import apply_plan, confirm_seconds
 
-    path = find_config(config).absolute()
-    state, seconds = state_directory(path, state_dir), confirm_seconds(confirm_within)
-    return change(host_of(path, state_dir), lambda: apply_plan(path, state, file, seconds, message), Options(dry_run, yes, json, quiet))
+    seconds = confirm_seconds(confirm_within)
+    return change_host(config, state_dir, lambda path, state: apply_plan(path, state, file, seconds, message), Options(dry_run, yes, json, quiet))
 
 
 @app.command("confirm")
@@ -163,8 +162,7 @@ def confirm(
     """
     from coollm_cli.ops.apply import confirm_plan
 
-    path = find_config(config).absolute()
-    return change(host_of(path, state_dir), lambda: confirm_plan(path, state_directory(path, state_dir)), Options(dry_run, yes, json, quiet))
+    return change_host(config, state_dir, confirm_plan, Options(dry_run, yes, json, quiet))
 
 
 @app.command("history")
@@ -180,7 +178,7 @@ def history(config: options.Config = None, state_dir: options.StateDirectory = N
     rows = [
         (
             one["number"],
-            datetime.fromtimestamp(one["applied"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            moment(one["applied"]),
             one["by"],
             one["reason"],
             one["digest"][:12],
@@ -208,9 +206,7 @@ def rollback(
     """
     from coollm_cli.ops.apply import rollback_plan
 
-    path = find_config(config).absolute()
-    state = state_directory(path, state_dir)
-    return change(host_of(path, state_dir), lambda: rollback_plan(path, state, number), Options(dry_run, yes, json, quiet))
+    return change_host(config, state_dir, lambda path, state: rollback_plan(path, state, number), Options(dry_run, yes, json, quiet))
 
 
 def _loaded(config: Path | None) -> Loaded:

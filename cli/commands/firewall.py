@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 from coollm_cli import options
 from coollm_cli.ops import firewall as ops
-from coollm_cli.ops.host import host_of
-from coollm_cli.ops.operation import Options, change
+from coollm_cli.ops.host import change_host
+from coollm_cli.ops.operation import Options
 from coollm_cli.output import Result
 
 from coollm.core.paths import find_config, state_directory
@@ -63,12 +63,8 @@ def apply(
 
     Example: sudo coollm firewall apply --ssh-from 10.1.0.0/16 --confirm-within 2m
     """
-    path = find_config(config).absolute()
-    state = state_directory(path, state_dir)
-    return change(
-        host_of(path, state),
-        lambda: ops.plan(path, state, backend, ssh_port or [], ssh_from or [], confirm_within),
-        Options(dry_run, yes, json),
+    return change_host(
+        config, state_dir, lambda path, state: ops.plan(path, state, backend, ssh_port or [], ssh_from or [], confirm_within), Options(dry_run, yes, json)
     )
 
 
@@ -78,7 +74,7 @@ def confirm(config: options.Config = None, yes: options.Yes = False, dry_run: op
 
     Example: sudo coollm firewall confirm
     """
-    return change(host_of(find_config(config).absolute()), ops.confirm_plan, Options(dry_run, yes, json))
+    return change_host(config, None, lambda *_: ops.confirm_plan(), Options(dry_run, yes, json))
 
 
 @app.command()
@@ -87,4 +83,4 @@ def off(config: options.Config = None, yes: options.Yes = False, dry_run: option
 
     Example: sudo coollm firewall off --yes
     """
-    return change(host_of(find_config(config).absolute()), ops.off_plan, Options(dry_run, yes, json))
+    return change_host(config, None, lambda *_: ops.off_plan(), Options(dry_run, yes, json))

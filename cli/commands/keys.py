@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +9,10 @@ import typer
 from coollm_cli import options
 from coollm_cli.ops import vendor_keys as ops
 from coollm_cli.ops.gateway_client import find_gateway
-from coollm_cli.ops.host import host_of
+from coollm_cli.ops.host import change_host, host_of
 from coollm_cli.ops.operation import Options, change, go_on
 from coollm_cli.ops.secret_input import read_secret
+from coollm_cli.ops.times import moment
 from coollm_cli.output import Result, Table
 
 from coollm.core.errors import UsageError
@@ -41,7 +41,7 @@ def list_keys(config: options.Config = None, json: options.Json = False) -> Resu
 
     Example: coollm keys list
     """
-    found = ops.rows(config)
+    found = ops.rows(config, uses=True)
     rows: list[tuple[Any, ...]] = [
         (
             row["provider"],
@@ -50,7 +50,7 @@ def list_keys(config: options.Config = None, json: options.Json = False) -> Resu
             row["state"] + (f": {row['cause']}" if row["cause"] else ""),
             f"{row['share']:.3g}",
             row["requests_24h"],
-            _when(row["last_used_ms"]),
+            moment((row["last_used_ms"] or 0) / 1000),
             row["failures"],
             row["latency_ms"],
         )
@@ -77,11 +77,11 @@ def add(
 
     Example: sudo coollm keys add openai --file new-key.txt --share 5% --soak 10m
     """
-    path = find_config(config).absolute()
-    state = state_directory(path, state_dir)
     how = ops.Soak.read(share, soak)
     value = "" if dry_run else read_secret(f"the new key of {provider}", file)
-    return change(host_of(path, state), lambda: ops.add_plan(path, state, provider, value, how, model, dry_run=dry_run), Options(dry_run, yes, json))
+    return change_host(
+        config, state_dir, lambda path, state: ops.add_plan(path, state, provider, value, how, model, dry_run=dry_run), Options(dry_run, yes, json)
+    )
 
 
 @app.command()
@@ -139,9 +139,7 @@ def retire(
 
     Example: sudo coollm keys retire openai 4f1c0a92 --quiet-for 10m
     """
-    path = find_config(config).absolute()
-    state = state_directory(path, state_dir)
-    return change(host_of(path, state), lambda: ops.retire_plan(path, state, provider, key, quiet_for, drain=drain), Options(dry_run, yes, json))
+    return change_host(config, state_dir, lambda path, state: ops.retire_plan(path, state, provider, key, quiet_for, drain=drain), Options(dry_run, yes, json))
 
 
 @app.command("test")
@@ -161,7 +159,3 @@ def try_keys(
     rows = [(row["provider"], row["key"], row["model"], "ok" if row["ok"] else "FAILED", row["latency_ms"], row["detail"]) for row in found["results"]]
     table = Table(("provider", "key", "model", "result", "ms", "detail"), rows)
     return Result(found, [table], as_json=json, exit_code=0 if found["ok"] else 4)
-
-
-def _when(moment_ms: int | None) -> str | None:
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")[:19] if moment_ms else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from coollm_cli import options
 from coollm_cli.ops.gateway_client import find_gateway
 from coollm_cli.ops.secret_input import read_secret
+from coollm_cli.ops.times import moment
 from coollm_cli.output import Result
 
 
@@ -26,5 +26,4 @@ def login(
     """
     password = read_secret(f"password of {name}", password_file)
     found = find_gateway(config, url).ask("/admin/v1/login", {"name": name, "password": password})
-    ends = datetime.fromtimestamp(found["ends"], UTC).isoformat(timespec="minutes")
-    return Result(found, [f"{found['name']}: {found['role']}, until {ends}", found["token"]], as_json=json)
+    return Result(found, [f"{found['name']}: {found['role']}, until {moment(found['ends'])}", found["token"]], as_json=json)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from coollm_cli import options
 from coollm_cli.ops import secrets as ops
-from coollm_cli.ops.host import host_of
-from coollm_cli.ops.operation import Options, change
+from coollm_cli.ops.host import change_host
+from coollm_cli.ops.operation import Options
 from coollm_cli.ops.secret_input import read_secret
 from coollm_cli.output import Result, Table
 
@@ -43,10 +43,8 @@ def set_secret(
 
     Example: sudo coollm secrets set openai --file key.txt
     """
-    path = find_config(config).absolute()
-    state = state_directory(path, state_dir)
     value = "" if dry_run else read_secret(f"the secret '{name}'", file, twice=True)
-    return change(host_of(path, state), lambda: ops.set_plan(path, state, name, value, dry_run=dry_run), Options(dry_run, yes, json, quiet))
+    return change_host(config, state_dir, lambda path, state: ops.set_plan(path, state, name, value, dry_run=dry_run), Options(dry_run, yes, json, quiet))
 
 
 @app.command("list")
@@ -74,9 +72,7 @@ def delete(
 
     Example: sudo coollm secrets delete openai --yes
     """
-    path = find_config(config).absolute()
-    state = state_directory(path, state_dir)
-    return change(host_of(path, state), lambda: ops.delete_plan(path, state, name), Options(dry_run, yes, json))
+    return change_host(config, state_dir, lambda path, state: ops.delete_plan(path, state, name), Options(dry_run, yes, json))
 
 
 @app.command("import")
@@ -92,9 +88,7 @@ def import_secrets(
 
     Example: sudo coollm secrets import --dry-run
     """
-    path = find_config(config).absolute()
-    state = state_directory(path, state_dir)
-    return change(host_of(path, state), lambda: ops.import_plan(path, state, dry_run=dry_run), Options(dry_run, yes, json, quiet))
+    return change_host(config, state_dir, lambda path, state: ops.import_plan(path, state, dry_run=dry_run), Options(dry_run, yes, json, quiet))
 
 
 @app.command("rotate-master")
@@ -112,9 +106,7 @@ def rotate_master(
 
     Example: sudo coollm secrets rotate-master --yes
     """
-    path = find_config(config).absolute()
-    state = state_directory(path, state_dir)
     words = None
     if (passphrase or passphrase_file) and not dry_run:
         words = read_secret("the new passphrase", passphrase_file, twice=True)
-    return change(host_of(path, state), lambda: ops.rotate_plan(path, state, words), Options(dry_run, yes, json, quiet))
+    return change_host(config, state_dir, lambda path, state: ops.rotate_plan(path, state, words), Options(dry_run, yes, json, quiet))

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from coollm_cli import options
 from coollm_cli.ops import tls as ops
-from coollm_cli.ops.host import host_of
-from coollm_cli.ops.operation import Options, change
+from coollm_cli.ops.host import change_host
+from coollm_cli.ops.operation import Options
 from coollm_cli.output import Result, Table
 
 from coollm.core.errors import UsageError
@@ -61,7 +61,5 @@ def renew(
     """
     if name and not self_signed:
         raise UsageError("--name is for --self-signed", "the names of another certificate are its own")
-    path = find_config(config).absolute()
-    state = state_directory(path, state_dir)
     names = tuple(name or (socket.getfqdn(), "localhost", "127.0.0.1")) if self_signed else None
-    return change(host_of(path, state), lambda: ops.renew_plan(path, state, source, names), Options(dry_run, yes, json, quiet))
+    return change_host(config, state_dir, lambda path, state: ops.renew_plan(path, state, source, names), Options(dry_run, yes, json, quiet))

@@ -9,11 +9,10 @@ from coollm_cli import options
 from coollm_cli.ops import releases
 from coollm_cli.ops.host import host_of
 from coollm_cli.ops.operation import Options, change
+from coollm_cli.ops.times import duration
 from coollm_cli.ops.upgrade import rollback_plan, upgrade_plan
 from coollm_cli.output import Result
 
-from coollm.core.config.values import Duration
-from coollm.core.errors import UsageError
 from coollm.core.paths import SYSTEM_CONFIG
 
 Soak = Annotated[str, typer.Option("--soak", metavar="TIME", help="How long the first instance of the release is watched beside the others.")]
@@ -34,7 +33,7 @@ def upgrade(
     Example: sudo coollm upgrade 1.3.0 --wheelhouse /media/usb/wheelhouse
     """
     source = releases.source(release, wheelhouse)
-    seconds = _seconds(soak)
+    seconds = duration("--soak", soak)
     return change(host_of(SYSTEM_CONFIG), lambda: upgrade_plan(source, seconds, max_failures), Options(dry_run, yes, json, quiet))
 
 
@@ -50,12 +49,5 @@ def rollback(
 
     Example: sudo coollm rollback
     """
-    seconds = _seconds(soak)
+    seconds = duration("--soak", soak)
     return change(host_of(SYSTEM_CONFIG), lambda: rollback_plan(seconds, max_failures), Options(dry_run, yes, json, quiet))
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(Duration.parse(text))
-    except ValueError as error:
-        raise UsageError(f"--soak {text}: {error}") from error

@@ -13,21 +13,20 @@ from coollm_cli.ops import host
 from coollm_cli.ops.directory import check_directory
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
+from coollm_cli.ops.times import duration
 from coollm_cli.ops.watch import find_probe_model, wait_until_healthy
 
-from coollm.core.config.generations import Generations
+from coollm.core.config.generations import SHORTEST_CONFIRM_SECONDS, Generations
 from coollm.core.config.inputs import stamp
 from coollm.core.config.load import load
 from coollm.core.config.schema import Settings
-from coollm.core.config.values import Duration
-from coollm.core.errors import ConfigurationError, OperationFailed, Unreachable, UsageError
+from coollm.core.errors import ConfigurationError, OperationFailed, Unreachable
 from coollm.core.files import replace_file
 from coollm.core.paths import is_installed
 from coollm.core.secrets import Redactor
 
 TAKE_IN_SECONDS = 10.0
 LOOK_SECONDS = 0.05
-SHORTEST_CONFIRM_SECONDS = 5.0
 
 
 def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | None, message: str | None = None) -> Plan:
@@ -284,15 +283,7 @@ def _file_of(name: str, generations: Generations) -> Path:
 
 def confirm_seconds(text: str | None) -> float | None:
     """How long a configuration may be in force unconfirmed. Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        seconds = float(Duration.parse(text))
-    except ValueError as error:
-        raise UsageError(f"--confirm-within {text}: {error}") from error
-    if seconds < SHORTEST_CONFIRM_SECONDS:
-        raise UsageError(f"--confirm-within {text}: at least {SHORTEST_CONFIRM_SECONDS:.0f} s")
-    return seconds
+    return None if text is None else duration("--confirm-within", text, SHORTEST_CONFIRM_SECONDS)
 
 
 def as_json(generations: Generations) -> list[dict[str, Any]]:

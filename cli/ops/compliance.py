@@ -13,6 +13,7 @@ from coollm_cli.ops.gateway_client import find_gateway
 from coollm_cli.ops.host import host_of
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
+from coollm_cli.ops.times import day
 
 from coollm.core.audit import verify
 from coollm.core.config.generations import Generations
@@ -52,13 +53,13 @@ def report(config: Path, state: Path, days: int) -> dict[str, Any]:
             "by_person": dict(Counter(str(entry["actor"]) for entry in changed)),
             "failed_or_taken_back": sum(entry.get("state") != "done" for entry in changed),
             "generation": effective.number if effective else None,
-            "generation_applied": _date(effective.applied) if effective else None,
+            "generation_applied": day(effective.applied) if effective else None,
         },
         "keys": [
             {
                 "key": f"{row['provider']}/{row['key']}",
                 "state": row["state"],
-                "since": _date(row["since"]) if row["since"] else None,
+                "since": day(row["since"]) if row["since"] else None,
                 "days": round((time.time() - row["since"]) / DAY_SECONDS) if row["since"] else None,
             }
             for row in keys["keys"]
@@ -165,7 +166,3 @@ def _time(entry: dict[str, Any]) -> float:
         return datetime.fromisoformat(str(entry.get("time"))).timestamp()
     except ValueError:
         return 0.0
-
-
-def _date(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")

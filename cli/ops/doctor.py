@@ -18,7 +18,7 @@ from typing import Any
 from coollm_cli.ops import host, systemd, units
 from coollm_cli.ops.codes import ALL
 
-from coollm.core.certificates import read_certificate, read_file
+from coollm.core.certificates import WARN_DAYS, read_certificate, read_file
 from coollm.core.config.generations import Generations
 from coollm.core.config.load import load, secrets_in_clear
 from coollm.core.config.schema import Settings
@@ -33,7 +33,6 @@ LEAST_BACKLOG = 1024
 LEAST_PORTS = 20_000
 LEAST_FREE_SHARE, LEAST_FREE_BYTES = 0.05, 512 * 1024 * 1024
 LEAST_INODE_SHARE = 0.02
-CERTIFICATE_DAYS = 14
 SLOW_STORE_SECONDS = 0.05
 ASKED = 5
 DAY_SECONDS = 86400
@@ -224,7 +223,7 @@ def _certificate(patient: Patient) -> Iterator[Finding]:
         yield Finding("certificate", HIGH, error.message)
         return
     days = (found.ends - time.time()) / DAY_SECONDS
-    if days < CERTIFICATE_DAYS:
+    if days < WARN_DAYS:
         yield Finding("certificate", HIGH, f"{tls.cert_file} {'expires in' if days > 0 else 'has expired for'} {abs(days):.0f} days")
 
 

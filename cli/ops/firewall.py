@@ -10,8 +10,6 @@ import contextlib
 import ipaddress
 import os
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +18,8 @@ from typing import Any
 from coollm_cli.ops import host, systemd
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
+from coollm_cli.ops.times import duration
+from coollm_cli.ops.tools import find, need, run
 from coollm_cli.ops.who import where_from
 
 from coollm.core.config.generations import Generations
@@ -34,7 +34,6 @@ TABLE = "inet coollm"
 RULES = Path("/etc/coollm/firewall.nft")
 UNIT = Path("/etc/systemd/system/coollm-firewall.service")
 REVERT = "coollm-firewall-revert"
-SEARCHED = "/usr/sbin:/usr/bin:/sbin:/bin"
 LEAST_CONFIRM_SECONDS = 30.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PROOF_SECONDS = 5
@@ -62,22 +61,17 @@ def plan(config: Path, state: Path, backend: str | None, ssh_ports: Sequence[int
     """What is to be open. Raises UsageError, OperationFailed, and ConfigurationError."""
     host.need_root()
     settings = _settings(config, state)
-    chosen = backend or ("ufw" if _tool("ufw") and not _tool("nft") else "nftables")
+    chosen = backend or ("ufw" if find("ufw") and not find("nft") else "nftables")
     if chosen not in BACKENDS:
         raise UsageError(f"--backend {backend}: expected nftables or ufw")
-    if _tool("nft" if chosen == "nftables" else "ufw") is None:
+    if find("nft" if chosen == "nftables" else "ufw") is None:
         raise OperationFailed(f"{chosen} is not installed", f"apt-get install {chosen}")
     for source in sources:
         try:
             ipaddress.ip_network(source, strict=False)
         except ValueError as error:
             raise UsageError(f"--ssh-from {source}: expected an address or a network such as 10.1.0.0/16") from error
-    try:
-        seconds = float(Duration.parse(confirm_within))
-    except ValueError as error:
-        raise UsageError(f"--confirm-within {confirm_within}: {error}") from error
-    if seconds < LEAST_CONFIRM_SECONDS:
-        raise UsageError(f"--confirm-within {confirm_within}: at least {LEAST_CONFIRM_SECONDS:.0f} s, to log in once more")
+    seconds = duration("--confirm-within", confirm_within, LEAST_CONFIRM_SECONDS)
     ports = list(ssh_ports) or ssh_ports_of()
     listen = settings.server.listen
     gateway = None if listen.host in LOOPBACK else listen.port
@@ -108,10 +102,8 @@ def _settings(config: Path, state: Path) -> Settings:
 
 def ssh_ports_of() -> list[int]:
     """Where sshd listens, by its own word; 22 if it does not say."""
-    tool = _tool("sshd")
-    if tool is not None:
-        done = subprocess.run([tool, "-T"], capture_output=True, text=True, check=False)  # noqa: S603
-        found = sorted({int(port) for port in re.findall(r"^port (\d+)$", done.stdout, re.MULTILINE)})
+    with contextlib.suppress(OperationFailed):
+        found = sorted({int(port) for port in re.findall(r"^port (\d+)$", run("sshd", "-T"), re.MULTILINE)})
         if found:
             return found
     return [22]
@@ -123,8 +115,8 @@ def steps(parameters: dict[str, Any]) -> list[Step]:
 
     def arm(_: Entry) -> None:
         disarm()
-        command = [*_take_back_command(parameters["backend"])]
-        run("systemd-run", f"--on-active={seconds:.0f}", f"--unit={REVERT}", "--collect", *command)
+        program, *arguments = _take_back_command(parameters["backend"])
+        run("systemd-run", f"--on-active={seconds:.0f}", f"--unit={REVERT}", "--collect", need(program), *arguments)
 
     def apply(_: Entry) -> None:
         if parameters["backend"] == "ufw":
@@ -186,7 +178,7 @@ def confirm_steps(parameters: dict[str, Any]) -> list[Step]:
 def off_plan() -> Plan:
     """Takes the firewall away."""
     host.need_root()
-    is_ufw = _tool("ufw") is not None and "Status: active" in run("ufw", "status")
+    is_ufw = find("ufw") is not None and "Status: active" in run("ufw", "status")
     if not _table() and not UNIT.exists() and not is_ufw:
         return Plan("firewall-off", {}, (), nothing="there is no firewall of coollm here")
     parameters = {"ufw": is_ufw and not _table()}
@@ -230,14 +222,13 @@ def disarm() -> None:
 def take_back(backend: str) -> None:
     """Takes the firewall away."""
     with contextlib.suppress(OperationFailed):
-        command = _take_back_command(backend)
-        run(*command)
+        run(*_take_back_command(backend))
 
 
 def _take_back_command(backend: str) -> list[str]:
     if backend == "ufw":
-        return [_need("ufw"), "--force", "disable"]
-    return [_need("nft"), "delete", "table", *TABLE.split()]
+        return ["ufw", "--force", "disable"]
+    return ["nft", "delete", "table", *TABLE.split()]
 
 
 def _rules(ports: Sequence[int], sources: Sequence[str], gateway: int | None) -> str:
@@ -263,11 +254,9 @@ def _set(ports: Sequence[int]) -> str:
 
 def _table() -> str:
     """The table that is in force; "" if there is none."""
-    tool = _tool("nft")
-    if tool is None:
-        return ""
-    done = subprocess.run([tool, "list", "table", *TABLE.split()], capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout if done.returncode == 0 else ""
+    with contextlib.suppress(OperationFailed):
+        return run("nft", "list", "table", *TABLE.split())
+    return ""
 
 
 def prove(port: int, sources: Sequence[str]) -> None:
@@ -299,23 +288,3 @@ def prove(port: int, sources: Sequence[str]) -> None:
         for command in (("ip", "link", "del", "coollmproof0"), ("ip", "netns", "del", name)):
             with contextlib.suppress(OperationFailed):
                 run(*command)
-
-
-def run(*command: str, words: str | None = None) -> str:
-    """What a program prints. Raises OperationFailed with its complaint."""
-    tool = command[0] if command[0].startswith("/") else _need(command[0])
-    done = subprocess.run([tool, *command[1:]], capture_output=True, text=True, input=words, check=False)  # noqa: S603
-    if done.returncode != 0:
-        raise OperationFailed(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip() or f'exit {done.returncode}'}")
-    return done.stdout
-
-
-def _tool(name: str) -> str | None:
-    return shutil.which(name, path=SEARCHED)
-
-
-def _need(name: str) -> str:
-    found = _tool(name)
-    if found is None:
-        raise OperationFailed(f"{name} is not installed on this host", f"apt-get install {name}")
-    return found

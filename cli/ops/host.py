@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 
 from coollm_cli.ops import systemd
 from coollm_cli.ops.gateway_client import GatewayClient
-from coollm_cli.ops.operation import Host, Plan, Step
+from coollm_cli.ops.operation import Host, Options, Plan, Step, change
+from coollm_cli.output import Result
 
 from coollm.core.errors import OperationFailed, Unreachable, UsageError
 from coollm.core.instances import (
@@ -27,7 +28,7 @@ from coollm.core.instances import (
     is_alive,
     read_reports,
 )
-from coollm.core.paths import CURRENT_RELEASE, INSTANCES, SYSTEM_CONFIG, admin_directory, run_directory, state_directory
+from coollm.core.paths import CURRENT_RELEASE, INSTANCES, SYSTEM_CONFIG, admin_directory, find_config, run_directory, state_directory
 
 MOST_INSTANCES = 64
 DRAIN_LOOK_SECONDS = 0.2
@@ -63,6 +64,13 @@ def host_of(config: Path, state_option: Path | None = None) -> Host:
     """Where the commands of the host with this configuration keep their own."""
     state = state_directory(config, state_option)
     return Host(admin_directory(config, state), config, state)
+
+
+def change_host(config: Path | None, state_option: Path | None, make_plan: Callable[[Path, Path], Plan], options: Options) -> Result:
+    """Plans and makes a change of the host with this configuration: `make_plan` is given the configuration and the directory of its state."""
+    path = find_config(config).absolute()
+    state = state_directory(path, state_option)
+    return change(host_of(path, state), lambda: make_plan(path, state), options)
 
 
 def numbers() -> list[str]:

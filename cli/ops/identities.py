@@ -5,7 +5,6 @@ A key is shown once, and is in no journal: a command that was killed after it wa
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,9 +12,10 @@ from urllib.parse import quote
 from coollm_cli.ops.gateway_client import find_gateway
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
+from coollm_cli.ops.times import ago, duration, moment
 
 from coollm.core.config.values import Duration
-from coollm.core.errors import OperationFailed, UsageError
+from coollm.core.errors import OperationFailed
 
 PATHS = {"client": "/admin/v1/clients", "admin": "/admin/v1/admins"}
 WORDS = {"client": "client", "admin": "administrator"}
@@ -70,10 +70,7 @@ def rotate_plan(config: Path | None, kind: str, identity: str, overlap: str) -> 
     """Gives one another key; the old ones go on for a while."""
     before = find(config, kind, identity)
     _need_stored(kind, before)
-    try:
-        seconds = 0.0 if overlap == "0" else float(Duration.parse(overlap))
-    except ValueError as error:
-        raise UsageError(f"--overlap {overlap}: {error}") from error
+    seconds = duration("--overlap", overlap)
     parameters = _parameters(config, kind, identity, "rotate", body={"overlap": overlap})
     live = [key for key in before["keys"] if not key["expired"]]
     notes = [_key_line(key) for key in live]
@@ -107,17 +104,11 @@ def steps(parameters: dict[str, Any]) -> list[Step]:
         _show_key(entry, kind, made, "made")
 
     def rotate(entry: Entry) -> None:
-        began_ms = int(entry.began * 1000)
-        keys = find(config, kind, identity)["keys"]
-        is_made = any(key["created_ms"] >= began_ms for key in keys)
-        body = {"overlap": "0"} if is_made and parameters["body"]["overlap"] == "0" else parameters["body"]
-        made = find_gateway(config).ask(f"{path}/rotate", body)
+        made = find_gateway(config).ask(f"{path}/rotate", parameters["body"])
         _show_key(entry, kind, made, "has another key")
         ends = made["old_keys_expire_ms"]
-        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(ends / 1000)) if ends else ""
-        entry.kept["lines"].append(
-            f"the old keys end at {when}; coollm {kind}s show {identity} says who still uses them" if ends else "the old keys have ended"
-        )
+        until = f"the old keys end at {moment(ends / 1000)}; coollm {kind}s show {identity} says who still uses them" if ends else "the old keys have ended"
+        entry.kept["lines"].append(until)
 
     def change(entry: Entry) -> None:
         told = find_gateway(config).put(path, parameters["body"])
@@ -157,18 +148,14 @@ def _need_stored(kind: str, row: dict[str, Any]) -> None:
 
 def _key_line(key: dict[str, Any]) -> str:
     last = key["last_used_ms"]
-    used = f"used {key['requests']} times, last {_ago(last)} ago" if last else "never used"
-    ends = f", ends at {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(key['expires_ms'] / 1000))}" if key["expires_ms"] else ""
+    used = f"used {key['requests']} times, last {ago(last / 1000)} ago" if last else "never used"
+    ends = f", ends at {moment(key['expires_ms'] / 1000)}" if key["expires_ms"] else ""
     return f"key {key['prefix']}…: {used}{ends}"
 
 
 def key_lines(row: dict[str, Any]) -> list[str]:
     """The keys of one, each on a line: when it was used last, and when it ends."""
     return [_key_line(key) for key in row["keys"]]
-
-
-def _ago(moment_ms: int) -> str:
-    return str(Duration(max(0, round(time.time() - moment_ms / 1000)))) if time.time() - moment_ms / 1000 >= 1 else "less than 1s"
 
 
 def _shown(value: Any) -> str:

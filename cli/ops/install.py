@@ -7,14 +7,13 @@ import grp
 import os
 import pwd
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from coollm_cli import output
-from coollm_cli.ops import firewall, host, releases, systemd, units
+from coollm_cli.ops import firewall, host, releases, systemd, tools, units
 from coollm_cli.ops.init import plan_init, write_init
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
@@ -113,7 +112,7 @@ def _user() -> pwd.struct_passwd | None:
 def _make_user() -> None:
     path = Path("/etc/sysusers.d/coollm.conf")
     _write(path, units.shipped()[path])
-    _tool("systemd-sysusers", str(path))
+    tools.run("systemd-sysusers", str(path))
 
 
 def _directories() -> list[tuple[Path, int, str]]:
@@ -194,7 +193,7 @@ def _write_files(parameters: dict[str, Any]) -> None:
     for path in _stray(parameters):
         path.unlink()
     systemd.systemctl("daemon-reload")
-    _tool("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/coollm.conf")
+    tools.run("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/coollm.conf")
 
 
 def write_drop_ins() -> None:
@@ -337,15 +336,6 @@ def _purge(entry: Entry) -> None:
         if path.exists():
             raise OperationFailed(f"{path} could not be removed whole")
     if _user() is not None:
-        _tool("userdel", USER)
+        tools.run("userdel", USER)
     entry.kept["purged"] = True
     output.progress("  nothing of coollm is left on this host")
-
-
-def _tool(*command: str) -> None:
-    found = shutil.which(command[0], path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if found is None:
-        raise OperationFailed(f"{command[0]} was not found on this host")
-    done = subprocess.run([found, *command[1:]], capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode != 0:
-        raise OperationFailed(f"{' '.join(command)}: {done.stderr.strip() or f'exit {done.returncode}'}")

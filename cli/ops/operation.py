@@ -28,7 +28,7 @@ from coollm.core.audit import AuditLog
 from coollm.core.config.generations import Generations
 from coollm.core.config.load import load
 from coollm.core.errors import CoollmError, OperationFailed, Undone
-from coollm.core.paths import audit_log
+from coollm.core.paths import audit_log, log_directory
 from coollm.core.secrets import Redactor
 
 KINDS = {
@@ -109,7 +109,7 @@ class Host:
         """The audit log, where the configuration in force has it."""
         effective = Generations(self.config, self.state).effective() if os.access(self.state, os.R_OK) else None
         settings = load(self.config, content=effective.file if effective else None, state=self.state).settings
-        path = audit_log(self.config, self.state, settings.logging.audit.path if settings else None)
+        path = audit_log(log_directory(self.config, self.state), settings.logging.audit.path if settings else None)
         return AuditLog(path, self.directory, self.state)
 
 

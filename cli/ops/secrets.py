@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.lock import actor
 from coollm_cli.ops.operation import Host, Plan, Step
 from coollm_cli.ops.rollout import common_parameters, restart_steps
+from coollm_cli.ops.times import moment
 
 from coollm.core.config.document import Node, Reader, walk
 from coollm.core.config.generations import Generations
@@ -38,7 +38,7 @@ def list_secrets(config: Path, state: Path) -> list[dict[str, Any]]:
     uses = _uses(config, state)
     rows = []
     for name, sealed in sorted(secret_store(config, state).names().items()):
-        when = datetime.fromtimestamp(sealed.set, UTC).isoformat(timespec="seconds")
+        when = moment(sealed.set)
         rows.append({"name": name, "set": when, "by": sealed.by, "used_by": uses.get(name, []), "master_keys": sorted(sealed.keys)})
     return rows
 

@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from coollm_cli.ops import host
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
 from coollm_cli.ops.secrets import need_owner
+from coollm_cli.ops.times import day
 
-from coollm.core.certificates import Certificate, check_pair, read_certificate, read_der, read_file, self_signed
+from coollm.core.certificates import WARN_DAYS, Certificate, check_pair, read_certificate, read_der, read_file, self_signed
 from coollm.core.config.generations import Generations
 from coollm.core.config.load import load
 from coollm.core.config.schema import Settings, Tls
@@ -24,7 +24,6 @@ from coollm.core.files import replace_file
 from coollm.core.paths import admin_directory, is_installed, make_private
 
 DAY_SECONDS = 86400
-WARN_DAYS = 21
 SERVED_SECONDS = 10.0
 LOOK_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
@@ -67,7 +66,7 @@ def status(config: Path, state: Path) -> tuple[dict[str, Any], list[str]]:
     if served is None:
         faults.append("nothing serves it now")
     elif served.fingerprint != found.fingerprint:
-        faults.append(f"another one is served, which ends {_date(served.ends)}")
+        faults.append(f"another one is served, which ends {day(served.ends)}")
     told = {
         "file": tls.cert_file,
         "subject": found.subject,
@@ -118,11 +117,11 @@ def renew_plan(config: Path, state: Path, source: Path | None, names: tuple[str,
         check_pair(chain, key, str(directory))
     new = read_certificate(chain, str(source or "the new one"))
     if new.ends < time.time():
-        raise OperationFailed(f"the new certificate ended {_date(new.ends)}", "renew it at whoever signs it")
-    notes = [f"new: {new.subject}, for {', '.join(new.names) or 'no host'}, until {_date(new.ends)}"]
+        raise OperationFailed(f"the new certificate ended {day(new.ends)}", "renew it at whoever signs it")
+    notes = [f"new: {new.subject}, for {', '.join(new.names) or 'no host'}, until {day(new.ends)}"]
     if chain_file.exists():
         old = read_certificate(read_file(chain_file), tls.cert_file)
-        notes.insert(0, f"now: {old.subject}, until {_date(old.ends)}")
+        notes.insert(0, f"now: {old.subject}, until {day(old.ends)}")
         if old.fingerprint == new.fingerprint:
             return Plan("tls", {}, (), nothing=f"{tls.cert_file} is this certificate already")
         missing = [name for name in old.names if name not in new.names]
@@ -179,7 +178,7 @@ def _wait_until_served(entry: Entry, config: Path, state: Path) -> None:
         time.sleep(LOOK_SECONDS)
         found = served_now(settings)
     entry.kept["told"] = {"file": tls.cert_file, "ends": new.ends, "fingerprint": new.fingerprint, "served": found is not None}
-    entry.kept["lines"] = [f"{tls.cert_file}: until {_date(new.ends)}" + ("" if found else "; nothing serves it now")]
+    entry.kept["lines"] = [f"{tls.cert_file}: until {day(new.ends)}" + ("" if found else "; nothing serves it now")]
 
 
 def _write(path: Path, content: bytes, config: Path, *, is_key: bool) -> None:
@@ -190,7 +189,3 @@ def _write(path: Path, content: bytes, config: Path, *, is_key: bool) -> None:
         replace_file(path, content, mode=mode, like=path if path.exists() else config if is_installed(config) else None)
     except OSError as error:
         raise OperationFailed(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _date(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")

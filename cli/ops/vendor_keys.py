@@ -19,6 +19,7 @@ from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.lock import actor
 from coollm_cli.ops.operation import Plan, Step
 from coollm_cli.ops.secrets import need_owner
+from coollm_cli.ops.times import ago, duration
 
 from coollm.core.config.values import Duration
 from coollm.core.errors import OperationFailed, UsageError
@@ -49,17 +50,16 @@ class Soak:
         """From the options. Raises UsageError."""
         try:
             part = float(share.rstrip("%")) / (100 if share.endswith("%") else 1)
-            time_of = 0.0 if seconds == "0" else float(Duration.parse(seconds))
         except ValueError as error:
-            raise UsageError(f"--share {share}, --soak {seconds}: expected a share such as 5% and a time such as 5m") from error
+            raise UsageError(f"--share {share}: expected a share such as 5%") from error
         if not 0 < part < 1:
             raise UsageError(f"--share {share}: expected more than 0% and less than 100%")
-        return cls(part, time_of)
+        return cls(part, duration("--soak", seconds))
 
 
-def rows(config: Path | None) -> dict[str, Any]:
-    """Every vendor key, as the gateway knows it."""
-    found: dict[str, Any] = find_gateway(config).ask("/admin/v1/keys")
+def rows(config: Path | None, *, uses: bool = False) -> dict[str, Any]:
+    """Every vendor key, as the gateway knows it; with `uses` from the ledger, which takes longer, how often it was used."""
+    found: dict[str, Any] = find_gateway(config).ask(f"/admin/v1/keys{'?uses=1' if uses else ''}")
     return found
 
 
@@ -81,7 +81,7 @@ def rotate_plan(config: Path, state: Path, provider: str, old: str, value: str, 
     parameters = _parameters(config, state, "rotate", provider, value, soak, model, dry_run=dry_run)
     if parameters["key"] == old:
         raise UsageError("the new key is the old one", "get another one from the vendor")
-    parameters |= {"old": old, "quiet_seconds": _seconds("--quiet-for", quiet_for), **_old(state, provider, old)}
+    parameters |= {"old": old, "quiet_seconds": duration("--quiet-for", quiet_for), **_old(state, provider, old)}
     return Plan("vendor-key", parameters, steps(parameters), notes=_notes(row))
 
 
@@ -95,7 +95,7 @@ def retire_plan(config: Path, state: Path, provider: str, key: str, quiet_for: s
     others = [one for one in rows(config)["keys"] if one["provider"] == provider and one["key"] != key and one["state"] in ("usable", "cooling")]
     if not others:
         raise OperationFailed(f"{provider}/{key} is the only key of {provider}", f"coollm keys add {provider}, or coollm keys rotate {provider} {key}")
-    seconds = _seconds("--quiet-for", quiet_for)
+    seconds = duration("--quiet-for", quiet_for)
     if not drain:
         refuse_if_used(config, provider, key, seconds)
     parameters: dict[str, Any] = {"config": str(config), "state": str(state), "action": "retire", "provider": provider, "old": key, "quiet_seconds": seconds}
@@ -114,7 +114,7 @@ def refuse_if_used(config: Path, provider: str, key: str, seconds: float) -> Non
     """Raises OperationFailed with who has used a key within a time, and when."""
     found = users(config, provider, key, seconds)
     if found:
-        told = ", ".join(f"{one['client']} ({one['requests']}, last {_ago(one['last_used_ms'])} ago)" for one in found)
+        told = ", ".join(f"{one['client']} ({one['requests']}, last {ago(one['last_used_ms'] / 1000)} ago)" for one in found)
         way_out = "--drain takes it out of new requests first, and waits"
         raise OperationFailed(f"{provider}/{key} was used within the last {Duration(seconds)}, by {told}", way_out)
 
@@ -300,7 +300,7 @@ def _wait_until_quiet(config: Path, provider: str, key: str, seconds: float) -> 
         if time.monotonic() - told >= TELL_EVERY_SECONDS:
             told = time.monotonic()
             last = max((one["last_used_ms"] for one in found), default=None)
-            output.progress(f"      {row['in_flight']} requests are under way{f', the last ended {_ago(last)} ago' if last else ''}")
+            output.progress(f"      {row['in_flight']} requests are under way{f', the last ended {ago(last / 1000)} ago' if last else ''}")
         time.sleep(LOOK_SECONDS)
 
 
@@ -343,7 +343,7 @@ def _need_provider(config: Path, provider: str) -> None:
 
 def _find(config: Path, provider: str, key: str) -> dict[str, Any]:
     _need_provider(config, provider)
-    own = [row for row in rows(config)["keys"] if row["provider"] == provider]
+    own = [row for row in rows(config, uses=True)["keys"] if row["provider"] == provider]
     for row in own:
         if row["key"] == key:
             found: dict[str, Any] = row
@@ -352,16 +352,5 @@ def _find(config: Path, provider: str, key: str) -> dict[str, Any]:
 
 
 def _notes(row: dict[str, Any]) -> list[str]:
-    used = f"{row['requests_24h']} requests in the last day" + (f", the last {_ago(row['last_used_ms'])} ago" if row["last_used_ms"] else "")
+    used = f"{row['requests_24h']} requests in the last day" + (f", the last {ago(row['last_used_ms'] / 1000)} ago" if row["last_used_ms"] else "")
     return [f"{row['provider']}/{row['key']}: {row['state']}, {used}"]
-
-
-def _seconds(option: str, text: str) -> float:
-    try:
-        return 0.0 if text == "0" else float(Duration.parse(text))
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: {error}") from error
-
-
-def _ago(moment_ms: int) -> str:
-    return str(Duration(max(0, round(time.time() - moment_ms / 1000))))

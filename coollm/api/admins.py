@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import time
 
 import msgspec
 from flask import Response, g
@@ -11,17 +10,16 @@ from flask import Response, g
 from coollm.api.access import address_of
 from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
-from coollm.api.clients import hash_key, key_rows, make_key, overlap_seconds
+from coollm.api.clients import hash_key, key_rows, make_key, replace_key
 from coollm.api.fields import required_text, typed
 from coollm.api.routes import Access, Route
-from coollm.api.usage import in_thread_or_unavailable
 from coollm.core.errors import GatewayFault, InvalidRequest, NotAllowed, NotAuthenticated, OperationFailed, UnknownRoute, Unreachable
 from coollm.core.registry import did_you_mean
 from coollm.core.secrets import key_digest
-from coollm.core.types import Json
-from coollm.identity.principal import ROLES, Principal, Role
+from coollm.core.types import ADMIN_ROLES, AdminRole, Json
+from coollm.identity.principal import Principal
 from coollm.identity.sessions import Sessions
-from coollm.identity.stored import ADMIN, StoredAdmin, check_identifier
+from coollm.identity.stored import ADMIN, StoredAdmin, check_identifier, now_ms
 from coollm.ledger.threads import in_thread
 from coollm.services import Services
 
@@ -33,8 +31,8 @@ def create(services: Services) -> Response:
     asked = parse_body(read_body(services, g.exchange))
     identity, role = check_identifier(asked.get("id")), _role(asked)
     key, kept = make_key(services, ADMIN, identity)
-    admin = StoredAdmin(id=identity, role=role, created_ms=_now(), by=g.exchange.principal.name)
-    if not in_thread_or_unavailable(lambda: services.access.add_admin(admin, kept)):
+    admin = StoredAdmin(id=identity, role=role, created_ms=now_ms(), by=g.exchange.principal.name)
+    if not in_thread(lambda: services.access.add_admin(admin, kept)):
         raise InvalidRequest(f"there is an administrator '{identity}' already", param="id", code="admin_exists", status=409)
     services.watcher.look()
     g.changed = {"admin": identity, "role": role}
@@ -44,7 +42,7 @@ def create(services: Services) -> Response:
 def list_admins(services: Services) -> Response:
     """Every administrator, with the keys' prefixes and when they were used."""
     services.watcher.look()
-    uses = in_thread_or_unavailable(services.access.uses)
+    uses = in_thread(services.access.uses)
     rows = [_row(services, one, uses) for one in services.watcher.roster.stored.admins]
     settings = services.settings
     if settings.server.admin_api_key is not None:
@@ -63,20 +61,20 @@ def change(services: Services, identity: str) -> Response:
     if before is None:
         if not revoked:
             raise _unknown(services, identity)
-        before = StoredAdmin(id=check_identifier(identity), role="viewer", created_ms=_now(), by=g.exchange.principal.name)
+        before = StoredAdmin(id=check_identifier(identity), role="viewer", created_ms=now_ms(), by=g.exchange.principal.name)
     role = _role(asked) if "role" in asked else before.role
-    revoked_ms = before.revoked_ms if revoked is None else (before.revoked_ms or _now()) if revoked else 0
+    revoked_ms = before.revoked_ms if revoked is None else (before.revoked_ms or now_ms()) if revoked else 0
     after = msgspec.structs.replace(before, role=role, revoked_ms=revoked_ms)
-    in_thread_or_unavailable(lambda: services.access.put_admin(after))
+    in_thread(lambda: services.access.put_admin(after))
     services.watcher.look()
     g.changed = {"admin": identity, "before": before.role, "role": role, "revoked": bool(revoked_ms)}
-    return json_response(_row(services, after, in_thread_or_unavailable(services.access.uses)))
+    return json_response(_row(services, after, in_thread(services.access.uses)))
 
 
 def remove(services: Services, identity: str) -> Response:
     """Removes an administrator with the keys."""
     _stored(services, identity)
-    in_thread_or_unavailable(lambda: services.access.remove(ADMIN, identity))
+    in_thread(lambda: services.access.remove(ADMIN, identity))
     services.watcher.look()
     g.changed = {"admin": identity}
     return json_response({"id": identity, "deleted": True})
@@ -84,15 +82,7 @@ def remove(services: Services, identity: str) -> Response:
 
 def rotate(services: Services, identity: str) -> Response:
     """Gives an administrator another key: {"overlap": "24h"} is how long the old ones go on. The answer has the key, which is shown this once."""
-    asked = parse_body(read_body(services, g.exchange) or b"{}")
-    _stored(services, identity)
-    overlap = overlap_seconds(asked)
-    key, kept = make_key(services, ADMIN, identity)
-    ends = _now() + int(overlap * 1000)
-    in_thread_or_unavailable(lambda: services.access.replace_key(kept, ends))
-    services.watcher.look()
-    g.changed = {"admin": identity, "key": kept.prefix, "old_keys_end": ends if overlap else 0}
-    return json_response({"id": identity, "key": key, "prefix": kept.prefix, "old_keys_expire_ms": ends if overlap else None})
+    return json_response(replace_key(services, ADMIN, _stored(services, identity).id))
 
 
 def who(services: Services) -> Response:  # noqa: ARG001
@@ -150,7 +140,7 @@ def _logged_in(services: Services, name: str, password: str, address: str) -> Pr
         services.audit.tell(None, "login", state="failed", name=name[:64], address=address, reason=services.redact(error.message))
         message = f"{error.message}; the administrator of the host can still do everything there"
         raise GatewayFault(message, status=503, code="directory_unavailable") from error
-    if role not in ROLES:
+    if role not in ADMIN_ROLES:
         raise NotAllowed("no group of yours has a role here (auth.roles)", code="no_role")
     return Principal(kind="ldap", name=name, role=role, address=address)
 
@@ -159,11 +149,11 @@ def _user(name: str) -> str:
     return f"user/{key_digest(name).hex()[:16]}"
 
 
-def _role(asked: Json) -> Role:
+def _role(asked: Json) -> AdminRole:
     role = typed(asked, "role", str, "a role") or "viewer"
-    if role not in ROLES:
-        raise InvalidRequest(f"there is no role '{role[:40]}'{did_you_mean(role, ROLES)}; roles: {', '.join(ROLES)}", param="role")
-    return ROLES[ROLES.index(role)]
+    if role not in ADMIN_ROLES:
+        raise InvalidRequest(f"there is no role '{role[:40]}'{did_you_mean(role, ADMIN_ROLES)}; roles: {', '.join(ADMIN_ROLES)}", param="role")
+    return ADMIN_ROLES[ADMIN_ROLES.index(role)]
 
 
 def _stored(services: Services, identity: str) -> StoredAdmin:
@@ -183,10 +173,6 @@ def _row(services: Services, one: StoredAdmin, uses: dict[str, tuple[int, int]])
     keys = key_rows(services.watcher.roster.stored.keys_of(ADMIN, one.id), uses)
     told = {"id": one.id, "role": one.role, "source": "store", "revoked": bool(one.revoked_ms), "created_ms": one.created_ms, "by": one.by}
     return {**told, "keys": keys}
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
 
 
 ROUTES = (

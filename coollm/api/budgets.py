@@ -8,19 +8,18 @@ from zoneinfo import available_timezones
 import gevent
 import msgspec
 from flask import Response, g, request
-from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
 from coollm.api.fields import typed
 from coollm.api.routes import Access, Route
-from coollm.api.usage import in_thread_or_unavailable, ledger_unavailable
 from coollm.budgets import PATIENCE_SECONDS, BudgetState
 from coollm.core.config.schema import Limits
-from coollm.core.errors import InvalidRequest, OperationFailed, UnknownRoute
+from coollm.core.errors import InvalidRequest, UnknownRoute
 from coollm.core.money import NANO_USD
 from coollm.core.registry import did_you_mean
 from coollm.core.types import Json
+from coollm.ledger.threads import in_thread
 from coollm.limits.overrides import FIELDS, Override, merged
 from coollm.limits.scopes import Scope
 from coollm.limits.watcher import LOOK_SECONDS
@@ -44,10 +43,7 @@ def verify(services: Services) -> Response:
 
 
 def _states(services: Services, patience: float) -> list[BudgetState]:
-    try:
-        return services.budgets.states(services.store, patience=patience)
-    except (SQLAlchemyError, OperationFailed) as error:
-        raise ledger_unavailable(error) from error
+    return services.budgets.states(services.store, patience=patience)
 
 
 def _row(state: BudgetState) -> Json:
@@ -89,7 +85,7 @@ def limits(services: Services, kind: str, identity: str) -> Response:
         raise InvalidRequest(f"no time zone '{zone[:60]}'{did_you_mean(zone, available_timezones())}", param="set.budget_timezone")
     made = Scope(kind=kind, id=identity, limits=limits_after, budget_since=after.budget_since)
     if not typed(asked, "dry_run", bool, "true or false") and after != before:
-        in_thread_or_unavailable(lambda: services.overrides.write(after))
+        in_thread(lambda: services.overrides.write(after))
         services.watcher.look()
         if _budget_differs(scope, made):
             gevent.sleep(ADOPTED_SECONDS)

@@ -6,7 +6,6 @@ A key is shown once, in the answer that makes it. Those of the configuration are
 from __future__ import annotations
 
 import ipaddress
-import time
 from typing import Any
 
 import msgspec
@@ -16,36 +15,32 @@ from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
 from coollm.api.fields import typed
 from coollm.api.routes import Access, Route
-from coollm.api.usage import in_thread_or_unavailable
 from coollm.core.config.schema import Client
 from coollm.core.config.values import Duration
-from coollm.core.errors import GatewayFault, InvalidRequest, OperationFailed, UnknownRoute
+from coollm.core.errors import InvalidRequest, UnknownRoute
 from coollm.core.paths import find_config
 from coollm.core.registry import did_you_mean
 from coollm.core.secret_store import make_hash_key
 from coollm.core.types import Json
-from coollm.identity.stored import CLIENT, ClientFields, StoredClient, StoredKey, check_identifier, fields_from, keyed_digest, new_key
+from coollm.identity.stored import CLIENT, ClientFields, StoredClient, StoredKey, check_identifier, fields_from, keyed_digest, new_key, now_ms
 from coollm.ledger.threads import in_thread
 from coollm.services import Services
 
 DEFAULT_OVERLAP = "24h"
 LONGEST_OVERLAP_SECONDS = 90 * 86400.0
-READ_ONLY = ("id", "key", "revoked", "source", "prefix", "keys", "created", "by", "shadowed")
+READ_ONLY = ("id", "key", "revoked", "source", "prefix", "keys", "created_ms", "by", "shadowed")
 
 
 def hash_key(services: Services) -> bytes:
-    """What keys are hashed under. Raises GatewayFault."""
-    try:
-        return in_thread(lambda: make_hash_key(find_config().absolute(), services.state))
-    except OperationFailed as error:
-        raise GatewayFault(f"{error.message}; keys of clients are hashed under a secret of its own", status=503, code="secrets_unavailable") from error
+    """What keys are hashed under, made if it is not there yet. Raises OperationFailed."""
+    return in_thread(lambda: make_hash_key(find_config().absolute(), services.state))
 
 
 def make_key(services: Services, kind: str, owner: str) -> tuple[str, StoredKey]:
-    """A key, and what is kept of it. Raises GatewayFault."""
+    """A key, and what is kept of it. Raises OperationFailed."""
     key, prefix = new_key(kind)
     digest = keyed_digest(hash_key(services), key)
-    return key, StoredKey(digest=digest, kind=kind, owner=owner, prefix=prefix, created_ms=_now())
+    return key, StoredKey(digest=digest, kind=kind, owner=owner, prefix=prefix, created_ms=now_ms())
 
 
 def create(services: Services) -> Response:
@@ -56,8 +51,8 @@ def create(services: Services) -> Response:
         raise InvalidRequest(f"'{identity}' is a client of the configuration", param="id", code="client_exists", status=409)
     fields = _checked(services, fields_from(asked))
     key, kept = make_key(services, CLIENT, identity)
-    client = StoredClient(id=identity, fields=fields, created_ms=_now(), by=g.exchange.principal.name)
-    if not in_thread_or_unavailable(lambda: services.access.add_client(client, kept)):
+    client = StoredClient(id=identity, fields=fields, created_ms=now_ms(), by=g.exchange.principal.name)
+    if not in_thread(lambda: services.access.add_client(client, kept)):
         raise InvalidRequest(f"there is a client '{identity}' already", param="id", code="client_exists", status=409)
     services.watcher.look()
     g.changed = {"client": identity, "after": _fields(fields)}
@@ -67,7 +62,7 @@ def create(services: Services) -> Response:
 def list_clients(services: Services) -> Response:
     """Every client, of the configuration and of the database, with the keys' prefixes and when they were used."""
     services.watcher.look()
-    uses = in_thread_or_unavailable(services.access.uses)
+    uses = in_thread(services.access.uses)
     roster = services.watcher.roster
     rows = [_configured(client) for client in roster.configured.values()]
     rows += [_row(services, one, uses) for one in roster.stored.clients]
@@ -80,7 +75,7 @@ def show(services: Services, identity: str) -> Response:
     configured = services.watcher.roster.configured.get(identity)
     if configured is not None:
         return json_response(_configured(configured))
-    return json_response(_row(services, _stored(services, identity), in_thread_or_unavailable(services.access.uses)))
+    return json_response(_row(services, _stored(services, identity), in_thread(services.access.uses)))
 
 
 def change(services: Services, identity: str) -> Response:
@@ -90,19 +85,19 @@ def change(services: Services, identity: str) -> Response:
     revoked = typed(asked, "revoked", bool, "true or false")
     told = {name: value for name, value in asked.items() if name not in READ_ONLY}
     fields = _checked(services, fields_from(told, before.fields))
-    revoked_ms = before.revoked_ms if revoked is None else (before.revoked_ms or _now()) if revoked else 0
+    revoked_ms = before.revoked_ms if revoked is None else (before.revoked_ms or now_ms()) if revoked else 0
     after = msgspec.structs.replace(before, fields=fields, revoked_ms=revoked_ms)
     if after != before:
-        in_thread_or_unavailable(lambda: services.access.put_client(after))
+        in_thread(lambda: services.access.put_client(after))
         services.watcher.look()
     g.changed = {"client": identity, "before": _fields(before.fields), "after": _fields(fields), "revoked": bool(revoked_ms)}
-    return json_response(_row(services, after, in_thread_or_unavailable(services.access.uses)))
+    return json_response(_row(services, after, in_thread(services.access.uses)))
 
 
 def remove(services: Services, identity: str) -> Response:
     """Removes a client with its keys. What it used and cost stays in the ledger."""
     before = _stored(services, identity)
-    in_thread_or_unavailable(lambda: services.access.remove(CLIENT, identity))
+    in_thread(lambda: services.access.remove(CLIENT, identity))
     services.watcher.look()
     g.changed = {"client": identity, "before": _fields(before.fields)}
     return json_response({"id": identity, "deleted": True})
@@ -110,22 +105,25 @@ def remove(services: Services, identity: str) -> Response:
 
 def rotate(services: Services, identity: str) -> Response:
     """Gives a client another key: {"overlap": "24h"} is how long the old ones go on. The answer has the key, which is shown this once."""
-    asked = parse_body(read_body(services, g.exchange) or b"{}")
-    client = _stored(services, identity)
-    overlap = overlap_seconds(asked)
-    key, kept = make_key(services, CLIENT, identity)
-    ends = _now() + int(overlap * 1000)
-    in_thread_or_unavailable(lambda: services.access.replace_key(kept, ends))
+    return json_response(replace_key(services, CLIENT, _stored(services, identity).id))
+
+
+def replace_key(services: Services, kind: str, owner: str) -> Json:
+    """Gives a client or an administrator another key, as the body of the request says. Returns what is answered."""
+    overlap = _overlap_seconds(parse_body(read_body(services, g.exchange) or b"{}"))
+    key, kept = make_key(services, kind, owner)
+    ends = now_ms() + int(overlap * 1000)
+    in_thread(lambda: services.access.replace_key(kept, ends))
     services.watcher.look()
-    g.changed = {"client": identity, "key": kept.prefix, "old_keys_end": ends if overlap else 0}
-    return json_response({"id": client.id, "key": key, "prefix": kept.prefix, "old_keys_expire_ms": ends if overlap else None})
+    g.changed = {kind: owner, "key": kept.prefix, "old_keys_end": ends if overlap else 0}
+    return {"id": owner, "key": key, "prefix": kept.prefix, "old_keys_expire_ms": ends if overlap else None}
 
 
-def overlap_seconds(asked: Json) -> float:
+def _overlap_seconds(asked: Json) -> float:
     """How long old keys go on. Raises InvalidRequest."""
     text = typed(asked, "overlap", str, "a time such as 24h")
     try:
-        seconds = float(Duration.parse(DEFAULT_OVERLAP if text is None else text)) if text != "0" else 0.0
+        seconds = float(Duration.parse(DEFAULT_OVERLAP if text is None else text))
     except ValueError as error:
         raise InvalidRequest(f"'overlap': {error}", param="overlap") from None
     if seconds > LONGEST_OVERLAP_SECONDS:
@@ -143,7 +141,7 @@ def key_rows(keys: tuple[StoredKey, ...], uses: dict[str, tuple[int, int]]) -> l
                 "prefix": key.prefix,
                 "created_ms": key.created_ms,
                 "expires_ms": key.expires_ms or None,
-                "expired": bool(key.expires_ms and key.expires_ms <= _now()),
+                "expired": bool(key.expires_ms and key.expires_ms <= now_ms()),
                 "requests": requests,
                 "last_used_ms": last_ms or None,
             }
@@ -205,10 +203,6 @@ def _row(services: Services, one: StoredClient, uses: dict[str, tuple[int, int]]
         **_fields(one.fields),
         "keys": key_rows(services.watcher.roster.stored.keys_of(CLIENT, one.id), uses),
     }
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
 
 
 ROUTES = (

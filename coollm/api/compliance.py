@@ -13,9 +13,10 @@ from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
 from coollm.api.fields import required_text
 from coollm.api.routes import Access, Route
-from coollm.api.usage import FOREVER_MS, in_thread_or_unavailable
-from coollm.core.errors import GatewayFault, InvalidRequest
+from coollm.api.usage import FOREVER_MS
+from coollm.core.errors import InvalidRequest
 from coollm.erasure import erase as erase_client
+from coollm.ledger.threads import in_thread
 from coollm.services import Services
 
 
@@ -28,14 +29,17 @@ def export(services: Services, client: str) -> Response:
     rows = services.ledger.export(0, FOREVER_MS, client)
     log = services.audit.log
 
+    def told() -> list[bytes]:
+        entries = [entry for _, _, entry in log.entries() if entry is not None] if log is not None else []
+        named = [entry for entry in entries if client in (entry.get("actor"), (entry.get("changed") or {}).get("client"))]
+        return [json.dumps({**entry, "kind": "audit"}).encode() + b"\n" for entry in named]
+
     def lines() -> Iterator[bytes]:
         if stored is not None:
             yield orjson.dumps({"kind": "client", **msgspec.to_builtins(stored)}) + b"\n"
-        while (row := in_thread_or_unavailable(lambda: next(rows, None))) is not None:
+        while (row := in_thread(lambda: next(rows, None))) is not None:
             yield orjson.dumps({"kind": "request", **row}) + b"\n"
-        for _, _, entry in log.entries() if log is not None else ():
-            if entry is not None and client in (entry.get("actor"), (entry.get("changed") or {}).get("client")):
-                yield json.dumps({**entry, "kind": "audit"}).encode() + b"\n"
+        yield from in_thread(told)
 
     return Response(lines(), mimetype="application/x-ndjson")
 
@@ -46,10 +50,7 @@ def erase(services: Services) -> Response:
     services.watcher.look()
     if services.watcher.roster.find(client) is not None:
         raise InvalidRequest(f"'{client[:80]}' is still a client: remove it first", param="client", code="client_exists", status=409)
-    try:
-        alias, requests, files = in_thread_or_unavailable(lambda: erase_client(client, services.ledger, services.shipper, services.logs))
-    except OSError as error:
-        raise GatewayFault(f"the logs cannot be written: {error.strerror}", status=503, code="disk_full") from error
+    alias, requests, files = in_thread(lambda: erase_client(client, services.ledger, services.shipper, services.logs))
     g.changed = {"requests": requests, "files": files, "alias": alias}
     return json_response({"erased": True, "requests": requests, "files": files, "alias": alias})
 

@@ -13,7 +13,7 @@ from flask import Response, request
 
 from coollm.api.answers import json_response
 from coollm.api.routes import Access, Route
-from coollm.api.usage import FOREVER_MS, in_thread_or_unavailable, instant
+from coollm.api.usage import FOREVER_MS, instant
 from coollm.core.errors import InvalidRequest
 from coollm.core.logs import log_file
 from coollm.core.paths import find_config
@@ -66,21 +66,24 @@ def of_all(services: Services) -> Response:
 
 def _report(services: Services, by: By, of: tuple[str, str] | None) -> Json:
     start, end = instant("start", 0), instant("end", FOREVER_MS)
-    return in_thread_or_unavailable(lambda: services.ledger.report(by, start, end, of))
+    return in_thread(lambda: services.ledger.report(by, start, end, of))
 
 
 def keys(services: Services) -> Response:
-    """Every vendor key by its id: its state, its share of the requests, its age where that is known, and when it was used last."""
+    """Every vendor key by its id: its state, its share of the requests, and its age where that is known; with `?uses=1` how often it was used in the last day,
+    and when last.
+    """
     kept = in_thread(lambda: read_vendor_keys(services.state))
     cooling = services.store.cooldowns()
     since_ms = int((time.time() - DAY_SECONDS) * 1000)
+    uses = in_thread(lambda: services.ledger.key_uses(since_ms)) if request.args.get("uses") == "1" else None
     rows: list[Json] = []
     for provider in services.settings.llm_providers:
         for key_id in key_ids(provider):
             added = kept.find(provider.id, key_id)
             cooldown = cooling.get(f"{provider.id}/{key_id}")
             stats = services.gateway.router.board.all_of(f"{provider.id}/{key_id}")
-            users = in_thread_or_unavailable(lambda provider=provider, key_id=key_id: services.ledger.used_by(provider.id, key_id, since_ms))  # type: ignore[misc]
+            requests_24h, last_used_ms = (uses or {}).get((provider.id, key_id), (0, None))
             rows.append(
                 {
                     "provider": provider.id,
@@ -97,8 +100,7 @@ def keys(services: Services) -> Response:
                     "failures": stats.failures,
                     "seconds": round(stats.seconds, 6),
                     "in_flight": stats.in_flight,
-                    "requests_24h": sum(count for _, count, _ in users),
-                    "last_used_ms": max((last for _, _, last in users), default=None),
+                    **({"requests_24h": requests_24h, "last_used_ms": last_used_ms} if uses is not None else {}),
                 }
             )
     retired = [{"provider": one.provider, "key": one.id, "retired": one.at, "by": one.by} for one in kept.retired]
@@ -120,9 +122,9 @@ def key_users(services: Services, provider: str, key: str) -> Response:
         seconds = float(request.args.get("seconds", "3600"))
     except ValueError:
         raise InvalidRequest("'seconds' is a number", param="seconds") from None
-    in_thread_or_unavailable(services.shipper.ship)
+    in_thread(services.shipper.ship)
     since_ms = int((time.time() - max(0.0, min(seconds, 1e9))) * 1000)
-    users = in_thread_or_unavailable(lambda: services.ledger.used_by(provider, key, since_ms))
+    users = in_thread(lambda: services.ledger.used_by(provider, key, since_ms))
     return json_response({"users": [{"client": client, "requests": count, "last_used_ms": last} for client, count, last in users]})
 
 
@@ -137,10 +139,10 @@ def logs(services: Services) -> Response:
 
 def audit(services: Services) -> Response:
     """The last lines of the audit log: `limit` of them."""
-    log, limit = services.audit.path, _limit()
+    log, limit = services.audit.log, _limit()
     if log is None:
         return json_response({"entries": [], "note": "logging.audit.enabled is false"})
-    return json_response({"entries": in_thread(lambda: _tail(log, limit))})
+    return json_response({"entries": in_thread(lambda: _tail(log.path, limit))})
 
 
 def _limit() -> int:

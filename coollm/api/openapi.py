@@ -13,7 +13,7 @@ from flask import Response
 from coollm import __version__
 from coollm.api.routes import Access, Route
 from coollm.core.registry import ENDPOINTS
-from coollm.core.types import Json
+from coollm.core.types import ADMIN_ROLES, Json
 from coollm.services import Services
 
 _TEXT: Json = {"type": "string", "minLength": 1}
@@ -80,7 +80,7 @@ BODIES: dict[str, Json] = {
     "admin_usage_prune": _object("before", {"before": {**_TEXT, "examples": ["2026-01-01T00:00:00Z"]}}),
     "admin_clients_create": _object("id", {"id": _ID, **_CLIENT}),
     "admin_client_rotate": _object("", {"overlap": {**_TEXT, "examples": ["24h"]}}),
-    "admin_admins_create": _object("id", {"id": _ID, "role": {"enum": ["viewer", "operator", "admin"]}}),
+    "admin_admins_create": _object("id", {"id": _ID, "role": {"enum": list(ADMIN_ROLES)}}),
     "admin_admin_rotate": _object("", {"overlap": {**_TEXT, "examples": ["24h"]}}),
     "admin_login": _object("name password", {"name": _TEXT, "password": _TEXT}),
     "admin_config_apply": {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -10,11 +11,13 @@ from coollm.api.chat import FACE as CHAT_FACE
 from coollm.api.face import Face
 from coollm.api.http import Exchange, Reply, json_reply
 from coollm.api.messages import FACE as MESSAGES_FACE
-from coollm.core.errors import GatewayFault, RequestError
+from coollm.core.errors import GatewayFault, OperationFailed, RequestError
 from coollm.core.types import Usage
 from coollm.providers.rate_limits import write as write_limits
 from coollm.services import Services
 from coollm.stores.base import StoreError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 _log = logging.getLogger("coollm.app")
 
@@ -29,6 +32,12 @@ def refuse(services: Services, exchange: Exchange, error: Exception) -> Reply:
     elif isinstance(error, SQLAlchemyError):
         _log.error("the ledger does not answer", extra={"request_id": exchange.request_id, "reason": type(error).__name__})
         made = GatewayFault(f"the ledger does not answer ({type(error).__name__})", status=503, code="ledger_unavailable")
+    elif isinstance(error, OperationFailed):
+        _log.error("what was asked for cannot be done", extra={"request_id": exchange.request_id, "reason": error.message})
+        made = GatewayFault(f"{error.message}; {error.hint}" if error.hint else error.message, status=503, code="unavailable")
+    elif isinstance(error, OSError) and error.errno in _NO_ROOM:
+        _log.error("a file cannot be written", extra={"request_id": exchange.request_id, "reason": error.strerror})
+        made = GatewayFault(f"a file of the gateway cannot be written: {error.strerror}", status=503, code="disk_full")
     else:
         _log.error("fault", exc_info=error, extra={"request_id": exchange.request_id, "route": exchange.environ.get("PATH_INFO", "")[:200]})
         made = GatewayFault(f"the gateway has a fault; its log has it under {exchange.request_id}")

@@ -9,7 +9,7 @@ import msgspec
 from flask import Response
 
 from coollm.api.http import Reply
-from coollm.identity.principal import Role
+from coollm.core.types import AdminRole
 
 
 class Access(enum.StrEnum):
@@ -24,7 +24,7 @@ class Access(enum.StrEnum):
     ADMIN = "admin"
 
 
-ROLE_OF: dict[Access, Role] = {Access.VIEWER: "viewer", Access.OPERATOR: "operator", Access.ADMIN: "admin"}
+ROLE_OF: dict[Access, AdminRole] = {Access.VIEWER: "viewer", Access.OPERATOR: "operator", Access.ADMIN: "admin"}
 """The role that a route asks for."""
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
-from typing import TypeVar, cast, get_args
+from typing import cast, get_args
 
 import orjson
 from flask import Response, g, request
-from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
 from coollm.api.fields import required_text
 from coollm.api.routes import Access, Route
 from coollm.core.config.values import parse_instant
-from coollm.core.errors import GatewayFault, InvalidRequest, OperationFailed
+from coollm.core.errors import InvalidRequest
 from coollm.core.registry import did_you_mean
 from coollm.ledger.book import By
 from coollm.ledger.threads import in_thread
 from coollm.services import Services
 
-T = TypeVar("T")
 FOREVER_MS = 2**53
 
 
@@ -31,7 +29,7 @@ def stats(services: Services) -> Response:
     if by not in get_args(By):
         raise InvalidRequest(f"'group_by' must be one of {', '.join(get_args(By))}, not '{by[:60]}'{did_you_mean(by, get_args(By))}", param="group_by")
     start, end = instant("start", 0), instant("end", FOREVER_MS)
-    return json_response(in_thread_or_unavailable(lambda: services.ledger.report(cast("By", by), start, end)))
+    return json_response(in_thread(lambda: services.ledger.report(cast("By", by), start, end)))
 
 
 def export(services: Services) -> Response:
@@ -40,7 +38,7 @@ def export(services: Services) -> Response:
     rows = services.ledger.export(start, end)
 
     def lines() -> Iterator[bytes]:
-        while (row := in_thread_or_unavailable(lambda: next(rows, None))) is not None:
+        while (row := in_thread(lambda: next(rows, None))) is not None:
             yield orjson.dumps(row) + b"\n"
 
     return Response(lines(), mimetype="application/x-ndjson")
@@ -48,19 +46,19 @@ def export(services: Services) -> Response:
 
 def verify(services: Services) -> Response:
     """Whether usage log, ledger and sums are the same."""
-    return json_response(in_thread_or_unavailable(services.shipper.verify))
+    return json_response(in_thread(services.shipper.verify))
 
 
 def rebuild(services: Services) -> Response:
     """Makes the ledger anew from the usage logs that are there."""
-    return json_response({"requests": in_thread_or_unavailable(services.shipper.rebuild)})
+    return json_response({"requests": in_thread(services.shipper.rebuild)})
 
 
 def prune(services: Services) -> Response:
     """Deletes requests that ended before {"before"}; their sums stay."""
     asked = parse_body(read_body(services, g.exchange))
     before = _milliseconds(required_text(asked, "before"), "before")
-    return json_response({"deleted": in_thread_or_unavailable(lambda: services.ledger.prune(before))})
+    return json_response({"deleted": in_thread(lambda: services.ledger.prune(before))})
 
 
 def instant(name: str, default: int) -> int:
@@ -75,20 +73,6 @@ def _milliseconds(text: str, name: str) -> int:
     except ValueError as error:
         raise InvalidRequest(f"'{name}': {error}", param=name) from None
     return int(found.timestamp() * 1000)
-
-
-def in_thread_or_unavailable(work: Callable[[], T]) -> T:
-    """What SQL in a thread gives. Raises GatewayFault if the ledger does not answer."""
-    try:
-        return in_thread(work)
-    except (SQLAlchemyError, OperationFailed) as error:
-        raise ledger_unavailable(error) from error
-
-
-def ledger_unavailable(error: Exception) -> GatewayFault:
-    """What a client is told where the ledger does not answer, or cannot be used."""
-    message = error.message if isinstance(error, OperationFailed) else f"the ledger does not answer ({type(error).__name__})"
-    return GatewayFault(message, status=503, code="ledger_unavailable")
 
 
 ROUTES = (

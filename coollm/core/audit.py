@@ -73,7 +73,7 @@ class AuditLog:
         return descriptor
 
     def _sign(self) -> None:
-        """Signs the chain as it stands."""
+        """Signs the chain as it stands. Most commands write one line, and do not load what signs."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         path = self._own / KEY

@@ -15,6 +15,9 @@ from coollm.core.errors import OperationFailed
 
 SELF_SIGNED_DAYS = 90
 
+WARN_DAYS = 21
+"""A certificate that ends within so many days is to be renewed."""
+
 
 class Certificate(NamedTuple):
     """What a certificate says. `names` are the hosts it is for; times are of the epoch in seconds; `fingerprint` is SHA-256 in hexadecimal digits."""

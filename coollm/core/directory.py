@@ -20,11 +20,11 @@ from ldap3.utils.dn import escape_rdn, parse_dn
 
 from coollm.core.config.schema import Auth
 from coollm.core.errors import OperationFailed, Unreachable
+from coollm.core.types import ADMIN_ROLES
 
 MOST_GROUPS = 1000
 DEEPEST_GROUPS = 10
 LONGEST_NAME = 256
-ROLES = ("admin", "operator", "viewer")
 
 
 class WrongPassword(OperationFailed):
@@ -89,7 +89,7 @@ class Directory:
         return set(found)
 
     def _role(self, groups: set[str]) -> str | None:
-        for role in ROLES:
+        for role in reversed(ADMIN_ROLES):
             named: Sequence[str] = getattr(self._auth.roles, role)
             if any(_normal(group) in groups for group in named):
                 return role

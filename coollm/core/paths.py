@@ -77,9 +77,9 @@ def log_directory(config: Path, state: Path) -> Path:
     return SYSTEM_LOGS if is_installed(config) else state / "logs"
 
 
-def audit_log(config: Path, state: Path, path: str | None = None) -> Path:
-    """The audit log: at `path` if the configuration gives one (`logging.audit.path`)."""
-    return Path(path) if path else log_directory(config, state) / "audit.log"
+def audit_log(logs: Path, path: str | None) -> Path:
+    """The audit log: at `path` if the configuration gives one (`logging.audit.path`), else in the directory of logs."""
+    return Path(path) if path else logs / "audit.log"
 
 
 def run_directory(config: Path, environ: Mapping[str, str] | None = None) -> Path:

@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,27 @@ class SecretStore:
 
     def get(self, name: str) -> str:
         """A secret in clear. Raises OperationFailed if there is none of this name, or no master key opens it."""
-        kept = self.names()
-        if name not in kept:
-            raise OperationFailed(f"there is no secret '{name}'{did_you_mean(name, tuple(kept))}", f"coollm secrets set {name}")
-        return self.open(name, kept[name])
+        return self.reader()(name)
 
-    def open(self, name: str, sealed: Sealed) -> str:
-        """A sealed secret in clear. Raises OperationFailed."""
-        data_key = self._data_key(name, sealed)
+    def reader(self) -> Callable[[str], str]:
+        """What `get` does for many: file and master keys are read once, when the first is asked for."""
+        kept: dict[str, Sealed] = {}
+        keys: dict[str, bytes] = {}
+
+        def read(name: str) -> str:
+            if not kept:
+                kept.update(self.names())
+            if name not in kept:
+                raise OperationFailed(f"there is no secret '{name}'{did_you_mean(name, tuple(kept))}", f"coollm secrets set {name}")
+            if not keys:
+                keys.update(self.master.by_id())
+            return self.open(name, kept[name], keys)
+
+        return read
+
+    def open(self, name: str, sealed: Sealed, keys: Mapping[str, bytes] | None = None) -> str:
+        """A sealed secret in clear, by the master keys that are here. Raises OperationFailed."""
+        data_key = self._data_key(name, sealed, keys)
         try:
             return _decrypt(data_key, sealed.value, _value_label(name)).decode()
         except (InvalidTag, ValueError) as error:
@@ -104,10 +117,11 @@ class SecretStore:
 
     def wrap_all(self, key: bytes) -> int:
         """Encrypts every data key under another master key, too. Returns how many secrets there are. Raises OperationFailed."""
+        keys = self.master.by_id()
         with self._changing() as kept:
             for name, sealed in kept.items():
                 if key_id(key) not in sealed.keys:
-                    sealed.keys[key_id(key)] = _encrypt(key, self._data_key(name, sealed), _key_label(name, key_id(key)))
+                    sealed.keys[key_id(key)] = _encrypt(key, self._data_key(name, sealed, keys), _key_label(name, key_id(key)))
             return len(kept)
 
     def check_all(self, key: bytes) -> None:
@@ -129,8 +143,8 @@ class SecretStore:
                     raise OperationFailed(f"the secret '{name}' does not open with the master key in force")
                 sealed.keys = {key_id(key): sealed.keys[key_id(key)]}
 
-    def _data_key(self, name: str, sealed: Sealed) -> bytes:
-        keys = self.master.by_id()
+    def _data_key(self, name: str, sealed: Sealed, keys: Mapping[str, bytes] | None = None) -> bytes:
+        keys = keys or self.master.by_id()
         for master_id, wrapped in sealed.keys.items():
             if master_id in keys:
                 with contextlib.suppress(InvalidTag, ValueError):

@@ -22,6 +22,12 @@ ServiceTier = Literal["auto", "default", "flex", "priority", "batch"]
 """How urgently a vendor serves a request, in OpenAI's words."""
 
 
+AdminRole = Literal["viewer", "operator", "admin"]
+
+ADMIN_ROLES: tuple[AdminRole, ...] = ("viewer", "operator", "admin")
+"""Of administrators: each may do what those before it may."""
+
+
 class Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Base of the frozen value objects. They are trees: Python's collector of cycles need not look at them."""
 

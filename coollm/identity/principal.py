@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from coollm.core.config.schema import Client
-from coollm.core.types import Value
-
-Role = Literal["viewer", "operator", "admin"]
-
-ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
-"""Each may do what those before it may."""
+from coollm.core.types import ADMIN_ROLES, AdminRole, Value
 
 
 class Principal(Value, frozen=True):
@@ -20,11 +15,11 @@ class Principal(Value, frozen=True):
 
     kind: Literal["local", "key", "password", "ldap", "client"]
     name: str
-    role: Role | None = None
+    role: AdminRole | None = None
     address: str = ""
     via: str = ""
     client: Client | None = None
 
-    def may(self, needed: Role) -> bool:
+    def may(self, needed: AdminRole) -> bool:
         """Whether the role is enough."""
-        return self.role is not None and ROLES.index(self.role) >= ROLES.index(needed)
+        return self.role is not None and ADMIN_ROLES.index(self.role) >= ADMIN_ROLES.index(needed)

@@ -10,8 +10,7 @@ import time
 
 import msgspec
 
-from coollm.core.types import Value
-from coollm.identity.principal import Role
+from coollm.core.types import AdminRole, Value
 
 PREFIX = "coosession_"
 SESSION_SECONDS = 3600
@@ -22,7 +21,7 @@ class Session(Value, frozen=True):
 
     kind: str
     name: str
-    role: Role
+    role: AdminRole
     ends: int
 
 
@@ -32,7 +31,7 @@ class Sessions:
     def __init__(self, hash_key: bytes) -> None:
         self._key = hmac.new(hash_key, b"coollm sessions", hashlib.sha256).digest()
 
-    def begin(self, kind: str, name: str, role: Role) -> tuple[str, int]:
+    def begin(self, kind: str, name: str, role: AdminRole) -> tuple[str, int]:
         """A token, and when it ends."""
         ends = int(time.time()) + SESSION_SECONDS
         body = _text(msgspec.json.encode(Session(kind=kind, name=name, role=role, ends=ends)))

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from datetime import datetime
 from typing import Any
 
@@ -13,8 +14,7 @@ import msgspec
 
 from coollm.core.config.schema import Client, Limits
 from coollm.core.errors import InvalidRequest
-from coollm.core.types import Value
-from coollm.identity.principal import Role
+from coollm.core.types import AdminRole, Value
 
 CLIENT, ADMIN = "client", "admin"
 
@@ -63,7 +63,7 @@ class StoredAdmin(Value, frozen=True):
     """An administrator; one without a key is a name of the directory's that is shut out."""
 
     id: str
-    role: Role
+    role: AdminRole
     created_ms: int
     revoked_ms: int = 0
     by: str = ""
@@ -99,6 +99,11 @@ def new_key(kind: str) -> tuple[str, str]:
     """A key that nobody can guess, and the part of it by which it is known."""
     prefix = f"{'coo' if kind == CLIENT else 'cooadm'}_{secrets.token_hex(4)}"
     return f"{prefix}_{secrets.token_urlsafe(KEY_BYTES)}", prefix
+
+
+def now_ms() -> int:
+    """The time of now, as it is kept: in milliseconds of the epoch."""
+    return int(time.time() * 1000)
 
 
 def check_identifier(identity: Any) -> str:

@@ -22,7 +22,7 @@ from coollm.core.money import NANO_USD
 from coollm.core.types import Json
 from coollm.ledger.entry import Entry
 from coollm.ledger.migrations import HOURS_OF_A_DAY, migrate
-from coollm.ledger.tables import COUNTS, SUMS, days, erasures, hours, shipped, usage
+from coollm.ledger.tables import COUNTS, SUMS, days, erasures, hours, revisions, shipped, usage
 from coollm.limits.scopes import HEDGE, MODEL
 from coollm.limits.settlement import Ending
 
@@ -216,6 +216,18 @@ class Ledger:
                 row = connection.execute(select(requests, *added).select_from(table).where(within)).one()
                 found[table.name.removeprefix("usage_")] = {name: int(value) for name, value in zip(("requests", *_VERIFIED), row, strict=True)}
         return {"requests": found.pop(usage.name), **found}
+
+    def revisions(self) -> dict[str, int]:
+        """How often what is set while gateways run has changed, by its name."""
+        with self.reading() as connection:
+            return {str(row.name): int(row.revision) for row in connection.execute(select(revisions))}
+
+    def key_uses(self, since_ms: int) -> dict[tuple[str, str], tuple[int, int]]:
+        """How often each vendor key was used since then, and when last in milliseconds of the epoch, by provider and key id."""
+        query = select(usage.c.provider, usage.c.key_id, func.count(), func.max(usage.c.at_ms)).where(usage.c.at_ms >= since_ms)
+        with self.reading() as connection:
+            rows = connection.execute(query.group_by(usage.c.provider, usage.c.key_id))
+            return {(str(provider), str(key)): (int(count), int(last)) for provider, key, count, last in rows}
 
     def used_by(self, provider: str, key_id: str, since_ms: int) -> list[tuple[str, int, int]]:
         """Who has used a vendor key since then: clients, how often, and when last in milliseconds of the epoch."""

@@ -11,7 +11,10 @@ from coollm.core.config.schema import Settings
 from coollm.core.errors import OperationFailed
 from coollm.identity.roster import Roster, Uses
 from coollm.identity.stored import Stored
+from coollm.ledger.access_book import NAME as ACCESS
 from coollm.ledger.access_book import AccessBook
+from coollm.ledger.book import Ledger
+from coollm.ledger.override_book import NAME as LIMITS
 from coollm.ledger.override_book import OverrideBook
 from coollm.ledger.threads import in_thread
 from coollm.limits.limiter import Limiter
@@ -30,8 +33,17 @@ class Watcher:
     """One in each worker. `roster` is who is known now."""
 
     def __init__(
-        self, overrides: OverrideBook, access: AccessBook, limiter: Limiter, settings: Settings, hash_key: bytes | None, stored: Stored, uses: Uses
+        self,
+        ledger: Ledger,
+        overrides: OverrideBook,
+        access: AccessBook,
+        limiter: Limiter,
+        settings: Settings,
+        hash_key: bytes | None,
+        stored: Stored,
+        uses: Uses,
     ) -> None:
+        self._ledger = ledger
         self._overrides = overrides
         self._access = access
         self._limiter = limiter
@@ -62,7 +74,14 @@ class Watcher:
     def look(self) -> None:
         """Takes in what is new. Raises as the books do."""
         limits, access = self._limiter.scopes.overrides.revision, self.roster.stored.revision
-        set_now, stored = in_thread(lambda: (self._overrides.newer(limits), self._access.newer(access)))
+        known = {LIMITS: limits, ACCESS: access}
+
+        def newer() -> tuple[Overrides | None, Stored | None]:
+            now = self._ledger.revisions()
+            changed = {name for name, revision in known.items() if now.get(name, 0) != revision}
+            return self._overrides.newer(limits) if LIMITS in changed else None, self._access.newer(access) if ACCESS in changed else None
+
+        set_now, stored = in_thread(newer)
         if stored is not None:
             self.roster = Roster(self._settings, self._hash_key, stored)
             _log.info("clients and administrators were set", extra={"revision": stored.revision})

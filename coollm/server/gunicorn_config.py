@@ -111,6 +111,9 @@ def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
     if application is not None:
         services = application.services
         services.closer.flush()
+        services.audit.flush()
+        with contextlib.suppress(SQLAlchemyError, OperationFailed, OSError):  # evidence, and no request's
+            services.watcher.write_uses()
         services.metrics.write()
     logging.shutdown()
 

@@ -16,7 +16,7 @@ import requests
 
 from coollm.api.routes import Access, Route
 from coollm.core.registry import ENDPOINTS
-from coollm.identity.principal import ROLES
+from coollm.core.types import ADMIN_ROLES
 from tests.conftest import GatewayHandle, SimulatorHandle, serve, simulated, wait_for
 
 ADMIN_KEY = "the-admin-key-of-the-tests-0123456789"
@@ -52,7 +52,7 @@ def keys(gateway: GatewayHandle) -> dict[str, str]:
         assert reply.status_code in (200, 201), reply.text
         return reply.json()
 
-    found = {role: post("/admin/v1/admins", {"id": f"a-{role}", "role": role})["key"] for role in ROLES}
+    found = {role: post("/admin/v1/admins", {"id": f"a-{role}", "role": role})["key"] for role in ADMIN_ROLES}
     found["revoked admin"] = post("/admin/v1/admins", {"id": "a-revoked", "role": "admin"})["key"]
     requests.put(f"{gateway.url}/admin/v1/admins/a-revoked", json={"revoked": True}, headers=as_admin, timeout=10)
     found["client"] = post("/admin/v1/clients", {"id": "c-good"})["key"]
@@ -112,13 +112,13 @@ def test_the_matrix(gateway: GatewayHandle, keys: dict[str, str], route: Route, 
     for name in ("revoked", "expired", "revoked admin"):
         assert ask(gateway, route, method, f"Bearer {keys[name]}").status_code == 401, name
     if route.access is Access.CLIENT:
-        for name in (*ROLES, "configured", "session"):
+        for name in (*ADMIN_ROLES, "configured", "session"):
             assert ask(gateway, route, method, f"Bearer {keys[name]}").status_code == 401, "an administrator is no client"
         assert ask(gateway, route, method, f"Bearer {keys['client']}", host="evil.example").status_code not in (401, 403, 500)
         return
     assert ask(gateway, route, method, f"Bearer {keys['client']}").status_code == 403
-    needed = ROLES.index(NEEDED[route.access])  # type: ignore[arg-type]
-    for place, role in enumerate(ROLES):
+    needed = ADMIN_ROLES.index(NEEDED[route.access])  # type: ignore[arg-type]
+    for place, role in enumerate(ADMIN_ROLES):
         reply = ask(gateway, route, method, f"Bearer {keys[role]}", host="evil.example")
         if place < needed:
             assert reply.status_code == 403, role

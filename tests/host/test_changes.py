@@ -44,10 +44,10 @@ def killed_until_done(installed: Installed, command: str, when: str, most: int =
 
 @pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
 def test_a_command_that_is_killed_at_every_step_ends_when_it_is_given_again(installed: Installed, when: str) -> None:
-    installed.host.write("/root/killed.yaml", with_body(30 if when == "before" else 31))
+    installed.host.write("/srv/killed.yaml", with_body(30 if when == "before" else 31))
     with installed.load(rate=50, connections=10, streams=5, stream_seconds=2) as clients:
         if when == "after":  # before the first write nothing has begun, and nothing is gone on with
-            assert killed_until_done(installed, "coollm config apply /root/killed.yaml", when) >= 3
+            assert killed_until_done(installed, "coollm config apply /srv/killed.yaml", when) >= 3
             assert killed_until_done(installed, "coollm restart --rolling", when) >= 4
             upgrade = f"coollm upgrade {RELEASES}/coollm-{NEW}-py3-none-any.whl --wheelhouse {WHEELHOUSE} --soak 1s --yes"
             assert killed_until_done(installed, upgrade, when) >= 6
@@ -64,10 +64,10 @@ def test_a_command_that_is_killed_at_every_step_ends_when_it_is_given_again(inst
             installed.coollm("rollback --soak 1s --yes")
         else:
             for kill_at in range(1, 8):
-                installed.host.write("/root/killed.yaml", with_body(40 + kill_at))
-                done = installed.host.run(f"PYTHONPATH={HOOK} KILL_AT={kill_at} coollm config apply /root/killed.yaml; exit $?", check=False)
+                installed.host.write("/srv/killed.yaml", with_body(40 + kill_at))
+                done = installed.host.run(f"PYTHONPATH={HOOK} KILL_AT={kill_at} coollm config apply /srv/killed.yaml; exit $?", check=False)
                 assert done.returncode in (0, 137)
-                installed.coollm("config apply /root/killed.yaml")
+                installed.coollm("config apply /srv/killed.yaml")
                 assert installed.host.run("cat /etc/coollm/config.yaml").stdout == with_body(40 + kill_at)
     assert clients["failed"] == []
     assert clients["streams_cut"] == []
@@ -79,8 +79,8 @@ def test_a_command_that_is_killed_at_every_step_ends_when_it_is_given_again(inst
 
 def test_another_command_takes_back_what_a_killed_one_left(installed: Installed) -> None:
     before = generation(installed)
-    installed.host.write("/root/left.yaml", with_body(77))
-    done = installed.host.run(f"PYTHONPATH={HOOK} KILL_AT=5 coollm config apply /root/left.yaml; exit $?", check=False)
+    installed.host.write("/srv/left.yaml", with_body(77))
+    done = installed.host.run(f"PYTHONPATH={HOOK} KILL_AT=5 coollm config apply /srv/left.yaml; exit $?", check=False)
     assert done.returncode == 137
     assert any("was killed" in note for note in installed.json("status")["notes"])
     other = installed.coollm("scale 2")
@@ -110,9 +110,9 @@ def test_two_administrators(installed: Installed) -> None:
 def test_a_configuration_that_is_not_confirmed_reverts_by_itself(installed: Installed) -> None:
     before = generation(installed)
     file = installed.host.run("cat /etc/coollm/config.yaml").stdout
-    installed.host.write("/root/trial.yaml", with_body(88))
+    installed.host.write("/srv/trial.yaml", with_body(88))
     # The administrator's session dies with the command.
-    applied = installed.json("config", "apply", "/root/trial.yaml", "--confirm-within", "6s")
+    applied = installed.json("config", "apply", "/srv/trial.yaml", "--confirm-within", "6s")
     assert generation(installed) == {applied["generation"]}
     assert any("reverts in" in note for note in installed.json("status")["notes"])
     time.sleep(6)
@@ -121,7 +121,7 @@ def test_a_configuration_that_is_not_confirmed_reverts_by_itself(installed: Inst
     late = installed.coollm("config", "confirm", check=False)
     assert late.returncode == 1
     assert "not confirmed in time" in late.stderr
-    installed.coollm("config", "apply", "/root/trial.yaml", "--confirm-within", "8s")
+    installed.coollm("config", "apply", "/srv/trial.yaml", "--confirm-within", "8s")
     installed.coollm("config", "confirm")
     time.sleep(8)
     assert generation(installed) != before
@@ -134,15 +134,15 @@ def test_a_configuration_with_which_no_instance_is_healthy_is_taken_back(install
     before = generation(installed)
     file = installed.host.run("cat /etc/coollm/config.yaml").stdout
     broken = CONFIG[: CONFIG.index("llm_providers:")] + CONFIG[CONFIG.index("api_keys:\n  - id: app") :]  # no vendor, which is valid and serves nothing
-    installed.host.write("/root/broken.yaml", broken)
+    installed.host.write("/srv/broken.yaml", broken)
     with installed.load(rate=50, connections=10, streams=3, stream_seconds=2):
-        done = installed.coollm("config", "apply", "/root/broken.yaml", check=False)
+        done = installed.coollm("config", "apply", "/srv/broken.yaml", check=False)
     assert done.returncode == 7, done.stderr
     assert generation(installed) == before
     assert installed.host.run("cat /etc/coollm/config.yaml").stdout == file
-    invalid = installed.host.run("echo 'version: 1' >/root/invalid.yaml; coollm config apply /root/invalid.yaml", check=False)
+    invalid = installed.host.run("echo 'version: 1' >/srv/invalid.yaml; coollm config apply /srv/invalid.yaml", check=False)
     assert invalid.returncode == 3
-    assert "/root/invalid.yaml:1" in invalid.stderr
+    assert "/srv/invalid.yaml:1" in invalid.stderr
 
 
 def test_scale_drain_undrain_and_undo(installed: Installed) -> None:
@@ -181,11 +181,11 @@ def test_stop_and_start(installed: Installed) -> None:
 def test_a_full_disk_stops_a_change_before_it_is_made(installed: Installed, what: str) -> None:
     before = generation(installed)
     place = "/var/opt/coollm/journal" if what == "journal" else "/var/log/coo-llm"
-    installed.host.write("/root/full.yaml", with_body(33))
+    installed.host.write("/srv/full.yaml", with_body(33))
     fill = f"dd if=/dev/zero of={place}/fill bs=1k count=64 2>/dev/null"
     installed.host.run(f"mount -t tmpfs -o size=32k tmpfs {place}; {fill}; true")
     try:
-        done = installed.coollm("config", "apply", "/root/full.yaml", check=False)
+        done = installed.coollm("config", "apply", "/srv/full.yaml", check=False)
         assert done.returncode in (1, 7)
         assert "cannot be written: No space left on device" in done.stderr
         assert "fault of coollm" not in done.stderr
@@ -209,8 +209,8 @@ def test_what_was_changed_is_in_the_audit_log(installed: Installed) -> None:
     assert KEY not in json.dumps(entries)
     assert {entry["action"] for entry in installed.json("audit", "search", "--action", "drain")["entries"]} == {"drain"}
     assert len(installed.coollm("audit", "tail", "-n", "3").stdout.splitlines()) == 4
-    installed.host.run("cp -p /var/log/coo-llm/audit.log /root/audit.log; sed -i '3s/root/anna/' /var/log/coo-llm/audit.log")
+    installed.host.run("cp -p /var/log/coo-llm/audit.log /srv/audit.log; sed -i '3s/root/anna/' /var/log/coo-llm/audit.log")
     changed = installed.coollm("audit", "verify", check=False)
     assert (changed.returncode, "audit.log:3: it was changed" in changed.stdout) == (4, True)
-    installed.host.run("cp -p /root/audit.log /var/log/coo-llm/audit.log")
+    installed.host.run("cp -p /srv/audit.log /var/log/coo-llm/audit.log")
     assert installed.coollm("audit", "verify").returncode == 0

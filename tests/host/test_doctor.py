@@ -56,18 +56,18 @@ def test_what_is_wrong_is_found(installed: Installed, code: str, command: str, r
 
 def test_what_a_configuration_gets_wrong_is_found(installed: Installed) -> None:
     installed.host.run(
-        "mkdir -p /root/tls; cd /root/tls; openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 5 -subj /CN=x 2>/dev/null; chmod 644 key.pem"
+        "mkdir -p /srv/tls; cd /srv/tls; openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 5 -subj /CN=x 2>/dev/null; chmod 644 key.pem"
     )
-    text = CONFIG.replace("  drain_seconds: 30\n", "  drain_seconds: 30\n  tls: {cert_file: /root/tls/cert.pem, key_file: /root/tls/key.pem}\n")
+    text = CONFIG.replace("  drain_seconds: 30\n", "  drain_seconds: 30\n  tls: {cert_file: /srv/tls/cert.pem, key_file: /srv/tls/key.pem}\n")
     text += "policy:\n  timeouts: {first_byte: 20m}\n"
     before = installed.host.run("cat /etc/coollm/config.yaml").stdout
-    installed.host.write("/root/wrong.yaml", text)
-    installed.coollm("config", "apply", "/root/wrong.yaml")
+    installed.host.write("/srv/wrong.yaml", text)
+    installed.coollm("config", "apply", "/srv/wrong.yaml")
     try:
         assert {"certificate", "timeouts", "permissions"} <= codes(installed)
     finally:
-        installed.host.write("/root/right.yaml", before)
-        installed.coollm("config", "apply", "/root/right.yaml")
+        installed.host.write("/srv/right.yaml", before)
+        installed.coollm("config", "apply", "/srv/right.yaml")
     assert codes(installed) == {"secrets-in-clear"}, "the configuration of these tests has them"
 
 

@@ -110,14 +110,14 @@ def test_credentials_of_systemd(installed: Installed) -> None:
     before = host.run("cat /etc/coollm/config.yaml").stdout
     host.run("install -d -m 700 /etc/coollm/credentials; printf sk-credential-0001 >/etc/coollm/credentials/openai; chmod 600 /etc/coollm/credentials/openai")
     host.run(f"coollm install --wheelhouse {WHEELHOUSE} --yes && coollm restart --rolling")
-    host.write("/root/credential.yaml", before.replace('"sk-one"', '"${file:credentials/openai}"'))
-    host.run("coollm config apply /root/credential.yaml")
+    host.write("/srv/credential.yaml", before.replace('"sk-one"', '"${file:credentials/openai}"'))
+    host.run("coollm config apply /srv/credential.yaml")
     assert "LoadCredential=openai:/etc/coollm/credentials/openai" in host.run("systemctl cat coollm@1").stdout
     assert {one["status"] for one in installed.json("status")["instances"]} == {"ok"}
     keys = [key["id"] for provider in installed.json("providers")["providers"] for key in provider["keys"]]
     assert Secret("sk-credential-0001").fingerprint() in keys
-    host.write("/root/before.yaml", before)
-    host.run("coollm config apply /root/before.yaml; rm -r /etc/coollm/credentials")
+    host.write("/srv/before.yaml", before)
+    host.run("coollm config apply /srv/before.yaml; rm -r /etc/coollm/credentials")
     host.run(f"coollm install --wheelhouse {WHEELHOUSE} --yes && coollm restart --rolling")
 
 

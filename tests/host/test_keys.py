@@ -28,15 +28,15 @@ def test_every_key_is_changed_under_load_and_none_is_to_be_read(installed: Insta
         change_every_key(installed)
     finally:
         vendor.kill()
-        host.write("/root/before.yaml", CONFIG)
-        installed.coollm("config", "apply", "/root/before.yaml", "--yes", check=False)
+        host.write("/srv/before.yaml", CONFIG)
+        installed.coollm("config", "apply", "/srv/before.yaml", "--yes", check=False)
 
 
 def change_every_key(installed: Installed) -> None:
     host = installed.host
-    host.write("/root/keys.yaml", config())
+    host.write("/srv/keys.yaml", config())
     with installed.load(rate=100, connections=20, streams=10, stream_seconds=5) as clients:
-        installed.coollm("config", "apply", "/root/keys.yaml", "--yes")
+        installed.coollm("config", "apply", "/srv/keys.yaml", "--yes")
         assert host.run("stat -c '%a %U' /etc/coollm/master.key").stdout.split() == ["600", "coollm"]
         moved = installed.json("secrets", "import", "--yes")
         assert "openai-1" in moved["secrets"]
@@ -63,7 +63,7 @@ def change_every_key(installed: Installed) -> None:
     assert clients["requests"] > 500
 
     words = "|".join((*CANARIES, KEY, client["key"], rotated["key"], admin["key"], renewed["key"]))
-    host.run("rm /root/keys.yaml")
+    host.run("rm /srv/keys.yaml")
     places = "/etc/coollm /var/lib/coollm /var/log/coo-llm /var/opt/coollm /run/coollm /etc/systemd/system"
     found = host.run(f"grep -rlaE '{words}' {places}", check=False).stdout
     assert found == ""

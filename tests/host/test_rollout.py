@@ -38,8 +38,8 @@ def test_restart_upgrade_rollback_and_ten_configurations_lose_nothing(installed:
         time.sleep(2)
         receipts.append(installed.json("restart", "--rolling"))
         for number in range(10):
-            installed.host.write("/root/new.yaml", CONFIG.replace("drain_seconds: 30", f"drain_seconds: 30\n  max_body_mb: {60 + number}"))
-            done = installed.json("config", "apply", "/root/new.yaml")
+            installed.host.write("/srv/new.yaml", CONFIG.replace("drain_seconds: 30", f"drain_seconds: 30\n  max_body_mb: {60 + number}"))
+            done = installed.json("config", "apply", "/srv/new.yaml")
             assert done["generation"] > generation
             generation = done["generation"]
         receipts.append(installed.json("upgrade", f"{RELEASES}/coollm-{NEW}-py3-none-any.whl", "--wheelhouse", WHEELHOUSE, "--soak", "3s", "--yes"))

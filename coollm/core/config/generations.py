@@ -28,6 +28,9 @@ CONFIG = "config.yaml"
 NOTE = "note.json"
 KEPT = 50
 
+SHORTEST_CONFIRM_SECONDS = 5.0
+"""Sooner nobody can confirm one."""
+
 
 class Pointer(msgspec.Struct, frozen=True):
     """Which generation is in force; `revert_at` is a time of the epoch in seconds."""

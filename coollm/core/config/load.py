@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,9 +23,6 @@ from coollm.core.errors import ConfigurationError
 from coollm.core.paths import HASH_KEY, SECRETS, environment_file, state_directory
 from coollm.core.secrets import Secret
 from coollm.core.vendor_keys import VendorKeys, read_vendor_keys
-
-if TYPE_CHECKING:
-    from coollm.core.secret_store import SecretStore
 
 LARGEST_FILE_BYTES = 4 * 1024 * 1024
 
@@ -156,14 +152,14 @@ def has_secret(state: Path, name: str) -> bool:
 
 def _reader(path: Path, state: Path) -> ReadSecret:
     """Reads secrets. What can decrypt is loaded when the first is asked for: most configurations have none."""
-    stores: list[SecretStore] = []
+    opened: list[ReadSecret] = []
 
     def read(name: str) -> str:
-        if not stores:
+        if not opened:
             from coollm.core.secret_store import secret_store
 
-            stores.append(secret_store(path, state))
-        return stores[0].get(name)
+            opened.append(secret_store(path, state).reader())
+        return opened[0](name)
 
     return read
 

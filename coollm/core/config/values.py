@@ -15,9 +15,11 @@ class Duration(float):
 
     @classmethod
     def parse(cls, text: str | float) -> Duration:
-        """Reads a duration; a plain number is seconds. Raises ValueError with the expected notation."""
+        """Reads a duration; a plain number is seconds, and 0 needs no unit. Raises ValueError with the expected notation."""
         if isinstance(text, int | float) and not isinstance(text, bool) and text >= 0:
             return cls(text)
+        if text == "0":
+            return cls(0)
         match = _DURATION.fullmatch(str(text).strip())
         if match is None:
             raise ValueError("expected a duration such as 30s, 5m, 1h or 1d")
