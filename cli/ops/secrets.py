@@ -22,14 +22,19 @@ from coollm.core.config.load import Loaded, load, secrets_in_clear
 from coollm.core.config.placeholders import replaced
 from coollm.core.errors import ConfigurationError, OperationFailed, UsageError
 from coollm.core.master_key import CREDENTIAL, key_id
-from coollm.core.paths import is_installed
+from coollm.core.paths import HASH_KEY, is_installed
 from coollm.core.secret_store import NAME, as_json, from_json, secret_store
 from coollm.core.vendor_keys import read_vendor_keys
 
 _REFERENCE = re.compile(r"\$\{secret:([^}]*)\}")
 _ELEMENT = re.compile(r"(llm_providers|api_keys)\[(\d+)\](?:\.api_keys\[(\d+)\])?")
 
-OWN = ("client-keys", "vendor-key.")
+CREDENTIALS = Path("/run/credentials")
+
+VENDOR_KEY = "vendor-key."
+"""How the names of vendor keys that were added begin."""
+
+OWN = (HASH_KEY, VENDOR_KEY)
 """Names that the gateway itself uses."""
 
 
@@ -306,5 +311,5 @@ def _uses(config: Path, state: Path) -> dict[str, list[str]]:
 
 
 def _is_credential() -> bool:
-    """Whether systemd hands the master key to the instances."""
-    return any(CREDENTIAL in systemd.show(systemd.service(name), "LoadCredential").get("LoadCredential", "") for name in host.numbers())
+    """Whether systemd has given the master key to an instance that runs (systemd.exec(5): where credentials are kept)."""
+    return any((CREDENTIALS / systemd.service(name) / CREDENTIAL).exists() for name in host.numbers())

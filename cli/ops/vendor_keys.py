@@ -18,7 +18,7 @@ from coollm_cli.ops.gateway_client import find_gateway
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.lock import actor
 from coollm_cli.ops.operation import Plan, Step
-from coollm_cli.ops.secrets import need_owner
+from coollm_cli.ops.secrets import VENDOR_KEY, need_owner
 from coollm_cli.ops.times import ago, duration
 
 from coollm.core.config.values import Duration
@@ -81,6 +81,8 @@ def rotate_plan(config: Path, state: Path, provider: str, old: str, value: str, 
     parameters = _parameters(config, state, "rotate", provider, value, soak, model, dry_run=dry_run)
     if parameters["key"] == old:
         raise UsageError("the new key is the old one", "get another one from the vendor")
+    if not dry_run and any(one["provider"] == provider and one["key"] == parameters["key"] for one in rows(config)["keys"]):
+        raise UsageError(f"{provider} has the new key {parameters['key']} already", f"coollm keys retire {provider} {old} --drain takes the old one out")
     parameters |= {"old": old, "quiet_seconds": duration("--quiet-for", quiet_for), **_old(state, provider, old)}
     return Plan("vendor-key", parameters, steps(parameters), notes=_notes(row))
 
@@ -314,7 +316,7 @@ def _put(config: Path, state: Path, changed: Any) -> None:
 
 def _parameters(config: Path, state: Path, action: str, provider: str, value: str, soak: Soak, model: str | None, *, dry_run: bool) -> dict[str, Any]:
     key = Secret(value).fingerprint() if value else "…"
-    secret, store = f"vendor-key.{provider}.{key}", secret_store(config, state)
+    secret, store = f"{VENDOR_KEY}{provider}.{key}", secret_store(config, state)
     return {
         "config": str(config),
         "state": str(state),

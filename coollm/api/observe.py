@@ -76,7 +76,10 @@ def keys(services: Services) -> Response:
     kept = in_thread(lambda: read_vendor_keys(services.state))
     cooling = services.store.cooldowns()
     since_ms = int((time.time() - DAY_SECONDS) * 1000)
-    uses = in_thread(lambda: services.ledger.key_uses(since_ms)) if request.args.get("uses") == "1" else None
+    uses = None
+    if request.args.get("uses") == "1":
+        in_thread(services.shipper.ship)
+        uses = in_thread(lambda: services.ledger.key_uses(since_ms))
     rows: list[Json] = []
     for provider in services.settings.llm_providers:
         for key_id in key_ids(provider):

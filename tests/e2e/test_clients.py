@@ -180,6 +180,15 @@ def test_what_is_wrong_with_a_client_is_said(gateway: GatewayHandle, body: dict[
         assert reply.json()["error"]["param"] == param
 
 
+def test_what_is_read_of_a_client_can_be_given_back(gateway: GatewayHandle) -> None:
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    assert requests.post(f"{gateway.url}/admin/v1/clients", json={"id": "round"}, headers=headers, timeout=10).status_code == 201
+    url = f"{gateway.url}/admin/v1/clients/round"
+    read = requests.get(url, headers=headers, timeout=10).json()
+    again = requests.put(url, json={**read, "description": "given back"}, headers=headers, timeout=10)
+    assert (again.status_code, again.json()) == (200, {**read, "description": "given back"})
+
+
 def test_of_many_who_make_the_same_client_one_does(gateway: GatewayHandle) -> None:
     def make(_: int) -> int:
         return requests.post(f"{gateway.url}/admin/v1/clients", json={"id": "same"}, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=30).status_code

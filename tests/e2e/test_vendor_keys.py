@@ -59,7 +59,8 @@ def served(simulator: SimulatorHandle, key: str) -> int:
 
 
 def state(gateway: GatewayHandle) -> Any:
-    return json.loads((gateway.home / "state" / "vendor-keys.json").read_text())
+    path = gateway.home / "state" / "vendor-keys.json"
+    return json.loads(path.read_text()) if path.exists() else {"keys": [], "retired": [], "held": []}
 
 
 def test_a_rotation_under_load(gateway: GatewayHandle, simulator: SimulatorHandle) -> None:
@@ -83,6 +84,10 @@ def test_a_rotation_under_load(gateway: GatewayHandle, simulator: SimulatorHandl
     for file in gateway.home.rglob("*"):
         if file.is_file():
             assert b"sk-vendor-openai-0002" not in file.read_bytes(), file
+    again = gateway.coollm("keys", "rotate", "openai", Secret("sk-vendor-openai-0009").fingerprint(), "--yes", stdin="sk-vendor-openai-0002\n")
+    assert (again.returncode, "has the new key" in again.stderr) == (2, True)
+    used = json.loads(gateway.coollm("keys", "list", "--json").stdout)["keys"]
+    assert all(row["requests_24h"] > 100 for row in used)
     refused = gateway.coollm("keys", "retire", "openai", Secret("sk-vendor-openai-0002").fingerprint(), "--quiet-for", "10m", "--yes")
     assert refused.returncode == 1
     assert "was used within the last 10m, by app (" in refused.stderr
@@ -129,7 +134,7 @@ def test_it_is_gone_on_with_or_taken_back_wherever_it_was_killed(gateway: Gatewa
             result = gateway.coollm("keys", "rotate", "--abort", "--yes")
             aborted += 1
             assert result.returncode == 0, result.stderr
-            assert state(gateway) == {"keys": [], "retired": [], "held": []} if (gateway.home / "state" / "vendor-keys.json").exists() else True
+            assert state(gateway) == {"keys": [], "retired": [], "held": []}
             assert gateway.chat("gpt-sim").status_code == 200
         else:
             result = gateway.coollm("keys", "rotate", "--resume", "--yes")
