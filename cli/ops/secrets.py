@@ -181,6 +181,10 @@ def import_plan(config: Path, state: Path, *, dry_run: bool) -> Plan:
     found = [(path, node) for path, node in loaded.plain_secrets if path in in_clear]
     if not found:
         return Plan("secrets-import", {}, (), nothing=f"no secret stands in {config} in clear: nothing to do")
+    effective = Generations(config, state).effective()
+    if effective is not None and effective.file.read_bytes() != config.read_bytes():
+        message = f"{config} differs from generation {effective.number}, which is in force: this would put both changes in force at once"
+        raise OperationFailed(message, f"coollm config diff, then coollm config apply {config}, then this again")
     store = secret_store(config, state)
     if not dry_run:
         store.master.make()
@@ -188,8 +192,6 @@ def import_plan(config: Path, state: Path, *, dry_run: bool) -> Plan:
     text = config.read_text("utf-8-sig")
     content = replaced(text, [(node.span, f'"${{secret:{names[path]}}}"') for path, node in found])
     sealed = {} if dry_run else {names[path]: as_json(store.seal(names[path], str(node.value), actor())) for path, node in found}
-    generations = Generations(config, state)
-    effective = generations.effective()
     parameters = {
         "config": str(config),
         "state": str(state),

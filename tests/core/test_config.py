@@ -60,6 +60,23 @@ def test_keys_without_effect_are_said(tmp_path: Path) -> None:
     assert "server.webui.enabled" in {warning.path for warning in load(tmp_path / "coollm.yaml", {}).warnings}
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "says"),
+    [
+        ('server: {cors: {origins: ["*"], credentials: true}}', "server.cors.origins[0]", "any page could act"),
+        ('server: {cors: {origins: ["chat.company.com"]}}', "server.cors.origins[0]", "expected an origin"),
+        ('server: {trusted_proxies: ["10.0.0.0/99"]}', "server.trusted_proxies[0]", "expected an address or a network"),
+        ('api_keys: [{key: abcdefgh, allowed_addresses: ["everywhere"]}]', "api_keys[0].allowed_addresses[0]", "expected an address or a network"),
+        ('logging: {prometheus: {allowed_addresses: ["x"]}}', "logging.prometheus.allowed_addresses[0]", "expected an address or a network"),
+        ('auth: {type: ldap, server: a, base_dn: b, user_dn: "uid=x"}', "auth.user_dn", "a DN with %s"),
+    ],
+)
+def test_who_may_ask_from_where(tmp_path: Path, text: str, path: str, says: str) -> None:
+    (tmp_path / "coollm.yaml").write_text(text)
+    (fault,) = load(tmp_path / "coollm.yaml", {}).faults
+    assert (fault.path, says in fault.message) == (path, True), fault
+
+
 TEN_FAULTS = """\
 version: "2.0"
 server:
