@@ -56,6 +56,7 @@ def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | N
         "confirm_seconds": confirm_seconds,
         "probe_model": probe_model(config, loaded.settings),
         "reason": Redactor(loaded.settings.secrets())(message) if message else f"config apply {file}",
+        **kept_generations(loaded.settings),
     }
     notes = [str(warning) for warning in loaded.warnings]
     old = _settings(config, effective.file) if effective else None
@@ -65,6 +66,12 @@ def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | N
     if effective is not None:
         reverse = ("config-apply", parameters | {"content": "", "number": effective.number, "before": None, "confirm_seconds": None, "reason": "undo"})
     return Plan("config-apply", parameters, apply_steps(parameters), notes, reverse=reverse)
+
+
+def kept_generations(settings: Settings) -> dict[str, Any]:
+    """How many generations stay as another one is made, and since when they have to have been applied."""
+    most, oldest = settings.backup.keep.kept_generations(time.time())
+    return {"most": most, "oldest": oldest}
 
 
 def rollback_plan(config: Path, state: Path, number: int | None) -> Plan:
@@ -110,7 +117,7 @@ def apply_steps(parameters: dict[str, Any]) -> list[Step]:
     def keep(entry: Entry) -> None:
         entry.kept["number"] = parameters["number"]
         if parameters["number"] is None:
-            made = generations.add(parameters["content"].encode(), entry.by, parameters["reason"])
+            made = generations.add(parameters["content"].encode(), entry.by, parameters["reason"], parameters["most"], parameters["oldest"])
             entry.kept["number"] = made.number
 
     def switch(entry: Entry) -> None:

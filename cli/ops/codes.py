@@ -65,6 +65,8 @@ FINDINGS = (
     Code("unfinished", "A change was begun and not ended.", "give the same command again, and it is finished; any other takes it back"),
     Code("unconfirmed", "A configuration waits to be confirmed, and will revert.", "coollm config confirm keeps it"),
     Code("config", "The configuration is not valid: the gateway goes on with the one in force.", "coollm config validate"),
+    Code("backup", "No backup was made lately: what is lost with this host is lost.", "coollm backup create; coollm backup schedule lets a timer do it"),
+    Code("drill", "Nobody knows whether the backups can be restored.", "coollm backup drill; the fault that it names, and another backup"),
     Code("log-rotation", "The logs are not rotated.", "apt-get install logrotate; sudo coollm install writes its file"),
     Code("overcommit", "Redis on this host may fail to save itself.", "sysctl -w vm.overcommit_memory=1, and the same in /etc/sysctl.d"),
 )

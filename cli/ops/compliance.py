@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from coollm_cli.ops.backup import proof
 from coollm_cli.ops.gateway_client import find_gateway
 from coollm_cli.ops.host import host_of
 from coollm_cli.ops.journal import Entry
@@ -65,6 +66,7 @@ def report(config: Path, state: Path, days: int) -> dict[str, Any]:
             for row in keys["keys"]
         ],
         "secrets_in_clear": [fault.path for fault in secrets_in_clear(loaded)],
+        "backups": proof.told(state),
         "audit_log": {"lines": lines, "faults": faults, "in_time": len(entries)},
         "retention": {"data_retention_days": settings.compliance.data_retention_days},
         "encryption": {"tls": settings.server.tls is not None, "min_version": settings.server.tls.min_version if settings.server.tls else None},
@@ -86,8 +88,10 @@ def _findings(found: dict[str, Any], *, gdpr: bool, soc2: bool) -> list[str]:
         told.append(f"{found['access']['clients_without_expiry']} clients have keys that never end: coollm clients update ID --expires")
     if soc2 and any(row["days"] is None for row in found["keys"]):
         told.append("the age of vendor keys that are not in the secret store is not known: coollm secrets import")
-    if soc2:
-        told.append("coollm makes no backups in this version: the evidence of backups and restores has to come from elsewhere")
+    if soc2 and not found["backups"]["last_backup"]:
+        told.append("no backup was ever made: coollm backup create")
+    elif soc2 and (not found["backups"]["last_drill"] or found["backups"]["drill_failed"]):
+        told.append(f"no restore is proven: {found['backups']['drill_fault'] or 'coollm backup drill'}")
     if soc2 and not found["encryption"]["tls"]:
         told.append("the gateway speaks plain HTTP: server.tls, or a proxy before it that is documented elsewhere")
     return told
@@ -112,6 +116,11 @@ def markdown(found: dict[str, Any]) -> list[str]:
         "## Vendor keys",
         "",
         *(f"- {row['key']}: {row['state']}, {_age(row)}" for row in found["keys"]),
+        "",
+        "## Backups",
+        "",
+        f"- last backup: {found['backups']['last_backup'] or 'never'}",
+        f"- last proven restore: {found['backups']['last_drill'] or 'never'}",
         "",
         "## Audit log and retention",
         "",

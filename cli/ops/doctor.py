@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from coollm_cli.ops import host, systemd, units
+from coollm_cli.ops.backup import proof
 from coollm_cli.ops.codes import ALL
 
+from coollm.core.backup_status import read_backup_status
 from coollm.core.certificates import WARN_DAYS, read_certificate, read_file
 from coollm.core.config.generations import Generations
 from coollm.core.config.load import load, secrets_in_clear
@@ -36,6 +38,7 @@ LEAST_INODE_SHARE = 0.02
 SLOW_STORE_SECONDS = 0.05
 ASKED = 5
 DAY_SECONDS = 86400
+LATE_BACKUP_DAYS, LATE_DRILL_DAYS = 2, 15
 
 SYSTEMD = Path("/run/systemd/system")
 """Is there where systemd is the init (sd_booted(3))."""
@@ -315,6 +318,21 @@ def _timeouts(patient: Patient) -> Iterator[Finding]:
             yield Finding("timeouts", HIGH, f"systemd kills an instance after {stop:.0f} s, and server.drain_seconds is {drain}")
 
 
+def _backups(patient: Patient) -> Iterator[Finding]:
+    """Where backups are asked for: whether they are made, and hold."""
+    if patient.settings is None or not patient.settings.backup.recipients:
+        if patient.is_installed:
+            yield Finding("backup", MEDIUM, "no backup is configured: backup.recipients names nobody")
+        return
+    known, now = read_backup_status(patient.state), time.time()
+    if now - known.success > LATE_BACKUP_DAYS * DAY_SECONDS:
+        yield Finding("backup", HIGH, f"the last backup was made {proof.ago(known.success)} ago" if known.success else "no backup was ever made")
+    if known.drill_failed > known.drill:
+        yield Finding("drill", HIGH, f"the last drill failed: {known.drill_fault}")
+    elif known.success and now - known.drill > LATE_DRILL_DAYS * DAY_SECONDS:
+        yield Finding("drill", MEDIUM, f"the last restore was proven {proof.ago(known.drill)} ago" if known.drill else "no restore was ever proven")
+
+
 CHECKS: tuple[Check, ...] = (
     _configuration,
     _instances,
@@ -330,4 +348,5 @@ CHECKS: tuple[Check, ...] = (
     _store,
     _port,
     _timeouts,
+    _backups,
 )

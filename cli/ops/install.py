@@ -14,6 +14,7 @@ from typing import Any
 
 from coollm_cli import output
 from coollm_cli.ops import firewall, host, releases, systemd, tools, units
+from coollm_cli.ops.backup import schedule
 from coollm_cli.ops.init import plan_init, write_init
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
@@ -304,6 +305,7 @@ def _stop_all(names: list[str]) -> None:
 
 
 def _remove_files() -> None:
+    schedule.forget()
     for path in (*units.shipped(), *units.cron(), *COMPLETIONS.values()):
         path.unlink(missing_ok=True)
     firewall.forget()

@@ -31,6 +31,8 @@ from coollm.core.errors import CoollmError, OperationFailed, Undone
 from coollm.core.paths import audit_log, log_directory
 from coollm.core.secrets import Redactor
 
+FOR_EVER = float("inf")
+
 KINDS = {
     "install": "install:install_steps",
     "uninstall": "install:uninstall_steps",
@@ -54,18 +56,25 @@ KINDS = {
     "secret-set": "secrets:set_steps",
     "secrets-import": "secrets:import_steps",
     "master-key": "secrets:rotate_steps",
+    "backup-create": "backup.create:create_steps",
+    "backup-restore": "backup.restore:restore_steps",
+    "backup-prune": "backup.prune:prune_steps",
+    "backup-schedule": "backup.schedule:schedule_steps",
 }
 """Which function makes the steps of a kind from its parameters."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One part of a change. `text` is what the plan says of it; `do` and `undo` may keep what they find in the entry."""
+    """One part of a change. `text` is what the plan says of it; `do` and `undo` may keep what they find in the entry. With `cleans`, `undo` removes only what
+    the step has made for itself, and the host is as it was in any case.
+    """
 
     name: str
     text: str
     do: Callable[[Entry], None]
     undo: Callable[[Entry], None] | None = None
+    cleans: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ def _settle_unfinished(host: Host, command: str) -> Entry | None:
     if entry is None:
         return None
     steps = _steps(entry.kind, entry.parameters)
-    if entry.command == command:
+    if entry.command == command and time.time() - entry.began < entry.parameters.get("go_on_seconds", FOR_EVER):
         output.progress(f"going on with `{entry.command}`, which was not finished: {len(entry.done)} of {len(steps)} steps are done")
         _make(host, entry, steps)
         return entry
@@ -227,6 +236,7 @@ def _make(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
 
 def _failed(host: Host, entry: Entry, steps: Sequence[Step], error: CoollmError) -> None:
     output.progress(f"  failed: {error.message}")
+    changed = any(step.undo is not None and not step.cleans for step in steps if step.name in entry.begun)
     if not any(step.undo is not None for step in steps if step.name in entry.begun):
         _end(host, entry, FAILED, "failed", reason=error.message)
         raise error
@@ -236,6 +246,9 @@ def _failed(host: Host, entry: Entry, steps: Sequence[Step], error: CoollmError)
         _end(host, entry, FAILED, "failed, and could not be taken back", reason=error.message, second=str(second))
         message = f"{error.message}; and it could not all be taken back: {second}"
         raise OperationFailed(message, "coollm status shows how things stand") from error
+    if not changed:
+        _end(host, entry, FAILED, "failed", reason=error.message)
+        raise error
     _end(host, entry, UNDONE, "taken back", reason=error.message)
     raise Undone(f"{error.message}: what was changed has been taken back", error.hint) from error
 

@@ -53,9 +53,7 @@ def source(what: str | None, wheelhouse: Path | None) -> dict[str, Any]:
         if wheels:
             newest = max(wheels.values(), key=lambda file: _order(version_of(file)))
             return {"version": version_of(newest), "wheel": str(newest.absolute()), "wheelhouse": house}
-        from coollm import __version__
-
-        return {"version": __version__, "wheel": None, "wheelhouse": house}
+        return {"version": running_version(), "wheel": None, "wheelhouse": house}
     if what in wheels:
         return {"version": what, "wheel": str(wheels[what].absolute()), "wheelhouse": house}
     if wheelhouse is not None and not is_complete(what):
@@ -104,6 +102,13 @@ def build(where: dict[str, Any]) -> None:
         _run([*pip, *offline, named], "coollm could not be installed")
     _run([str(target / "bin" / "coollm"), "--version"], "the release does not run")
     (target / COMPLETE).touch()
+
+
+def running_version() -> str:
+    """The version of this command."""
+    from coollm import __version__
+
+    return __version__
 
 
 def remove(version: str) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from coollm_cli.ops import host, systemd
-from coollm_cli.ops.apply import apply_steps, probe_model, wait_for_workers
+from coollm_cli.ops.apply import apply_steps, kept_generations, probe_model, wait_for_workers
+from coollm_cli.ops.backup.restore import RESTORES
+from coollm_cli.ops.backup.snapshot import LARGEST_FILE
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.lock import actor
 from coollm_cli.ops.operation import Host, Plan, Step
@@ -202,6 +204,7 @@ def import_plan(config: Path, state: Path, *, dry_run: bool) -> Plan:
         "confirm_seconds": None,
         "probe_model": probe_model(config, loaded.settings),
         "reason": "secrets import",
+        **kept_generations(loaded.settings),
     }
     notes = [f"{path} -> ${{secret:{names[path]}}}" for path, _ in found]
     notes.append("earlier generations and journal entries that hold these secrets in clear are removed: this cannot be taken back afterwards")
@@ -238,9 +241,10 @@ def import_steps(parameters: dict[str, Any]) -> list[Step]:
 
 
 def forget_secrets_of(value: str, ours: Host) -> None:
-    """Removes what the command itself keeps with a secret in clear: journal entries, and copies made before an upgrade."""
+    """Removes what the command itself keeps with a secret in clear: journal entries, and copies made before an upgrade or a restore."""
     for file in ours.directory.rglob("*"):
-        if file.is_file() and file.suffix in (".json", ".yaml") and value in file.read_text("utf-8", "replace"):
+        is_small = file.suffix in (".json", ".yaml") or (RESTORES in file.parts and file.is_file() and file.stat().st_size <= LARGEST_FILE)
+        if file.is_file() and is_small and value in file.read_text("utf-8", "replace"):
             file.unlink(missing_ok=True)
 
 

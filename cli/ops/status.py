@@ -10,6 +10,7 @@ from typing import Any
 
 from coollm_cli import output
 from coollm_cli.ops import host
+from coollm_cli.ops.backup import proof
 from coollm_cli.output import Result
 
 from coollm.core.config.generations import Generations
@@ -32,7 +33,8 @@ def host_status(config: Path, state_option: Path | None = None) -> dict[str, Any
 
 def _status(path: Path, before: dict[str, list[int]], seconds: float, state_option: Path | None = None) -> dict[str, Any]:
     instances = [_instance(one, before, seconds) for one in host.states(path)]
-    return {"instances": instances, "notes": _notes(path, state_directory(path, state_option), instances)}
+    state = state_directory(path, state_option)
+    return {"instances": instances, "backup": proof.told(state), "notes": _notes(path, state, instances)}
 
 
 def _figures(path: Path) -> dict[str, list[int]]:
@@ -108,6 +110,9 @@ def _notes(path: Path, state: Path, instances: Sequence[dict[str, Any]]) -> list
         notes.append(f"generation {pointer.number} reverts in {pointer.revert_at - time.time():.0f} s: coollm config confirm keeps it")
     if effective is not None and is_installed(path) and path.exists() and path.read_bytes() != effective.file.read_bytes():
         notes.append(f"{path} differs from generation {effective.number}, which is in force: coollm config diff, coollm config apply {path}")
+    proven = proof.line(state)
+    if proven is not None:
+        notes.append(proven)
     if unfinished is not None:
         notes.append(f"`{unfinished.command}` of {unfinished.by} is under way, or was killed: giving it again finishes it")
     return notes

@@ -17,6 +17,12 @@ NAMES = (
     "coollm-alert@.service",
     "coollm-health.service",
     "coollm-health.timer",
+    "coollm-backup.service",
+    "coollm-backup.timer",
+    "coollm-backup-config.service",
+    "coollm-backup-config.timer",
+    "coollm-drill.service",
+    "coollm-drill.timer",
 )
 DROP_IN = "50-coollm.conf"
 CREDENTIALS = Path("/etc/coollm/credentials")

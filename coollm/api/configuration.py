@@ -80,7 +80,8 @@ def _apply(services: Services, text: str, reason: str) -> Response:
     by = g.exchange.principal.name
     if before is not None and before.file.read_bytes() == content:
         return json_response({"generation": before.number, "changed": False})
-    made = in_thread(lambda: generations.add(content, by, reason))
+    most, oldest = loaded.settings.backup.keep.kept_generations(time.time())
+    made = in_thread(lambda: generations.add(content, by, reason, most, oldest))
     generations.set(made.number, before.number if before else None, time.time() + confirm_seconds if confirm_seconds else None)
     changeover = current_app.extensions[CHANGEOVER]
     changeover.look()

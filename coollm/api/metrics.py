@@ -9,6 +9,7 @@ from flask import Response, g, request
 from coollm.api.access import address_of, is_within, local_administrator
 from coollm.api.health import assess
 from coollm.api.routes import Access, Route
+from coollm.core.backup_status import read_backup_status
 from coollm.core.errors import NotAllowed, UnknownRoute
 from coollm.services import Services
 
@@ -24,6 +25,10 @@ def metrics(services: Services) -> Response:
     for key, since in services.key_since.items():
         provider, _, key_id = key.rpartition("/")
         services.metrics.key_age.labels(provider, key_id).set(time.time() - since)
+    known = read_backup_status(services.state)
+    services.metrics.last_backup.set(known.success)
+    services.metrics.last_drill.set(known.drill)
+    services.metrics.drill_seconds.set(known.drill_seconds)
     body, content_type = services.metrics.render(request.headers.get("Accept", ""))
     return Response(body, content_type=content_type)
 

@@ -5,6 +5,7 @@
     ├── Unreachable                  a gateway, store, host or vendor does not answer (exit 5)
     ├── OperationFailed              a command could not do what it was asked (exit 1)
     ├── UsageError                   the command line is wrong (exit 2)
+    ├── CheckFailed                  what was looked at is not as it has to be (exit 4)
     ├── LockHeld                     another administrator changes this host (exit 6)
     ├── Undone                       the change was taken back, since the gateway was not healthy after it (exit 7)
     └── RequestError                 a client's request ends with this; has an HTTP status and OpenAI's type and code
@@ -57,6 +58,12 @@ class ConfigurationError(CoollmError):
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         super().__init__("\n".join(str(fault) for fault in faults))
         self.faults = faults
+
+
+class CheckFailed(CoollmError):
+    """What was looked at is not as it has to be: a backup that was changed, a restore that does not hold."""
+
+    exit_code = 4
 
 
 class Unreachable(CoollmError):

@@ -25,6 +25,9 @@ DRAINING = "draining"
 SHARE = "share"
 WORKERS = "workers"
 
+NOWHERE = "nowhere"
+"""The address of an instance that its local socket alone reaches, as in a drill."""
+
 LATENCY_BOUNDS = tuple(0.001 * 1.35**step for step in range(36))
 """Upper bounds of the classes in which workers count how long answers took, in seconds; each a third above the one before."""
 

@@ -79,6 +79,24 @@ class Ledger:
         self.prepare()
         return self._engine.connect()
 
+    @property
+    def dialect(self) -> str:
+        """`sqlite`, `postgresql`, `mysql` or `mariadb`."""
+        return self._engine.dialect.name
+
+    @property
+    def file(self) -> Path | None:
+        """SQLite's file; None of another database."""
+        name = self._engine.url.database
+        return Path(name) if self.dialect == "sqlite" and name else None
+
+    def one_moment(self) -> AbstractContextManager[Connection]:
+        """A connection whose queries all see the same moment, however long they take, and do not hold their rows in memory. Raises as `prepare`."""
+        self.prepare()
+        if self.dialect == "sqlite":
+            return self._engine.connect().execution_options(stream_results=True)
+        return self._engine.connect().execution_options(isolation_level="REPEATABLE READ", stream_results=True)
+
     def close(self) -> None:
         """Lets go of connections."""
         self._engine.dispose()

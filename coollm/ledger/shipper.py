@@ -62,10 +62,10 @@ class Shipper:
             position = 0
         if position == found.st_size:
             return 0
-        new, batch = 0, list[Entry]()
+        new, batch, pruned = 0, list[Entry](), self._ledger.pruned_before()
         for entry, end in read_entries(file, position):
             position = end
-            if entry is not None:
+            if entry is not None and entry.at_ms >= pruned:  # what was pruned is in the sums already
                 batch.append(entry)
             if len(batch) >= BATCH:
                 new += self._ledger.ship(batch, name, found.st_ino, position)

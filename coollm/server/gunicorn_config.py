@@ -20,7 +20,7 @@ from coollm.core.config.generations import Generations  # noqa: E402
 from coollm.core.config.load import has_secret, load_in_force  # noqa: E402
 from coollm.core.config.values import Address  # noqa: E402
 from coollm.core.errors import CoollmError, OperationFailed  # noqa: E402
-from coollm.core.instances import ADMIN_SOCKET, WORKERS, forget_reports, instance_directory  # noqa: E402
+from coollm.core.instances import ADMIN_SOCKET, NOWHERE, WORKERS, forget_reports, instance_directory  # noqa: E402
 from coollm.core.logs import log_file  # noqa: E402
 from coollm.core.paths import HASH_KEY, find_config, make_private, run_directory, state_directory  # noqa: E402
 from coollm.core.secret_store import make_hash_key  # noqa: E402
@@ -43,9 +43,10 @@ except CoollmError as error:
     sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
     sys.exit(error.exit_code)
 
-_listen = Address.parse(os.environ["COOLLM_LISTEN"]) if os.environ.get("COOLLM_LISTEN") else _settings.server.listen
+_is_local = os.environ.get("COOLLM_LISTEN") == NOWHERE
+_listen = Address.parse(os.environ["COOLLM_LISTEN"]) if os.environ.get("COOLLM_LISTEN") and not _is_local else _settings.server.listen
 _runs = make_private(run_directory(_config_file))
-_run = make_private(_runs / _number if _number else instance_directory(_runs, _listen.port))
+_run = make_private(_runs / (_number or NOWHERE) if _number or _is_local else instance_directory(_runs, _listen.port))
 make_private(_run / WORKERS)
 os.environ["COOLLM_INSTANCE_DIR"] = str(_run)
 
@@ -53,7 +54,7 @@ os.environ["COOLLM_INSTANCE_DIR"] = str(_run)
 _metrics = make_private((_runs if _number else _run) / METRICS_DIRECTORY)
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics)
 
-bind = [str(_listen), f"unix:{_run / ADMIN_SOCKET}"]
+bind = [*([] if _is_local else [str(_listen)]), f"unix:{_run / ADMIN_SOCKET}"]
 wsgi_app = "coollm.wsgi:application()"
 workers = int(os.environ.get("COOLLM_WORKERS") or _settings.server.workers)
 worker_class = "coollm.server.worker.GatewayWorker"

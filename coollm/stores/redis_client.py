@@ -251,7 +251,8 @@ def _open_unix(path: str, until: float) -> Wire:  # noqa: ARG001  a socket of th
     return Wire(connection)
 
 
-def _common(settings: RuntimeStorage) -> dict[str, Any]:
+def library_options(settings: RuntimeStorage) -> dict[str, Any]:
+    """What the `redis` package is told of a server."""
     login = {"username": settings.username, "password": settings.password.reveal() if settings.password else None}
     tls = {"ssl": True, "ssl_ca_certs": settings.ca_file, "ssl_check_hostname": True} if settings.tls else {}
     return {**login, **tls, "socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
@@ -262,7 +263,8 @@ def _node_of_slot(settings: RuntimeStorage, addresses: Sequence[Address], hash_t
     from redis.cluster import ClusterNode
 
     try:
-        with contextlib.closing(redis.RedisCluster(startup_nodes=[ClusterNode(one.host, one.port) for one in addresses], **_common(settings))) as cluster:
+        nodes = [ClusterNode(one.host, one.port) for one in addresses]
+        with contextlib.closing(redis.RedisCluster(startup_nodes=nodes, **library_options(settings))) as cluster:
             node = cluster.get_node_from_key(hash_tag)
     except redis.RedisError as error:
         raise StoreError(f"Redis: {error}") from error

@@ -143,6 +143,9 @@ class Metrics:
             multiprocess_mode="livemostrecent",
         )
         self.generation = Gauge("coo_llm_config_generation", "The configuration that is served.", registry=self.registry, multiprocess_mode="livemin")
+        self.last_backup = self._time("coo_llm_backup_last_success_timestamp_seconds", "When the last backup of this host was made; 0 for never.")
+        self.last_drill = self._time("coo_llm_backup_last_drill_timestamp_seconds", "When a restore of this host was last proven; 0 for never.")
+        self.drill_seconds = self._time("coo_llm_backup_last_drill_seconds", "How long that restore took.")
         self.certificate_expiry = Gauge(
             "coo_llm_certificate_expiry_timestamp_seconds",
             "When the certificate that is served ends; 0 without one.",
@@ -260,6 +263,9 @@ class Metrics:
             return OTHER
         self._models.add(name)
         return model
+
+    def _time(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry, multiprocess_mode="mostrecent")
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition of all workers, and its content type. What the others have counted in the last second may be missing."""

@@ -41,7 +41,7 @@ def test_every_code_is_found_by_a_check_and_explained() -> None:
     assert all(f'"{code.code}"' in text for code in FINDINGS)
     assert all(code.remedy for code in FINDINGS)
     assert len(ALL) == len({code.code for code in ALL.values()})
-    assert len(CHECKS) == 14
+    assert len(CHECKS) == 15
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,26 @@ def _cors(root: Node) -> Iterator[Fault]:
             yield Fault(node.place, f"server.cors.origins[{index}]", f"expected an origin such as https://chat.company.com, got '{text}'")
 
 
+def _backup(root: Node) -> Iterator[Fault]:
+    target = root.get("backup", "target")
+    text = target.text() if target else None
+    if target and text is not None and not re.fullmatch(r"/.*|s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/[^\s]*)?", text):
+        yield Fault(target.place, "backup.target", f"expected a directory such as /var/backups/coollm, or s3://BUCKET/PREFIX, got '{text}'")
+    recipients = root.get("backup", "recipients")
+    kinds = set()
+    for index, node in enumerate(recipients.items() if recipients else ()):
+        text = node.text()
+        if text is None:
+            continue
+        if text.startswith("AGE-SECRET-KEY-"):
+            yield Fault(node.place, f"backup.recipients[{index}]", "this is a private key: whoever reads this file could read the backups", "age-keygen -y")
+        elif not text.startswith(("age1", "ssh-ed25519 ", "ssh-rsa ", "gpg:")):
+            yield Fault(node.place, f"backup.recipients[{index}]", f"expected age1…, ssh-ed25519 …, ssh-rsa … or gpg:KEY, got '{text}'")
+        kinds.add(text.startswith("gpg:"))
+    if recipients and len(kinds) > 1:
+        yield Fault(recipients.place, "backup.recipients", "an archive is for age or for gpg: the recipients are of both", "keep those of one of them")
+
+
 def _list(root: Node, section: str) -> list[Node]:
     node = root.get(section)
     return node.items() if node else []
@@ -211,4 +231,5 @@ CHECKS: tuple[Check, ...] = (
     _directory,
     _addresses,
     _cors,
+    _backup,
 )

@@ -105,8 +105,8 @@ class Generations:
                 continue  # one that is just being written
         return found
 
-    def add(self, content: bytes, by: str, reason: str) -> Generation:
-        """Keeps a configuration as a new generation, which is not in force yet."""
+    def add(self, content: bytes, by: str, reason: str, most: int = KEPT, oldest: float = 0.0) -> Generation:
+        """Keeps a configuration as a new generation, which is not in force yet. Of older ones `most` stay, of those that were applied after `oldest`."""
         make_private(self.directory.parent)
         make_private(self.directory)
         number = self._take_number()
@@ -115,7 +115,7 @@ class Generations:
         replace_file(folder / CONFIG, content, like=self.directory)
         note = {"applied": time.time(), "by": by, "reason": reason, "digest": digest}
         replace_file(folder / NOTE, json.dumps(note).encode(), like=self.directory)
-        self._forget_old(number)
+        self._forget_old(number, most, oldest)
         return self.get(number)
 
     def _take_number(self) -> int:
@@ -148,11 +148,11 @@ class Generations:
         self.set(made.number, effective.number if effective else None)
         return made
 
-    def _forget_old(self, newest: int) -> None:
+    def _forget_old(self, newest: int, most: int, oldest: float) -> None:
         pointer = self.pointer()
-        in_use = {pointer.number, pointer.previous} if pointer else set()
-        for folder in self.directory.glob("[0-9]*"):
-            if folder.name.isdigit() and int(folder.name) <= newest - KEPT and int(folder.name) not in in_use:
-                for file in folder.iterdir():
+        in_use = {newest, pointer.number, pointer.previous} if pointer else {newest}
+        for one in self.all():
+            if one.number not in in_use and (one.number <= newest - most or one.applied < oldest):
+                for file in one.file.parent.iterdir():
                     file.unlink(missing_ok=True)
-                folder.rmdir()
+                one.file.parent.rmdir()

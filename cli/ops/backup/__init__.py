@@ -1,0 +1,1 @@
+"""Encrypted backups: made, listed, verified, restored, drilled, pruned and scheduled."""
