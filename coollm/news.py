@@ -36,7 +36,7 @@ class Exchange:
         for one in told:
             try:
                 heard.append(_decoder.decode(one))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
         self._board.hear([one.keys for one in heard])
         self._sizes.hear([one.sizes for one in heard])

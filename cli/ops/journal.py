@@ -75,7 +75,7 @@ class Journal:
         for file in sorted(self._directory.glob("*.json"), reverse=True):
             try:
                 found.append(msgspec.json.decode(file.read_bytes(), type=Entry))
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
                 continue  # removed in between, or of another version
         return found
 

@@ -34,7 +34,7 @@ def read_backup_status(state: Path) -> BackupStatus:
     """What is known; nothing if the file is not there, or makes no sense."""
     try:
         return msgspec.json.decode((state / FILE_NAME).read_bytes(), type=BackupStatus)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return BackupStatus()
 
 

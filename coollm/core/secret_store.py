@@ -65,7 +65,7 @@ class SecretStore:
             return msgspec.json.decode(self.file.read_bytes(), type=_File).secrets
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
             reason = getattr(error, "strerror", None) or "it is damaged"
             raise OperationFailed(f"{self.file}: the secrets cannot be read: {reason}", "put back a copy of it") from error
 

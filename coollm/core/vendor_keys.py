@@ -104,7 +104,7 @@ def read_vendor_keys(state: Path) -> VendorKeys:
         return msgspec.json.decode(path.read_bytes(), type=VendorKeys)
     except FileNotFoundError:
         return VendorKeys()
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise OperationFailed(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'it is damaged'}", "put back a copy of it") from error
 
 

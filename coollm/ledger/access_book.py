@@ -31,7 +31,7 @@ class AccessBook:
         """What there was when this host last heard of it."""
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=Stored)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, UnicodeDecodeError, msgspec.MsgspecError):
             return Stored()
 
     def newer(self, than: int) -> Stored | None:

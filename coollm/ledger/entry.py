@@ -91,5 +91,5 @@ def read_line(line: bytes) -> Entry | None:
     """The entry of a line; None for one that was cut by a crash of the host."""
     try:
         return msgspec.json.decode(line, type=Entry)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -27,7 +27,7 @@ class OverrideBook:
         """What was set when this host last heard of it."""
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=Overrides)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, UnicodeDecodeError, msgspec.DecodeError):
             return NOTHING_SET
 
     def newer(self, than: int) -> Overrides | None:

@@ -205,7 +205,7 @@ def _compare(text: bytes | None, found: dict[str, Member]) -> Manifest:
         raise CheckFailed(f"{MANIFEST} is missing: the archive was not finished, or its end was cut off")
     try:
         manifest = msgspec.json.decode(text, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CheckFailed(f"{MANIFEST} makes no sense: {error}") from error
     if manifest.format > FORMAT:
         raise CheckFailed(f"its format is {manifest.format}, and this version knows {FORMAT}", "use the version that made it, or a newer one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ LATEST = "latest"
 
 
 class Note(msgspec.Struct, frozen=True):
-    """What an archive has to be; public, since it stands beside it in clear. `created` is a time of the epoch in seconds."""
+    """What an archive has to be; public, since it stands beside it in clear. `created` is a time of the epoch in seconds, `check` a SHA-256 of the rest."""
 
     name: str
     archive: str
@@ -30,6 +31,11 @@ class Note(msgspec.Struct, frozen=True):
     recipients: tuple[str, ...]
     coollm: str
     format: int = 1
+    check: str = ""
+
+    def checked(self) -> Note:
+        """The same with its check."""
+        return msgspec.structs.replace(self, check=hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, check=""))).hexdigest())
 
 
 class Found(NamedTuple):
@@ -63,8 +69,10 @@ def read_note(target: Target, name: str) -> Note:
         text = file.read(LONGEST_NOTE)
     try:
         note = msgspec.json.decode(text, type=Note)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CheckFailed(f"{name}{NOTE} makes no sense: {error}", "coollm backup list: another one") from error
+    if note.checked() != note:
+        raise CheckFailed(f"{name}{NOTE} was changed: it is not what its own check says", "coollm backup list: another one")
     if note.name != name or not note.archive.startswith(f"{name}."):
         raise CheckFailed(f"{name}{NOTE} is of another backup, {note.name}")
     return note

@@ -151,7 +151,7 @@ class _Making:
         kind, made = self.parameters["kind"], self.encryption
         note = catalog.Note(name, self.packed.name, _created(name), kind, this_host(), size, digest, made.kind, made.recipients, running_version())
         if f"{name}{NOTE}" not in {one.name for one in target.names()}:
-            target.put_text(f"{name}{NOTE}", msgspec.json.format(msgspec.json.encode(note), indent=1))
+            target.put_text(f"{name}{NOTE}", msgspec.json.format(msgspec.json.encode(note.checked()), indent=1))
         Records(admin_directory(self.config, self.state)).put(name, Record(digest, size, target.url, verified=now))
         write_backup_status(self.state, msgspec.structs.replace(read_backup_status(self.state), success=now, name=name))
         shutil.rmtree(self.work, ignore_errors=True)

@@ -116,7 +116,8 @@ class _Drill:
         layout = Layout(self.home, self.tree, manifest)
         loaded = layout.make()
         if loaded.settings is None:
-            raise CheckFailed(f"its configuration is not valid: {loaded.faults[0]}")
+            fault = str(loaded.faults[0]).replace(f"{self.home}/", "")
+            raise CheckFailed(f"its configuration is not valid: {fault}")
         yield "configuration", f"generation {manifest.generation} is valid, with its own secrets"
         yield "gateway", self._boot(layout, loaded.settings, manifest)
 

@@ -77,7 +77,7 @@ def effective_file(tree: Path) -> Path:
     if pointer.exists():
         try:
             number = msgspec.json.decode(pointer.read_bytes(), type=Pointer).effective(time.time())
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CheckFailed("config/generations/current makes no sense") from error
         found = tree / "config" / "generations" / str(number) / "config.yaml"
         if found.exists():

@@ -50,7 +50,7 @@ class Records:
             return msgspec.json.decode(self._file.read_bytes(), type=dict[str, Record])
         except FileNotFoundError:
             return {}
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise OperationFailed(f"{self._file}: it is damaged", "remove it: backups can be verified and drilled anew") from error
 
     def get(self, name: str) -> Record:

@@ -39,6 +39,9 @@ _WORDS = {
     "ExpiredToken": ("the credentials have expired", "renew them"),
     "InvalidRetentionPeriod": ("the bucket does not take the time of object_lock_days", "backup.s3.object_lock_days"),
 }
+_UNKNOWN = (405, 501)
+"""How a store says that it does not know a request."""
+
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412")
 
 
@@ -114,7 +117,7 @@ class S3Target:
                         done[int(part["PartNumber"])] = (int(part["Size"]), told)
                 return str(kept["upload"]), done
             except ClientError as error:
-                if _code(error) not in ("NoSuchUpload", *_MISSING):
+                if _status(error) not in (404, *_UNKNOWN):
                     raise
         begun = self._client.create_multipart_upload(Bucket=self.bucket, Key=key, **self._extras(), **self._checksum())
         kept["upload"], kept["key"] = str(begun["UploadId"]), key
@@ -128,7 +131,7 @@ class S3Target:
         try:
             self._client.complete_multipart_upload(**request, IfNoneMatch="*")
         except ClientError as error:
-            if _status(error) != 501:  # a store that does not know the condition
+            if _status(error) not in _UNKNOWN:  # a store that does not know the condition
                 raise
             self._must_be_free(key)
             self._client.complete_multipart_upload(**request)
@@ -146,7 +149,7 @@ class S3Target:
             try:
                 self._client.put_object(**request, IfNoneMatch="*")
             except ClientError as error:
-                if _status(error) != 501:
+                if _status(error) not in _UNKNOWN:
                     raise
                 self._must_be_free(key)
                 self._client.put_object(**request)
@@ -175,14 +178,20 @@ class S3Target:
 
     def tidy(self, *, dry_run: bool) -> list[str]:
         """See Target."""
+        from botocore.exceptions import ClientError
+
         old = []
         with self._translated():
-            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._prefix):
-                for one in page.get("Uploads", ()):
-                    if time.time() - one["Initiated"].timestamp() > ABANDONED_SECONDS:
-                        old.append(one["Key"].removeprefix(self._prefix))
-                        if not dry_run:
-                            self._client.abort_multipart_upload(Bucket=self.bucket, Key=one["Key"], UploadId=one["UploadId"])
+            try:
+                for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._prefix):
+                    for one in page.get("Uploads", ()):
+                        if time.time() - one["Initiated"].timestamp() > ABANDONED_SECONDS:
+                            old.append(one["Key"].removeprefix(self._prefix))
+                            if not dry_run:
+                                self._client.abort_multipart_upload(Bucket=self.bucket, Key=one["Key"], UploadId=one["UploadId"])
+            except ClientError as error:
+                if _status(error) not in _UNKNOWN:
+                    raise
         return old
 
     def read_from(self, key: str, start: int) -> tuple[Any, int]:

@@ -76,7 +76,7 @@ class Generations:
             return msgspec.json.decode(self.pointer_file.read_bytes(), type=Pointer)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
             way_out = "put back a number of a folder beside it: coollm config history"
             raise OperationFailed(f"{self.pointer_file}: cannot be read: {error}", way_out) from error
 
