@@ -159,6 +159,7 @@ def guest(place: Place) -> Told:
             return {"guest": None}
         key, prefix = new_key(CLIENT)
         book.replace_key(StoredKey(digest=keyed_digest(hash_key, key), kind=CLIENT, owner=fit[0], prefix=prefix, created_ms=now), now + DAY_MS)
+        book.newer(-1)  # remembers it, too: a gateway that starts knows it from its first request on
     copy.fold(place.ledger / LEDGER_FILE)
     return {"guest": {"id": fit[0], "key": key}}
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from coollm_cli.ops.watch import find_probe_model, wait_until_healthy
 from coollm.core.config.generations import SHORTEST_CONFIRM_SECONDS, Generations
 from coollm.core.config.inputs import stamp
 from coollm.core.config.load import load
+from coollm.core.config.placeholders import KEPT_PREFIX, with_secrets
 from coollm.core.config.schema import Settings
 from coollm.core.errors import ConfigurationError, OperationFailed, Unreachable
 from coollm.core.files import replace_file
-from coollm.core.paths import is_installed
+from coollm.core.paths import admin_directory, is_installed, make_private
 from coollm.core.secrets import Redactor
 
 TAKE_IN_SECONDS = 10.0
@@ -31,9 +34,33 @@ LOOK_SECONDS = 0.05
 
 def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | None, message: str | None = None) -> Plan:
     """From the generation in force to `file`. Raises ConfigurationError for one that is not valid."""
+    with _with_known_secrets(config, state, file) as whole:
+        return _apply_plan(config, state, whole, file, confirm_seconds, message)
+
+
+@contextmanager
+def _with_known_secrets(config: Path, state: Path, file: Path) -> Iterator[Path]:
+    """The file, or a copy of it in which secrets that the admin API left out (`${kept:…}`) stand again, as far as a generation of this host has them."""
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if KEPT_PREFIX not in text:
+        yield file
+        return
+    for known in (config, *(one.file for one in Generations(config, state).all())):
+        if known.exists():
+            text = with_secrets(text, config, known, state)
+    with tempfile.NamedTemporaryFile(dir=make_private(admin_directory(config, state)), prefix=".applied.", suffix=".yaml") as whole:
+        whole.write(text.encode())
+        whole.flush()
+        yield Path(whole.name)
+
+
+def _apply_plan(config: Path, state: Path, file: Path, given: Path, confirm_seconds: float | None, message: str | None) -> Plan:
     loaded = load(config, content=file)
     if loaded.settings is None:
-        raise ConfigurationError(load(file).faults or loaded.faults)
+        raise ConfigurationError(load(given).faults or loaded.faults)
     if loaded.settings.auth is not None:
         try:
             check_directory(loaded.settings)
@@ -55,7 +82,7 @@ def apply_plan(config: Path, state: Path, file: Path, confirm_seconds: float | N
         "before": effective.number if effective else None,
         "confirm_seconds": confirm_seconds,
         "probe_model": probe_model(config, loaded.settings),
-        "reason": Redactor(loaded.settings.secrets())(message) if message else f"config apply {file}",
+        "reason": Redactor(loaded.settings.secrets())(message) if message else f"config apply {given}",
         **kept_generations(loaded.settings),
     }
     notes = [str(warning) for warning in loaded.warnings]

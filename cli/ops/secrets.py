@@ -311,6 +311,7 @@ def _uses(config: Path, state: Path) -> dict[str, list[str]]:
             for name in _REFERENCE.findall(node.text() or ""):
                 if path not in uses.setdefault(name, []):
                     uses[name].append(path)
+    uses.setdefault(HASH_KEY, []).append("the keys of clients and administrators")
     for key in read_vendor_keys(state).keys:
         uses.setdefault(key.secret, []).append(f"vendor key {key.name}")
     return uses

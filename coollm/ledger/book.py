@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import Connection, Engine, Table, and_, case, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import SingletonThreadPool
 
 from coollm.core.config.schema import Settings
 from coollm.core.errors import OperationFailed
@@ -30,6 +31,7 @@ By = Literal["client", "provider", "model", "day"]
 LONGEST_MODEL = 190
 BATCH = 500
 CONNECT_SECONDS = 5
+MOST_THREADS = 32
 FILE_NAME = "ledger.sqlite"
 PRUNE_BATCH = 2000
 PRUNE_PAUSE_SECONDS = 0.02
@@ -50,7 +52,7 @@ class Ledger:
         """Raises OperationFailed for an address or a driver that there is not. Nothing is connected yet."""
         shown = url.partition("://")[0]
         try:
-            self._engine: Engine = create_engine(url, pool_size=2, max_overflow=0, pool_pre_ping=True, connect_args=_patience(url))
+            self._engine: Engine = create_engine(url, pool_pre_ping=True, connect_args=_patience(url), **_pool(url))
         except (SQLAlchemyError, ImportError) as error:
             extra = "postgres" if "postgres" in shown else "mysql"
             way_out = f"pip install 'coollm[{extra}]'" if isinstance(error, ImportError) else "check storage.ledger.url"
@@ -315,6 +317,13 @@ def open_ledger(settings: Settings, state: Path) -> Ledger:
     """The ledger of a configuration. Raises OperationFailed."""
     url = settings.storage.ledger.url
     return Ledger(url.reveal() if url else f"sqlite:///{state / FILE_NAME}")
+
+
+def _pool(url: str) -> dict[str, Any]:
+    """PyMySQL's connections are gevent's in a gateway, and of use to the thread that made them alone: each thread has its own."""
+    if url.startswith("mysql"):
+        return {"poolclass": SingletonThreadPool, "pool_size": MOST_THREADS}
+    return {"pool_size": 2, "max_overflow": 0}
 
 
 def _patience(url: str) -> dict[str, int]:

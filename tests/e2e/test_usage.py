@@ -117,6 +117,21 @@ def test_a_ledger_on_a_server(simulator: SimulatorHandle, tmp_path: Path, kind: 
         assert "a-password" not in gateway.words()
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+def test_many_ask_a_ledger_on_a_server_at_once(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    """Each in a thread of the worker's, whose connections are not for other threads."""
+    provider = {"id": "openai", "type": "openai", "base_url": "simulator://", "api_keys": ["sk-one"], "models": ["gpt-sim"]}
+    server = {"admin_api_key": "admin-key-of-the-tests", "admin_requests_per_minute": 100_000}
+    settings = {"llm_providers": [provider], "server": server, "storage": {"ledger": {"url": request.getfixturevalue(f"{kind}_url")}}}
+    with serve(tmp_path, settings, workers=1) as gateway, ThreadPoolExecutor(16) as pool:
+
+        def ask(_: int) -> int:
+            headers = {"authorization": "Bearer admin-key-of-the-tests"}
+            return requests.get(f"{gateway.url}/admin/v1/stats?group_by=client", headers=headers, timeout=30).status_code
+
+        assert set(pool.map(ask, range(300))) == {200}
+
+
 def test_a_ledger_that_is_not_there_yet(simulator: SimulatorHandle, tmp_path: Path) -> None:
     settings = {"llm_providers": simulated(simulator.url), "storage": {"ledger": {"url": "postgresql+psycopg://u:a-password@127.0.0.1:1/x"}}}
     with serve(tmp_path, settings, workers=1) as gateway:

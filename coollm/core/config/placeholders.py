@@ -10,6 +10,7 @@ from coollm.core.config.document import Reader
 from coollm.core.config.load import load
 from coollm.core.secrets import MASK, SHORTEST_REDACTED_LENGTH, Secret
 
+KEPT_PREFIX = "${kept:"
 _KEPT = re.compile(r"""(["']?)\$\{kept:([0-9a-f]+)\}\1""")
 
 

@@ -84,6 +84,8 @@ class _Resolver:
             if kind == "file":
                 return _file(_place(self._directory, rest))
             return self._secret(rest) if kind == "secret" else self._command(rest)
+        if colon and kind == "kept":
+            raise UndefinedReference("the secret that stood here is not known on this host", "coollm secrets set NAME, and write ${secret:NAME} here")
         self.used.append(reference.split(":-")[0])
         return self._variable(reference)
 
