@@ -15,6 +15,7 @@ from typing import Any
 from coollm_cli import output
 from coollm_cli.ops import firewall, host, releases, systemd, tools, units
 from coollm_cli.ops.backup import schedule
+from coollm_cli.ops.backup.target import SYSTEM_TARGET
 from coollm_cli.ops.init import plan_init, write_init
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
@@ -278,7 +279,8 @@ def uninstall_plan(*, purge: bool) -> Plan:
     parameters = {"instances": names, "purge": purge}
     kept = "" if purge else f"{SYSTEM_CONFIG.parent}, {SYSTEM_STATE} and {SYSTEM_LOGS} stay; --purge removes them too"
     gone = f"{SYSTEM_CONFIG.parent}, {SYSTEM_STATE} and {SYSTEM_LOGS} are lost: configuration, usage, budgets, audit log" if purge else kept
-    return Plan("uninstall", parameters, uninstall_steps(parameters), notes=(gone,), asks=True)
+    notes = [gone, *([f"backups in {SYSTEM_TARGET} stay in any case"] if SYSTEM_TARGET.exists() else [])]
+    return Plan("uninstall", parameters, uninstall_steps(parameters), notes=notes, asks=True)
 
 
 def uninstall_steps(parameters: dict[str, Any]) -> list[Step]:
