@@ -60,10 +60,18 @@ def verify(config: options.Config = None, json: options.Json = False, quiet: opt
 
 
 @app.command()
-def rebuild(config: options.Config = None, yes: options.Yes = False, dry_run: options.DryRun = False, json: options.Json = False) -> Result:
+def rebuild(
+    from_logs: Annotated[
+        bool, typer.Option("--from-logs", help="From the usage logs, also those that are rotated and compressed: it has no other source.")
+    ] = True,  # noqa: ARG001
+    config: options.Config = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> Result:
     """Make the ledger anew from the usage logs that are there.
 
-    Example: coollm usage rebuild --yes
+    Example: coollm usage rebuild --from-logs --yes
     """
     client = find_gateway(config)
     if dry_run:

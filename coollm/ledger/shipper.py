@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,9 @@ from pathlib import Path
 from coollm.core.types import Json
 from coollm.ledger.book import BATCH, DAY_MS, Ledger
 from coollm.ledger.entry import Entry
-from coollm.ledger.usage_log import all_logs, read_entries
+from coollm.ledger.usage_log import all_logs, compressed_logs, read_entries
+
+_log = logging.getLogger("coollm.ledger")
 
 
 class Shipper:
@@ -35,10 +39,10 @@ class Shipper:
             return self._verify()
 
     def rebuild(self) -> int:
-        """Makes the ledger anew from the usage logs that are there. Returns how many requests it has."""
+        """Makes the ledger anew from the usage logs that are there, also those that are compressed. Returns how many requests it has."""
         with self._alone():
             self._ledger.clear()
-            return self._ship_all()
+            return sum(self._ship_compressed(file) for file in compressed_logs(self._log_path)) + self._ship_all()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -71,6 +75,20 @@ class Shipper:
                 new += self._ledger.ship(batch, name, found.st_ino, position)
                 batch = []
         return new + self._ledger.ship(batch, name, found.st_ino, position)
+
+    def _ship_compressed(self, file: Path) -> int:
+        """Nobody writes to it any more: how far it is read does not have to be known. Of one that is damaged, what can be read."""
+        inode, new, batch = file.stat().st_ino, 0, list[Entry]()
+        try:
+            for entry, _ in read_entries(file):
+                if entry is not None:
+                    batch.append(entry)
+                if len(batch) >= BATCH:
+                    new += self._ledger.ship(batch, f"{self._host}:{inode}", inode, 0)
+                    batch = []
+        except (EOFError, OSError, zlib.error) as error:
+            _log.error("a compressed usage log is damaged: its end is not in the ledger", extra={"file": file.name, "reason": type(error).__name__})
+        return new + self._ledger.ship(batch, f"{self._host}:{inode}", inode, 0)
 
     def _verify(self) -> Json:
         lines = nonsense = 0

@@ -9,6 +9,7 @@ lines wait in a worker it admits no more requests: what they cost could not be t
 from __future__ import annotations
 
 import errno
+import gzip
 import logging
 import os
 import time
@@ -23,6 +24,7 @@ from coollm.ledger.threads import in_thread
 
 FSYNC_SECONDS = 1.0
 READ_BYTES = 1024 * 1024
+COMPRESSED = ".gz"
 MOST_WAITING = 10_000
 
 # How long a line may still go to a file that was rotated away. Who compresses it reads it later than that.
@@ -120,7 +122,8 @@ class UsageLog:
 
 def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[Entry | None, int]]:
     """The entries from `offset` on, each with the offset after it; None for a line that makes no sense. A line that has no end yet is not read."""
-    with path.open("rb") as file:
+    opened = gzip.open if path.suffix == COMPRESSED else open
+    with opened(path, "rb") as file:
         file.seek(offset)
         rest = b""
         while data := file.read(READ_BYTES):
@@ -129,6 +132,11 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[Entry | None, in
             for line in lines:
                 offset += len(line) + 1
                 yield read_line(line), offset
+
+
+def compressed_logs(path: Path) -> list[Path]:
+    """What was rotated away and compressed since (`usage.log.2.gz`), the oldest first: read only when the ledger is made anew."""
+    return sorted(path.parent.glob(f"{path.name}?*{COMPRESSED}"), key=lambda file: file.stat().st_mtime)
 
 
 def all_logs(path: Path) -> list[Path]:

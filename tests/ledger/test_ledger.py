@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import random
 import threading
@@ -176,6 +177,15 @@ def test_a_line_that_was_cut_and_rotation_lose_nothing(ledger: Ledger, tmp_path:
     found = ships.verify()
     assert (found["ok"], found["lines"], found["unreadable_lines"]) == (True, 4, 1)
     assert ships.rebuild() == 4
+    for name in ("usage.log.1", "usage.log.2"):
+        rotated = tmp_path / name
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(rotated.read_bytes()))
+        rotated.unlink()
+    assert ships.rebuild() == 4, "those that are compressed, too"
+    assert ships.verify()["ok"]
+    whole = (tmp_path / "usage.log.1.gz").read_bytes()
+    (tmp_path / "usage.log.1.gz").write_bytes(whole[: len(whole) // 2])
+    assert 2 <= ships.rebuild() <= 4, "of one that is damaged, what can be read"
 
 
 def test_verify_finds_what_is_wrong(ledger: Ledger, tmp_path: Path) -> None:
