@@ -17,7 +17,7 @@ from coollm_cli.ops.backup.drill import drill as run_drill
 from coollm_cli.ops.backup.encryption import read_identity, write_identity
 from coollm_cli.ops.backup.names import KINDS
 from coollm_cli.ops.backup.opening import verify as verify_one
-from coollm_cli.ops.backup.proof import ago, lasted
+from coollm_cli.ops.backup.proof import ago, lasted, sized
 from coollm_cli.ops.backup.recipe import recipe
 from coollm_cli.ops.backup.records import Records
 from coollm_cli.ops.backup.target import Target, find_target
@@ -75,14 +75,14 @@ def list_backups(target: Place = None, config: options.Config = None, state_dir:
         (
             one["id"],
             one["created"],
-            f"{one['size_bytes'] / 1_000_000:.1f}",
+            sized(one["size_bytes"]),
             (one["whole"] and (one["verify_fault"] or one["verified"] or "-")) or "not whole",
             one["drill_fault"] or (f"{one['drilled']}, {lasted(one['drill_seconds'] or 0)}" if one["drilled"] else "-"),
         )
         for one in found
     ]
     return Result(
-        {"target": place.url, "backups": found}, [Table(("id", "created", "MB", "verified", "drilled"), rows, f"no backup in {place.url}")], as_json=json
+        {"target": place.url, "backups": found}, [Table(("id", "created", "size", "verified", "drilled"), rows, f"no backup in {place.url}")], as_json=json
     )
 
 

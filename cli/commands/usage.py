@@ -61,9 +61,9 @@ def verify(config: options.Config = None, json: options.Json = False, quiet: opt
 
 @app.command()
 def rebuild(
-    from_logs: Annotated[
+    _from_logs: Annotated[
         bool, typer.Option("--from-logs", help="From the usage logs, also those that are rotated and compressed: it has no other source.")
-    ] = True,  # noqa: ARG001
+    ] = False,
     config: options.Config = None,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,

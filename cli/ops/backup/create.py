@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from coollm_cli import output
-from coollm_cli.ops.backup import archive, catalog, names
+from coollm_cli.ops.backup import archive, catalog, names, proof
 from coollm_cli.ops.backup.encryption import encryption_for
 from coollm_cli.ops.backup.names import NOTE, new_name, parse, this_host
 from coollm_cli.ops.backup.records import Record, Records
@@ -64,7 +64,7 @@ def create_plan(config: Path, state: Path, kind: str, target: str | None, recipi
         "began": time.time(),
         "go_on_seconds": GO_ON_SECONDS,
     }
-    notes = [f"{kind} backup of about {size / 1_000_000:.0f} MB before it is packed, to {place.url}, for {len(encryption.recipients)} recipients"]
+    notes = [f"{kind} backup of about {proof.sized(size)} before it is packed, to {place.url}, for {len(encryption.recipients)} recipients"]
     return Plan("backup-create", parameters, create_steps(parameters), notes)
 
 
@@ -159,7 +159,7 @@ class _Making:
             entry.kept.pop(told, None)
         seconds = now - self.parameters["began"]
         entry.kept["told"] = {"id": name, "size_bytes": size, "sha256": digest, "target": target.url, "seconds": round(seconds, 1)}
-        entry.kept["lines"] = [f"{name}: {size / 1_000_000:.1f} MB in {target.url}, read back, in {seconds:.0f} s"]
+        entry.kept["lines"] = [f"{name}: {proof.sized(size)} in {target.url}, read back, in {seconds:.0f} s"]
         entry.kept["audit"] = {"backup": name, "sha256": digest, "target": target.url}
 
     def clean(self, _: Entry) -> None:

@@ -45,6 +45,14 @@ def ago(seconds: float) -> str:
     return f"{passed:.0f} s"
 
 
+def sized(size: int) -> str:
+    """`412 kB`, `11.2 MB`, `5.1 GB`."""
+    for unit, bytes_of in (("GB", 10**9), ("MB", 10**6)):
+        if size >= bytes_of:
+            return f"{size / bytes_of:.1f} {unit}"
+    return f"{size / 1000:.0f} kB"
+
+
 def lasted(seconds: float) -> str:
     """`3 min 12 s`."""
     minutes, rest = divmod(round(seconds), 60)
