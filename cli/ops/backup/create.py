@@ -216,7 +216,7 @@ def _check_clock(target: Target) -> None:
 
 
 def _size(config: Path, state: Path, kind: str) -> int:
-    places = [config.parent / "config.yaml", Generations(config, state).directory]
+    places = [config, Generations(config, state).directory]
     if kind == names.FULL:
         places += [*state.glob("*.sqlite*"), *log_directory(config, state).glob("usage.log*"), *log_directory(config, state).glob("audit.log*")]
     total = 0

@@ -30,8 +30,10 @@ from coollm_cli.ops.backup.opening import check_databases, known_note, unpack, w
 from coollm_cli.ops.backup.records import Records
 from coollm_cli.ops.backup.target import Target, find_target
 from coollm_cli.ops.journal import Entry
+from coollm_cli.ops.lock import actor
 from coollm_cli.ops.operation import Plan, Step
 from coollm_cli.ops.watch import wait_until_healthy
+from coollm_cli.ops.who import where_from
 
 from coollm.core.backup_status import FILE_NAME as STATUS
 from coollm.core.config.generations import Generations
@@ -84,6 +86,8 @@ def restore_into(config: Path, state: Path, target: Target, found: Found, identi
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise UsageError(f"--into {into}: it is there already, and not empty", "name another directory")
     note = known_note(target, found.name.text, Records(admin_directory(config, state)))
+    if config.exists():  # whoever reads a backup reads secrets
+        host.host_of(config, state).audit.write(actor(), "backup-read", backup=note.name, into=str(into), **where_from())
     beside = into.with_name(f".{into.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     try:
