@@ -207,6 +207,25 @@ def test_only_the_secrets(site: Site) -> None:
         assert status(url, CLIENT) == 200
 
 
+def test_only_the_ledger_in_the_place_of_one_that_is_damaged(site: Site) -> None:
+    name = site.backup()
+    ledger = site.state / "ledger.sqlite"
+    damaged = b"this is no database" * 1000
+    ledger.write_bytes(damaged)
+    for log in ("ledger.sqlite-wal", "ledger.sqlite-shm"):
+        (site.state / log).unlink(missing_ok=True)
+    before = {path: data for path, data in site.live().items() if "ledger" not in path}
+    restore(site, name, "--only", "ledger")
+    assert {path: data for path, data in site.live().items() if "ledger" not in path} == before
+    site.coollm("undo", "--yes")
+    assert ledger.read_bytes() == damaged, "undo puts back even that"
+    restore(site, name, "--only", "ledger")
+    with served(site) as url:
+        assert status(url, CLIENT) == 200
+        wait_for(lambda: totals(site)["requests"] > REQUESTS, what="the ledger")
+        assert site.json("usage", "verify")["ok"] is True
+
+
 def sql_of(site: Site, url: str) -> None:
     """The ledger of the site goes to a database, as it is."""
     told = yaml.safe_load(site.config.read_text())
