@@ -8,6 +8,7 @@ import typer
 from coollm_cli import options
 from coollm_cli.ops.codes import ALL
 from coollm_cli.ops.logs import last_lines
+from coollm_cli.ops.monitoring.alerts import BY_NAME
 from coollm_cli.output import Result
 
 from coollm.core.errors import UsageError
@@ -18,7 +19,7 @@ REQUEST_ID = "req_"
 
 
 def explain(
-    code: Annotated[str, typer.Argument(metavar="CODE", help="An exit code, a finding of `coollm doctor`, the code of an error, or a request's id.")],
+    code: Annotated[str, typer.Argument(metavar="CODE", help="An exit code, a finding of `coollm doctor`, the code of an error, an alert, or a request's id.")],
     config: options.Config = None,
     state_dir: options.StateDirectory = None,
     json: options.Json = False,
@@ -29,8 +30,19 @@ def explain(
     """
     if code.startswith(REQUEST_ID):
         return last_lines(find_config(config).absolute(), state_dir, 10, code, None, as_json=json)
+    alert = BY_NAME.get(code)
+    if alert is not None:
+        told = {"code": alert.name, "severity": alert.severity, "means": alert.means, "remedy": alert.remedy, "expression": alert.expression}
+        lines = [
+            f"{alert.name}: {alert.means}",
+            f"severity: {alert.severity}",
+            f"fires: {alert.expression}; for {alert.lasting}",
+            f"what to do: {alert.remedy}",
+        ]
+        return Result(told, lines, as_json=json)
     found = ALL.get(code)
     if found is None:
-        raise UsageError(f"'{code}' is no code of coollm{did_you_mean(code, ALL)}", "codes: " + ", ".join(ALL))
+        known = [*ALL, *BY_NAME]
+        raise UsageError(f"'{code}' is no code of coollm{did_you_mean(code, known)}", "codes: " + ", ".join(known))
     lines = [f"{found.code}: {found.means}", *([f"what to do: {found.remedy}"] if found.remedy else [])]
     return Result({"code": found.code, "means": found.means, "remedy": found.remedy}, lines, as_json=json)

@@ -10,7 +10,9 @@ from coollm.api.access import address_of, is_within, local_administrator
 from coollm.api.health import assess
 from coollm.api.routes import Access, Route
 from coollm.core.backup_status import read_backup_status
-from coollm.core.errors import NotAllowed, UnknownRoute
+from coollm.core.config.generations import Generations
+from coollm.core.errors import NotAllowed, OperationFailed, UnknownRoute
+from coollm.core.paths import find_config
 from coollm.services import Services
 
 
@@ -29,8 +31,19 @@ def metrics(services: Services) -> Response:
     services.metrics.last_backup.set(known.success)
     services.metrics.last_drill.set(known.drill)
     services.metrics.drill_seconds.set(known.drill_seconds)
+    services.metrics.config_drift.set(_has_drifted(services))
     body, content_type = services.metrics.render(request.headers.get("Accept", ""))
     return Response(body, content_type=content_type)
+
+
+def _has_drifted(services: Services) -> bool:
+    """Whether somebody has changed the configuration's file since it was applied. One that this user cannot read tells nothing."""
+    config = find_config().absolute()
+    try:
+        effective = Generations(config, services.state).effective()
+        return effective is not None and config.read_bytes() != effective.file.read_bytes()
+    except (OSError, OperationFailed):
+        return False
 
 
 ROUTES = (Route("/metrics", ("GET",), Access.PUBLIC, metrics, "metrics"),)

@@ -83,6 +83,12 @@ class WorkerReport(msgspec.Struct):
         return not self.has_ended and is_alive(self.pid) and time.time() - self.written < STALE_SECONDS
 
 
+def resident_bytes() -> int:
+    """The memory of this process (proc_pid_statm(5))."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process of this number exists, whoever owns it."""
     try:

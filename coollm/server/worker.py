@@ -28,7 +28,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from coollm import __version__
 from coollm.api.health import LEAVING_KEY
 from coollm.changeover import CHANGEOVER
-from coollm.core.instances import DRAINING, SHARE, WorkerReport, write_report
+from coollm.core.instances import DRAINING, SHARE, WorkerReport, resident_bytes, write_report
 from coollm.server.connection import HEAD_SECONDS, Connection
 from coollm.server.tls import TlsFiles
 from coollm.server.traffic import Traffic
@@ -232,7 +232,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             streams_finished=traffic.streams_finished,
             streams_cut=traffic.streams_cut,
             latencies=traffic.counts,
-            memory_bytes=_resident_bytes(),
+            memory_bytes=resident_bytes(),
             stamp=self.wsgi.services.stamp,
             refused=f"generation {changeover.refused[0]}: {changeover.refused[2]}" if changeover.refused else "",
             refused_stamp=changeover.refused[1] if changeover.refused else "",
@@ -322,9 +322,3 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
                     continue
                 if served.idle_since is not None and now - max(served.idle_since, stopped) >= LINGER_SECONDS:
                     wire.end_if_quiet()
-
-
-def _resident_bytes() -> int:
-    """The memory of this process (proc_pid_statm(5))."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -7,6 +7,7 @@ With PROMETHEUS_MULTIPROC_DIR set (the server sets it) every worker writes to fi
 from __future__ import annotations
 
 import os
+import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from prometheus_client.exposition import choose_encoder
 
 from coollm import __version__
 from coollm.core.config.schema import Settings
+from coollm.core.instances import resident_bytes
 from coollm.core.types import Target
 from coollm.server.run_files import metrics_lock
 from coollm.telemetry.record import ANSWERED, CLIENT_GONE, HIT, STOPPED, Attempt, RequestRecord
@@ -146,6 +148,15 @@ class Metrics:
         self.last_backup = self._time("coo_llm_backup_last_success_timestamp_seconds", "When the last backup of this host was made; 0 for never.")
         self.last_drill = self._time("coo_llm_backup_last_drill_timestamp_seconds", "When a restore of this host was last proven; 0 for never.")
         self.drill_seconds = self._time("coo_llm_backup_last_drill_seconds", "How long that restore took.")
+        self._cpu = Counter("coo_llm_worker_cpu_seconds", "Processor time of all workers.", registry=self.registry)
+        self._memory = Gauge("coo_llm_worker_memory_bytes", "Memory of all workers.", registry=self.registry, multiprocess_mode="livesum")
+        self._workers = Gauge("coo_llm_workers", "Workers that run.", registry=self.registry, multiprocess_mode="livesum")
+        self._cpu_told = 0.0
+        host_memory = Gauge("coo_llm_host_memory_bytes", "Memory that this host has.", registry=self.registry, multiprocess_mode="livemax")
+        host_memory.set(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE"))
+        self.config_drift = Gauge(
+            "coo_llm_config_drift", "1 if the configuration's file is not what is served.", registry=self.registry, multiprocess_mode="mostrecent"
+        )
         self.certificate_expiry = Gauge(
             "coo_llm_certificate_expiry_timestamp_seconds",
             "When the certificate that is served ends; 0 without one.",
@@ -234,6 +245,7 @@ class Metrics:
 
     def write(self) -> None:
         """Writes what has come together since the last time."""
+        self._write_process()
         self._overheads.write(self._overhead)
         for client, sums in self._of_clients.items():
             if sums.requests:
@@ -249,6 +261,14 @@ class Metrics:
                 if any(sums.first_token.counts):
                     sums.first_token.write(self._child(self._first_token, provider, model))
                 sums.clear()
+
+    def _write_process(self) -> None:
+        """What this worker itself uses."""
+        used = time.process_time()
+        self._cpu.inc(used - self._cpu_told)
+        self._cpu_told = used
+        self._memory.set(resident_bytes())
+        self._workers.set(1)
 
     def _write(self, sums: _Sums, counted: tuple[str, ...], place: tuple[str, ...], requests: Counter, tokens: Counter, cost: Counter) -> None:
         self._child(requests, *counted).inc(sums.requests)
