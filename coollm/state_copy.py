@@ -14,7 +14,6 @@ $COOLLM_CONFIG and $COOLLM_STATE_DIR say whose. What came of it is a JSON object
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import orjson
 from sqlalchemy.exc import SQLAlchemyError
 
+from coollm.core.background import give_way
 from coollm.core.config.load import InForce, load_in_force
 from coollm.core.errors import CheckFailed, CoollmError, OperationFailed, UsageError
 from coollm.core.paths import find_config, state_directory
@@ -35,7 +35,6 @@ from coollm.stores import redis_copy
 
 RUNTIME_FILE = "runtime.sqlite"
 DAY_MS = 86_400_000
-NICE = 10
 
 Told = dict[str, Any]
 
@@ -178,8 +177,7 @@ COMMANDS: dict[str, Callable[..., Told]] = {
 
 def main(arguments: list[str]) -> int:
     """Does one of the commands. Returns the exit code."""
-    with contextlib.suppress(OSError):
-        os.nice(NICE)
+    give_way()
     try:
         if len(arguments) < 2 or arguments[0] not in COMMANDS:
             raise UsageError(f"expected one of {', '.join(COMMANDS)}, and a directory")

@@ -10,6 +10,7 @@ https://www.sqlite.org/isolation.html), https://docs.sqlalchemy.org/en/20/core/c
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Table, delete, insert, select, update
 
+from coollm.core.background import write_out
 from coollm.core.errors import CheckFailed, OperationFailed
 from coollm.ledger.book import FILE_NAME, Ledger
 from coollm.ledger.tables import access_keys, admins, clients, metadata, overrides, revisions, shipped, version
@@ -42,13 +44,18 @@ def save_sqlite(source: Path, target: Path) -> None:
             one.execute("BEGIN")
             one.execute("SELECT count(*) FROM sqlite_master").fetchone()
             worked = time.monotonic()
+            descriptor = os.open(target, os.O_RDONLY)
 
             def rest(*_: int) -> None:
                 nonlocal worked
+                write_out(descriptor)
                 time.sleep(time.monotonic() - worked)
                 worked = time.monotonic()
 
-            one.backup(other, pages=PAGES, progress=rest)
+            try:
+                one.backup(other, pages=PAGES, progress=rest)
+            finally:
+                os.close(descriptor)
             other.execute("PRAGMA journal_mode = DELETE")
             _check(other, source)
     except sqlite3.Error as error:

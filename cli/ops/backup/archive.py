@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import msgspec
 from coollm_cli.ops.backup.encryption import Encryption, Identity, opened
 
+from coollm.core.background import Gradual
 from coollm.core.errors import CheckFailed
 
 MANIFEST = "manifest.json"
@@ -107,7 +108,7 @@ def pack(tree: Path, manifest: Manifest, origins: dict[str, str], encryption: En
     with out.open("wb") as file:
         os.fchmod(file.fileno(), 0o600)
         with (
-            encryption.into(file) as sealed,
+            encryption.into(Gradual(file)) as sealed,
             zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).stream_writer(sealed, closefd=False) as packed,
             tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK) as tar,
         ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from coollm_cli.ops.journal import Entry, Journal
 from coollm_cli.ops.operation import Plan, Step
 from coollm_cli.ops.releases import running_version
 
+from coollm.core.background import give_way
 from coollm.core.backup_status import read_backup_status, write_backup_status
 from coollm.core.config.generations import Generations
 from coollm.core.config.load import load
@@ -33,7 +33,6 @@ GO_ON_SECONDS = 3600.0
 
 SPARE_BYTES = 64 * 1024 * 1024
 EARLIER_SECONDS = 300.0
-NICE = 10
 
 
 def settings_in_force(config: Path, state: Path) -> Settings:
@@ -96,7 +95,7 @@ class _Making:
 
     def snapshot(self, entry: Entry) -> None:
         """Raises CoollmError and OSError, as all of them."""
-        os.nice(NICE)
+        give_way()
         shutil.rmtree(self.work, ignore_errors=True)
         make_private(self.work.parent)
         make_private(self.work)

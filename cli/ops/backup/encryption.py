@@ -37,7 +37,7 @@ class Encryption:
         return f".tar.zst.{self.kind}"
 
     @contextlib.contextmanager
-    def into(self, out: IO[bytes]) -> Iterator[IO[bytes]]:
+    def into(self, out: Any) -> Iterator[IO[bytes]]:
         """What is written here comes out encrypted; it is whole when the context has ended. Raises OperationFailed and OSError."""
         if self.kind == GPG:
             yield from self._by_gpg(out)
@@ -49,7 +49,7 @@ class Encryption:
         with _through(lambda source: pyrage.encrypt_io(source, remembered, keys), remembered) as sink:
             yield sink
 
-    def _by_gpg(self, out: IO[bytes]) -> Iterator[IO[bytes]]:
+    def _by_gpg(self, out: Any) -> Iterator[IO[bytes]]:
         names = [argument for one in self.recipients for argument in ("--recipient", one.removeprefix(GPG_PREFIX))]
         command = [tools.need("gpg"), "--batch", "--no-tty", "--trust-model", "always", "--compress-algo", "none", "--encrypt", *names]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE)  # noqa: S603
@@ -193,14 +193,14 @@ def _gpg_opened(source: Any) -> Iterator[IO[bytes]]:
 class _Remembering:
     """A file that remembers what went wrong as it was written: through the library it would come out as something else."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Any) -> None:
         self._file = file
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         """As a file."""
         try:
-            return self._file.write(data)
+            return int(self._file.write(data))
         except OSError as error:
             self.error = error
             raise

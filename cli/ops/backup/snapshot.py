@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from coollm_cli.ops.backup.copies import ask
 from coollm_cli.ops.backup.names import FULL
 
 from coollm.core.audit import BEGIN, HEAD, PUBLIC_KEY
+from coollm.core.background import copy_file
 from coollm.core.backup_status import FILE_NAME as STATUS
 from coollm.core.config.generations import Generations
 from coollm.core.config.load import Loaded, load
@@ -135,8 +135,7 @@ class Snapshot:
             if not source.is_file():
                 return
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            shutil.copyfile(source, target)
-            os.chmod(target, source.stat().st_mode & 0o777)
+            copy_file(source, target)
         except FileNotFoundError:
             return  # rotated away in this moment, and copied under its other name, or not needed
         if is_growing and target.suffix not in (".gz", ".zst", ".xz", ".bz2"):

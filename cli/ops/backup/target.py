@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from coollm.core.background import Gradual
 from coollm.core.config.schema import Backup
 from coollm.core.errors import CheckFailed, OperationFailed, UsageError
 from coollm.core.files import sync_directory
@@ -105,8 +106,9 @@ class DirectoryTarget:
             make_private(self.directory)
             with beside.open("wb") as file:
                 os.fchmod(file.fileno(), 0o600)
+                gradual = Gradual(file)
                 while data := source.read(CHUNK):
-                    file.write(data)
+                    gradual.write(data)
                     step(len(data))
                 file.flush()
                 os.fsync(file.fileno())
