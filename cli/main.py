@@ -60,6 +60,7 @@ COMMANDS = (
     Row("status", "status:status", "Show the instances that run on this host."),
     Row("top", "status:top", "Watch the instances of this host."),
     Row("logs", "logs:logs", "Show the gateway's log."),
+    Row("incident", "incident:app", "Collect what is needed to look into an incident, without secrets."),
     Row("doctor", "doctor:doctor", "Check everything that a healthy production host needs."),
     Row("explain", "explain:explain", "Explain a code and say what to do."),
     Row("health", "health:health", "Say in one word how the gateway is, and why."),

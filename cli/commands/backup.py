@@ -123,6 +123,9 @@ def restore(
     in_place: Annotated[bool, typer.Option("--in-place", help="In the place of what this host has, of which a copy is kept.")] = False,
     only: Annotated[Literal["config", "clients", "ledger", "secrets"] | None, typer.Option("--only", help="A part of it.")] = None,
     at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="The newest that was made by this time, UTC unless it says.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", metavar="HEX", help="What its archive has to have, as `backup create` and the audit log told it.")
+    ] = None,
     print_recipe: Annotated[bool, typer.Option("--print-recipe", help="How it is done by hand, without coollm.")] = False,
     identity: IdentityFile = None,
     target: Place = None,
@@ -145,9 +148,9 @@ def restore(
         return _recipe(path, state, target, name, as_json=json)
     if in_place:
         return change_host(
-            config, state_dir, lambda *_: restoring.in_place_plan(path, state, target, name, moment, only, identity), Options(dry_run, yes, json)
+            config, state_dir, lambda *_: restoring.in_place_plan(path, state, target, name, moment, only, identity, sha256), Options(dry_run, yes, json)
         )
-    place, found = restoring.find(path, state, target, name, moment, only)
+    place, found = restoring.find(path, state, target, name, moment, only, sha256)
     directory = (into or Path(found.name.text)).absolute()
     if dry_run:
         return Result({"ok": True, "done": False, "id": found.name.text, "into": str(directory)}, [f"{found.name.text} to {directory}"], as_json=json)

@@ -29,6 +29,11 @@ def last_lines(config: Path, state: Path | None, count: int, request_id: str | N
     return Result({"lines": list(wanted)}, [_text(entry) for entry in wanted], as_json=as_json)
 
 
+def entries(config: Path, state: Path | None) -> Iterator[dict[str, Any]]:
+    """Every line of the log that is now, the oldest first. Raises ConfigurationError, OperationFailed and Unreachable."""
+    yield from _entries(_log(config, state))
+
+
 def follow(config: Path, state: Path | None, count: int, request_id: str | None, level: str | None, *, as_json: bool) -> Result:
     """The last lines, then each that comes, until Ctrl-C; the file that log rotation puts in its place is followed, too."""
     path = _log(config, state)

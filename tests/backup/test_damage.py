@@ -235,6 +235,20 @@ def test_a_ledger_that_is_damaged_is_not_backed_up_unseen(site: Site) -> None:
     assert site.json("backup", "list")["backups"] == []
 
 
+def test_one_that_somebody_else_has_put_there(kept: Kept) -> None:
+    """On a host that knows nothing of it, by the hash that was told when it was made."""
+    told = json.loads(kept.files[kept.note])
+    shutil.rmtree(kept.site.state / "admin")
+    identity = ("--identity", str(kept.site.identity))
+    refused = kept.site.coollm("backup", "restore", "--into", "no", "--sha256", "0" * 64, *identity, code=4)
+    assert "somebody else may have put it there" in refused.stderr
+    assert kept.site.coollm("backup", "restore", "--in-place", "--yes", "--sha256", "0" * 64, *identity, code=4)
+    kept.site.coollm("backup", "restore", "--into", "yes", "--sha256", told["sha256"], *identity)
+    note = msgspec.convert({**told, "archive": f"{kept.name}.tar.zst.age/../../../coollm.yaml"}, Note).checked()
+    kept.note.write_bytes(msgspec.json.encode(note))
+    assert "is of another backup" in kept.site.coollm("backup", "verify", kept.name, code=4).stdout
+
+
 def test_errors_are_ours(kept: Kept) -> None:
     """An archive that is something else altogether."""
     for data in (b"", b"nonsense" * 1000, subprocess.run(["tar", "c", "/etc/hostname"], capture_output=True, check=True).stdout):

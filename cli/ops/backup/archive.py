@@ -28,6 +28,7 @@ MANIFEST = "manifest.json"
 LEVEL = 3
 CHUNK = 1024 * 1024
 FORMAT = 1
+LARGEST_MANIFEST = 64 * CHUNK
 
 _MEMBER = re.compile(r"[^\x00-\x1f\\]+")
 
@@ -178,7 +179,7 @@ def unpack(source: Any, kind: str, identity: Identity, recipients: tuple[str, ..
                     content = tar.extractfile(member)
                     assert content is not None  # noqa: S101  it is a regular file
                     if member.name == MANIFEST:
-                        text = content.read()
+                        text = content.read(LARGEST_MANIFEST)
                     else:
                         found[member.name] = _extract(content, into / member.name, member.mode, step)
             while clear.read(CHUNK):  # to its end, which is authenticated, too

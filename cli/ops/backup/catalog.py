@@ -73,7 +73,7 @@ def read_note(target: Target, name: str) -> Note:
         raise CheckFailed(f"{name}{NOTE} makes no sense: {error}", "coollm backup list: another one") from error
     if note.checked() != note:
         raise CheckFailed(f"{name}{NOTE} was changed: it is not what its own check says", "coollm backup list: another one")
-    if note.name != name or not note.archive.startswith(f"{name}."):
+    if note.name != name or note.archive not in [f"{name}{suffix}" for suffix in SUFFIXES]:
         raise CheckFailed(f"{name}{NOTE} is of another backup, {note.name}")
     return note
 

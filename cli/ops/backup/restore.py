@@ -20,7 +20,7 @@ from coollm_cli.ops import host, systemd, units
 from coollm_cli.ops.apply import apply_plan
 from coollm_cli.ops.backup import archive
 from coollm_cli.ops.backup.archive import Manifest
-from coollm_cli.ops.backup.catalog import Found, choose
+from coollm_cli.ops.backup.catalog import Found, choose, read_note
 from coollm_cli.ops.backup.copies import ask
 from coollm_cli.ops.backup.create import work_directory
 from coollm_cli.ops.backup.encryption import Identity, read_identity
@@ -51,6 +51,9 @@ PARTS = (CONFIG, CLIENTS, LEDGER, SECRETS)
 OF_PART = {CONFIG: ("config",), CLIENTS: ("ledger", "secrets"), LEDGER: ("ledger",), SECRETS: ("secrets",)}
 KEPT_COPIES = 3
 RESTORES = "restores"
+CERTIFICATES = (Path("/etc/ssl"), Path("/etc/pki"), Path("/etc/letsencrypt"))
+"""Beside the configuration's own directory, where files that it refers to are put back: a backup must not say where on a host root writes."""
+
 IDENTITY_FILE = "store.identity"
 
 
@@ -70,14 +73,18 @@ def settings_or_none(config: Path, state: Path) -> Settings | None:
     return load(config).settings if config.exists() else None
 
 
-def find(config: Path, state: Path, target: str | None, name: str | None, at: float | None, part: str | None) -> tuple[Target, Found]:
-    """The backup that is meant. Raises CoollmError."""
+def find(
+    config: Path, state: Path, target: str | None, name: str | None, at: float | None, part: str | None, sha256: str | None = None
+) -> tuple[Target, Found]:
+    """The backup that is meant; with `sha256` only if its archive has that. Raises CoollmError."""
     settings = settings_or_none(config, state)
     place = find_target(settings.backup if settings else None, config, state, target)
     kinds = (FULL, CONFIG) if part in (CONFIG, SECRETS) else (FULL,)
     found = choose(place, name, at=at, kinds=kinds)
     if part in (CLIENTS, LEDGER) and found.name.kind != FULL:
         raise UsageError(f"{found.name.text} has configuration and secrets alone", "a full one: coollm backup list")
+    if sha256 is not None and read_note(place, found.name.text).sha256 != sha256.lower():
+        raise CheckFailed(f"{found.name.text} is not the archive with the SHA-256 {sha256[:12]}…: somebody else may have put it there", "coollm backup list")
     return place, found
 
 
@@ -110,11 +117,13 @@ def restore_into(config: Path, state: Path, target: Target, found: Found, identi
     return manifest
 
 
-def in_place_plan(config: Path, state: Path, target: str | None, name: str | None, at: float | None, part: str | None, identity: Path | None) -> Plan:
+def in_place_plan(
+    config: Path, state: Path, target: str | None, name: str | None, at: float | None, part: str | None, identity: Path | None, sha256: str | None = None
+) -> Plan:
     """Puts a backup, or a part of it, in the place of what this host has. Raises CoollmError."""
     if is_installed(config):
         host.need_root()
-    place, found = find(config, state, target, name, at, part)
+    place, found = find(config, state, target, name, at, part, sha256)
     if part == CONFIG:
         with workplace(work_directory(config, state), found.name.text) as work:
             note = known_note(place, found.name.text, Records(admin_directory(config, state)))
@@ -134,6 +143,7 @@ def in_place_plan(config: Path, state: Path, target: str | None, name: str | Non
         "safety": str(admin_directory(config, state) / RESTORES / f"{stamp}-{found.name.text}"),
         "instances": [one for one in names if systemd.is_active(systemd.service(one))] if part != CLIENTS else [],
         "began": time.time(),
+        "sha256": sha256,
     }
     if str(identity) == "-":
         raise UsageError("--identity -: a restore in place that is killed has to find the key again", "give a file")
@@ -179,7 +189,7 @@ class _Work:
         self.clean()
         make_private(self.place.parent)
         make_private(self.place)
-        target, found = find(self.config, self.state, self.parameters["target"], self.parameters["name"], None, self.part)
+        target, found = find(self.config, self.state, self.parameters["target"], self.parameters["name"], None, self.part, self.parameters["sha256"])
         note = known_note(target, found.name.text, Records(admin_directory(self.config, self.state)))
         identity = read_identity(Path(self.parameters["identity"]) if self.parameters["identity"] else None)
         manifest = unpack(target, note, identity, self.tree)
@@ -354,12 +364,12 @@ class _Work:
                 yield Move("", str(file), 0o600, str(self.state))
         for name, member in sorted(manifest.files.items()):
             origin = Path(member.origin)
-            if name.startswith("config/files/") and (origin.is_relative_to(folder) or not origin.exists()):
+            if name.startswith("config/files/") and any(origin.is_relative_to(one) for one in (folder, *CERTIFICATES)) and ".." not in origin.parts:
                 like = self.config if self.config.exists() and is_installed(self.config) else folder
                 yield Move(str(self.tree / name), str(origin), member.mode, str(environment if environment.exists() and not member.mode & 0o077 else like))
             if name.startswith("config/units/") and is_installed(self.config):
                 target = units.UNITS / name.removeprefix("config/units/")
-                if target.name not in (*units.NAMES, units.DROP_IN):
+                if target.suffix == ".conf" and target.name != units.DROP_IN:  # an administrator's own drop-in; units are the release's
                     yield Move(str(self.tree / name), str(target), 0o644, str(units.UNITS))
 
     def _secrets(self) -> Iterator[Move]:
