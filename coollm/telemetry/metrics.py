@@ -29,6 +29,9 @@ OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 # Models come from clients where a provider lists none: beyond this many the label says "other".
 MOST_MODELS = 500
+
+# The same of clients: what each of them uses is in the ledger in any case.
+MOST_CLIENTS = 1000
 OTHER = "other"
 
 
@@ -108,6 +111,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.is_enabled = settings.logging.prometheus.enabled
         self._models: set[str] = set()
+        self._budgets: set[tuple[str, str]] = set()
         self._children: dict[tuple[Any, ...], Any] = {}
         self._of_clients: dict[str, _Sums] = {}
         self._of_targets: dict[tuple[str, str, str, int], _Sums] = {}
@@ -192,7 +196,8 @@ class Metrics:
             return
         own = self._of_clients.get(record.client)
         if own is None:
-            own = self._of_clients[record.client] = _Sums()
+            client = record.client if len(self._of_clients) < MOST_CLIENTS else OTHER
+            own = self._of_clients.setdefault(client, _Sums())
         own.add(record)
         if record.error is not None:
             own.errors += 1
@@ -202,7 +207,9 @@ class Metrics:
         if record.status == 429 and not record.attempts:
             self._child(self._rate_limits, "client").inc()
         for kind, identity, share in record.budgets:
-            self._child(self._budget_used, kind, identity).set(share)
+            if (kind, identity) in self._budgets or len(self._budgets) < MOST_CLIENTS:
+                self._budgets.add((kind, identity))
+                self._child(self._budget_used, kind, identity).set(share)
         if record.cache is not None:
             self._child(self._cache_requests, record.cache).inc()
             self._cache_saved.inc(record.saved_usd)
