@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import typer
 from coollm_cli import options, output
 from coollm_cli.ops.gateway_client import find_gateway
+from coollm_cli.ops.usage_page import page
 from coollm_cli.output import Result, Table
 
 from coollm.core.errors import OperationFailed
+from coollm.core.files import replace_file
 
 app = typer.Typer(help="Report, export and verify what requests used and cost.", no_args_is_help=True, add_completion=False)
 
@@ -23,7 +26,14 @@ MONEY = ("cost_usd", "saved_usd")
 
 
 @app.command()
-def report(by: By = "client", start: Start = None, end: End = None, config: options.Config = None, json: options.Json = False) -> Result:
+def report(
+    by: By = "client",
+    start: Start = None,
+    end: End = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="A page with charts and tables, which needs nothing else.")] = None,
+    config: options.Config = None,
+    json: options.Json = False,
+) -> Result:
     """Add up requests, tokens and cost. What ended within the last second may be missing.
 
     `cached` counts the requests that the cache answered, and `saved_usd` what that saved. `estimated` counts the requests whose vendor told no usage,
@@ -31,7 +41,13 @@ def report(by: By = "client", start: Start = None, end: End = None, config: opti
 
     Example: coollm usage report --by model --start 2026-11-01
     """
-    found = find_gateway(config).ask("/admin/v1/stats?" + _query(group_by=by, start=start, end=end))
+    gateway = find_gateway(config)
+    found = gateway.ask("/admin/v1/stats?" + _query(group_by=by, start=start, end=end))
+    if html is not None:
+        of = {one: gateway.ask("/admin/v1/stats?" + _query(group_by=one, start=start, end=end)) for one in ("day", "client", "model", "provider")}
+        span = f"from {start or 'the beginning'} until {end or 'now'}"
+        _write(html, page(of["day"], of["client"], of["model"], of["provider"], span))
+        return Result({**found, "html": str(html)}, [f"{html} is written"], as_json=json)
     rows = [(row[by], *_cells(row)) for row in found["rows"]]
     if rows:
         rows.append(("total", *_cells(found["total"])))
@@ -101,6 +117,13 @@ def prune(
     _confirm(yes, f"delete the requests that ended before {before}?")
     done = client.ask("/admin/v1/usage/prune", {"before": before})
     return Result(done, [f"{done['deleted']} requests are deleted; their sums stay"], as_json=json)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        replace_file(path, text.encode(), mode=0o644)
+    except OSError as error:
+        raise OperationFailed(f"--html {path}: cannot be written: {error.strerror}", "name another file") from error
 
 
 def _query(**values: str | None) -> str:

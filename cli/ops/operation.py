@@ -129,7 +129,7 @@ def change(host: Host, make_plan: Callable[[], Plan], options: Options) -> Resul
         plan = make_plan()
         return Result(_shown(plan, done=False), _lines(plan), as_json=options.as_json)
     with Lease(host.directory, command):
-        resumed = _settle_unfinished(host, command)
+        resumed = _settle_unfinished(host, command, options)
         if resumed is not None:
             return _result(resumed, resumed.kept, options)
         plan = make_plan()
@@ -140,7 +140,7 @@ def change(host: Host, make_plan: Callable[[], Plan], options: Options) -> Resul
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         entry = host.journal.begin(plan.kind, command, actor(), plan.parameters)
         entry.reverse = plan.reverse
-        _make(host, entry, plan.steps)
+        _make(host, entry, plan.steps, options)
         return _result(entry, entry.kept, options)
 
 
@@ -178,11 +178,11 @@ def go_on(host: Host, kind: str, options: Options, *, abort: bool) -> Result:
             _end(host, entry, UNDONE, "taken back")
             return Result({"ok": True, "done": True, "changed": True, "aborted": entry.id}, [f"`{entry.command}` is taken back"], as_json=options.as_json)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        _make(host, entry, steps)
+        _make(host, entry, steps, options)
         return _result(entry, entry.kept, options)
 
 
-def _settle_unfinished(host: Host, command: str) -> Entry | None:
+def _settle_unfinished(host: Host, command: str, options: Options) -> Entry | None:
     """What a killed command left: finished if the same command is given again, else taken back. Returns the entry if it was finished."""
     entry = host.journal.unfinished()
     if entry is None:
@@ -190,7 +190,7 @@ def _settle_unfinished(host: Host, command: str) -> Entry | None:
     steps = _steps(entry.kind, entry.parameters)
     if entry.command == command and time.time() - entry.began < entry.parameters.get("go_on_seconds", FOR_EVER):
         output.progress(f"going on with `{entry.command}`, which was not finished: {len(entry.done)} of {len(steps)} steps are done")
-        _make(host, entry, steps)
+        _make(host, entry, steps, options)
         return entry
     output.progress(f"`{entry.command}` of {entry.by} was not finished: taking it back")
     _undo(host, entry, steps)
@@ -204,7 +204,7 @@ def _steps(kind: str, parameters: dict[str, Any]) -> Sequence[Step]:
     return made
 
 
-def _make(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
+def _make(host: Host, entry: Entry, steps: Sequence[Step], options: Options) -> None:
     """Does the steps that are not done. Raises Undone if one fails and what was done could be taken back, OperationFailed if not."""
     try:
         host_audit(host, entry, "begins")
@@ -214,7 +214,8 @@ def _make(host: Host, entry: Entry, steps: Sequence[Step]) -> None:
             if step.name not in entry.begun:
                 entry.begun.append(step.name)
             host.journal.write(entry)
-            output.progress(f"[{number}/{len(steps)}] {step.text}")
+            if not options.quiet:
+                output.progress(f"[{number}/{len(steps)}] {step.text}")
             step.do(entry)
             if entry.kept.get("purged"):
                 return  # with everything else the journal is gone

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,49 @@ def test_many_ask_a_ledger_on_a_server_at_once(tmp_path: Path, kind: str, reques
             return requests.get(f"{gateway.url}/admin/v1/stats?group_by=client", headers=headers, timeout=30).status_code
 
         assert set(pool.map(ask, range(300))) == {200}
+
+
+class Page(HTMLParser):
+    """What a page refers to, and what is in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.refers: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.refers += [str(value) for name, value in attributes if name in ("src", "href", "action", "data", "xlink:href", "style")]
+        if tag not in ("meta", "rect", "text", "title"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            assert self.open.pop() == tag
+
+
+def test_a_page_for_people_who_would_rather_look(tmp_path: Path) -> None:
+    provider = {"id": "openai", "type": "openai", "base_url": "simulator://", "api_keys": ["sk-one"], "models": ["*"]}
+    provider["pricing"] = {"input_token_cost": 10.0, "output_token_cost": 10.0}
+    with serve(tmp_path, {"llm_providers": [provider]}, workers=1) as gateway:
+        for model in ("gpt-sim", "<script>alert(1)</script>", "gpt-sim~status=400"):
+            gateway.chat(model)
+        wait_for(lambda: report(gateway)["total"]["requests"] == 3, what="the ledger")
+        done = gateway.coollm("usage", "report", "--html", "usage.html")
+        assert done.returncode == 0, done.stderr
+        text = (tmp_path / "usage.html").read_text()
+        assert gateway.coollm("usage", "report", "--html", "/proc/no.html").returncode == 1
+    page = Page()
+    page.feed(text)
+    assert page.refers == [], "it needs nothing from anywhere"
+    assert page.open == []
+    assert "script" not in page.tags
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert page.tags.count("svg") == 4
+    assert page.tags.count("table") == 3
+    assert "gpt-sim" in text
+    assert "http" not in text.replace("http-equiv", "")
 
 
 def test_a_ledger_that_is_not_there_yet(simulator: SimulatorHandle, tmp_path: Path) -> None:
