@@ -26,7 +26,9 @@ def status(config: options.Config = None, state_dir: options.StateDirectory = No
     running = [one for one in instances if one["status"] != "down"]
     exit_code = 5 if not running else 0 if all(one["status"] == "ok" for one in instances) else 4
     table = Table(COLUMNS, rows(instances), "no gateway of this user runs on this host")
-    return Result(found, [table, *(f"note: {note}" for note in found["notes"])], as_json=json, exit_code=exit_code)
+    summary = found["backup"]["summary"]
+    lines = [*([summary] if summary else []), *(f"note: {note}" for note in found["notes"])]
+    return Result(found, [table, *lines], as_json=json, exit_code=exit_code)
 
 
 def top(every: Every = 1.0, times: Times = None, config: options.Config = None, json: options.Json = False) -> Result:

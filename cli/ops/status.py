@@ -110,9 +110,9 @@ def _notes(path: Path, state: Path, instances: Sequence[dict[str, Any]]) -> list
         notes.append(f"generation {pointer.number} reverts in {pointer.revert_at - time.time():.0f} s: coollm config confirm keeps it")
     if effective is not None and is_installed(path) and path.exists() and path.read_bytes() != effective.file.read_bytes():
         notes.append(f"{path} differs from generation {effective.number}, which is in force: coollm config diff, coollm config apply {path}")
-    proven = proof.line(state)
-    if proven is not None:
-        notes.append(proven)
+    told = proof.told(state)
+    if told["drill_failed"]:
+        notes.append(f"the last drill of a backup failed: {told['drill_fault']}")
     if unfinished is not None:
         notes.append(f"`{unfinished.command}` of {unfinished.by} is under way, or was killed: giving it again finishes it")
     return notes

@@ -194,7 +194,7 @@ def test_the_drill_boots_a_gateway_and_proves_clients_of_both_kinds(site: Site) 
     assert row["drill_fault"] is None
     status = site.json("status", code=5)
     assert status["backup"]["last_drill"]
-    assert any("last proven restore" in note for note in status["notes"])
+    assert "last proven restore" in status["backup"]["summary"]
     entries = site.json("audit", "search", "--action", "backup-drill")["entries"]
     assert [one["state"] for one in entries] == ["begins", "done"]
     assert entries[-1]["backup"] == name
@@ -216,7 +216,7 @@ def test_a_drill_that_fails_says_so_everywhere(site: Site) -> None:
     assert "NOT_IN_THE_BACKUP" in failed["checks"][-1]["detail"]
     row = site.json("backup", "list")["backups"][0]
     assert "NOT_IN_THE_BACKUP" in row["drill_fault"]
-    assert any("failed" in note for note in site.json("status", code=5)["notes"])
+    assert any("drill of a backup failed" in note for note in site.json("status", code=5)["notes"])
     findings = {one["code"]: one for one in site.json("doctor", code=4)["findings"]}
     assert "NOT_IN_THE_BACKUP" in findings["drill"]["what"]
 

@@ -47,8 +47,8 @@ def test_a_placeholder_that_is_not_known_is_a_fault(config: Path, tmp_path: Path
     other = tmp_path / "other.yaml"
     other.write_text(without_secrets(config, config, tmp_path))
     faults = load(config, content=other, state=tmp_path).faults
-    assert "'${kept:" in faults[0].message
-    assert "is not a reference" in faults[0].message
+    assert faults[0].message == "the secret that stood here is not known on this host"
+    assert "coollm secrets set NAME" in faults[0].hint
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_timers_make_backups_and_drills_and_say_when_they_cannot(installed: Inst
         made = [row for row in installed.json("backup", "list")["backups"] if row["id"] not in before]
         assert {row["kind"] for row in made} == {"full", "config"}
         assert any(row["drilled"] for row in made if row["kind"] == "full")
-        assert any("last proven restore" in note for note in installed.json("status")["notes"])
+        assert "last proven restore" in installed.json("status")["backup"]["summary"]
         findings = {one["code"] for one in installed.json("doctor", check=False)["findings"]}
         assert not findings & {"backup", "drill", "unit-drift"}
 

@@ -22,6 +22,7 @@ def told(state: Path) -> dict[str, Any]:
         "drill_seconds": known.drill_seconds or None,
         "drill_failed": moment(known.drill_failed) if known.drill_failed > known.drill else None,
         "drill_fault": known.drill_fault if known.drill_failed > known.drill else None,
+        "summary": line(state),
     }
 
 
@@ -31,8 +32,7 @@ def line(state: Path) -> str | None:
     if not known.success:
         return None
     proven = f"last proven restore {ago(known.drill)} ago, {lasted(known.drill_seconds)}" if known.drill else "no restore was ever proven: coollm backup drill"
-    failed = f"; the drill {ago(known.drill_failed)} ago failed: {known.drill_fault}" if known.drill_failed > known.drill else ""
-    return f"last backup {ago(known.success)} ago; {proven}{failed}"
+    return f"last backup {ago(known.success)} ago; {proven}"
 
 
 def ago(seconds: float) -> str:
