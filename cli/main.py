@@ -62,7 +62,7 @@ COMMANDS = (
     Row("logs", "logs:logs", "Show the gateway's log."),
     Row("incident", "incident:app", "Collect what is needed to look into an incident, without secrets."),
     Row("doctor", "doctor:doctor", "Check everything that a healthy production host needs."),
-    Row("maintenance", "maintenance:maintenance", "Do the regular checks of each day, week and month."),
+    Row("maintenance", "maintenance:maintenance", "Do the regular checks and say what there is to look at."),
     Row("explain", "explain:explain", "Explain a code and say what to do."),
     Row("health", "health:health", "Say in one word how the gateway is, and why."),
     Row("completion", "completion:completion", "Print the completion script for a shell."),

@@ -1,6 +1,7 @@
 """Copies of what a gateway keeps in databases, for backups: a process of its own, which the command starts.
 
     python -m coollm.state_copy save DIR          the ledger to DIR/ledger, the counters to DIR/store
+    python -m coollm.state_copy rows DIR          how many rows the copy has, as it stands
     python -m coollm.state_copy check DIR         DIR/ledger/ledger.sqlite in any case; its rows, once all of it is sound
     python -m coollm.state_copy clients DIR       the clients, administrators and limits of the ledger to DIR/ledger
     python -m coollm.state_copy adopt DIR         DIR/ledger/ledger.sqlite becomes this host's own

@@ -15,6 +15,7 @@ from coollm_cli.ops.backup import schedule as scheduling
 from coollm_cli.ops.backup.catalog import as_json, backups, choose, read_note
 from coollm_cli.ops.backup.drill import drill as run_drill
 from coollm_cli.ops.backup.encryption import read_identity, write_identity
+from coollm_cli.ops.backup.in_place import in_place_plan
 from coollm_cli.ops.backup.names import KINDS
 from coollm_cli.ops.backup.opening import verify as verify_one
 from coollm_cli.ops.backup.proof import ago, lasted, sized
@@ -147,9 +148,7 @@ def restore(
     if print_recipe:
         return _recipe(path, state, target, name, as_json=json)
     if in_place:
-        return change_host(
-            config, state_dir, lambda *_: restoring.in_place_plan(path, state, target, name, moment, only, identity, sha256), Options(dry_run, yes, json)
-        )
+        return change_host(config, state_dir, lambda *_: in_place_plan(path, state, target, name, moment, only, identity, sha256), Options(dry_run, yes, json))
     place, found = restoring.find(path, state, target, name, moment, only, sha256)
     directory = (into or Path(found.name.text)).absolute()
     if dry_run:

@@ -19,7 +19,7 @@ def maintenance(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Result:
-    """Do the regular checks and say what there is to look at; with --quiet nothing else. Exit 4 if there is something.
+    """Do the regular checks and say what there is to look at. Exit 4 if there is something.
 
     Each day health, errors, budgets and what the doctor finds bad; each week all that the doctor finds, audit log, ledger and backups; each month also what an
     auditor would ask.

@@ -14,7 +14,7 @@ from coollm_cli.ops.gateway_client import find_gateway
 from coollm_cli.ops.host import host_of
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
-from coollm_cli.ops.times import day
+from coollm_cli.ops.times import day, seconds_of
 
 from coollm.core.audit import verify
 from coollm.core.config.generations import Generations
@@ -32,7 +32,7 @@ def report(config: Path, state: Path, days: int) -> dict[str, Any]:
         raise ConfigurationError(loaded.faults)
     settings, gateway, ours = loaded.settings, find_gateway(config), host_of(config, state)
     since = time.time() - days * DAY_SECONDS
-    entries = [entry for _, _, entry in ours.audit.entries() if entry is not None and _time(entry) >= since]
+    entries = [entry for _, _, entry in ours.audit.entries() if entry is not None and seconds_of(entry.get("time")) >= since]
     lines, faults = verify(ours.audit)
     clients, admins, keys = gateway.ask("/admin/v1/clients")["clients"], gateway.ask("/admin/v1/admins")["admins"], gateway.ask("/admin/v1/keys")
     changed = [entry for entry in entries if entry.get("state") in ("done", "taken back", "failed")]
@@ -168,10 +168,3 @@ def erase_steps(parameters: dict[str, Any]) -> list[Step]:
         entry.kept["lines"] = [f"{found['requests']} requests are {found['alias']}'s now; {found['files']} log files were written anew"]
 
     return [Step("erase", f"replace the name '{parameters['client']}' in ledger and logs", erase)]
-
-
-def _time(entry: dict[str, Any]) -> float:
-    try:
-        return datetime.fromisoformat(str(entry.get("time"))).timestamp()
-    except ValueError:
-        return 0.0

@@ -14,14 +14,15 @@ import platform
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from coollm_cli.ops import doctor, host, status
 from coollm_cli.ops.gateway_client import GatewayClient
 from coollm_cli.ops.logs import entries
+from coollm_cli.ops.monitoring.alerts import CRITICAL, HIGH, LOW, MEDIUM
 from coollm_cli.ops.releases import running_version
+from coollm_cli.ops.times import moment, seconds_of
 
 from coollm.core.config.explain import explain_all
 from coollm.core.config.generations import Generations
@@ -39,8 +40,6 @@ MOST_LINES = 5000
 PROCESS_FILES = ("status", "limits", "io", "schedstat")
 SYSTEM_FILES = ("/proc/loadavg", "/proc/meminfo", "/proc/pressure/cpu", "/proc/pressure/memory", "/proc/pressure/io", "/proc/sys/fs/file-nr", "/etc/os-release")
 
-CRITICAL, HIGH, MEDIUM, LOW = "critical", "high", "medium", "low"
-
 
 class Bundle:
     """What was collected: text by the names of files."""
@@ -48,6 +47,7 @@ class Bundle:
     def __init__(self, config: Path, state: Path, at: float) -> None:
         self.config, self.state, self.at = config, state, at
         self.files: dict[str, str] = {}
+        self.found: dict[str, Any] = {}
         self.events: list[tuple[float, str]] = []
         effective = None
         with contextlib.suppress(CoollmError, OSError):
@@ -71,7 +71,7 @@ class Bundle:
         }
         for name, part in parts.items():
             try:
-                found = part()
+                found = self.found[name] = part()
             except (CoollmError, OSError) as error:
                 found = {"unavailable": getattr(error, "message", None) or str(error)}
             text = found if isinstance(found, str) else json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n"
@@ -121,7 +121,7 @@ class Bundle:
         for entry in host.host_of(self.config, self.state).journal.all():
             if abs(entry.began - self.at) <= AROUND_SECONDS or entry.state == "running":
                 self.events.append((entry.began, f"`{entry.command}` of {entry.by}: {entry.state}"))
-                row = {"id": entry.id, "command": entry.command, "by": entry.by, "began": _moment(entry.began), "state": entry.state, "done": entry.done}
+                row = {"id": entry.id, "command": entry.command, "by": entry.by, "began": moment(entry.began), "state": entry.state, "done": entry.done}
                 found.append({**row, "receipt": entry.kept.get("receipt")})
         for one in Generations(self.config, self.state).all():
             if abs(one.applied - self.at) <= AROUND_SECONDS:
@@ -131,14 +131,14 @@ class Bundle:
     def _audit(self) -> str:
         lines = []
         for _, _, entry in host.host_of(self.config, self.state).audit.entries():
-            if entry is not None and abs(_seconds(entry.get("time")) - self.at) <= AROUND_SECONDS:
+            if entry is not None and abs(seconds_of(entry.get("time")) - self.at) <= AROUND_SECONDS:
                 lines.append(json.dumps(entry, ensure_ascii=False))
         return "".join(f"{line}\n" for line in lines[-MOST_LINES:])
 
     def _log(self) -> str:
         lines = []
         for entry in entries(self.config, self.state):
-            when = _seconds(entry.get("time"))
+            when = seconds_of(entry.get("time"))
             if abs(when - self.at) <= AROUND_SECONDS:
                 lines.append(json.dumps(entry, ensure_ascii=False))
                 if entry.get("level") in ("error", "warning"):
@@ -147,8 +147,8 @@ class Bundle:
 
     def _timeline(self) -> str:
         level, why = self.level()
-        lines = [f"# Incident on {platform.node()}, around {_moment(self.at)}", "", f"Level: **{level}** ({why})", "", "## What happened", ""]
-        lines += [f"- {_moment(when)}: {what}" for when, what in sorted(self.events)[-200:]] or ["- nothing was logged or changed within half an hour of it"]
+        lines = [f"# Incident on {platform.node()}, around {moment(self.at)}", "", f"Level: **{level}** ({why})", "", "## What happened", ""]
+        lines += [f"- {moment(when)}: {what}" for when, what in sorted(self.events)[-200:]] or ["- nothing was logged or changed within half an hour of it"]
         lines += [
             "",
             "## Impact",
@@ -166,14 +166,15 @@ class Bundle:
 
     def level(self) -> tuple[str, str]:
         """By the guide's classification, and why."""
-        health = _parsed(self.files.get("health.json", ""))
-        if "unavailable" in health or health.get("status") == "down":
-            return CRITICAL, "the gateway does not answer" if "unavailable" in health else "the gateway says that it is down"
-        findings = [one for one in _parsed_list(self.files.get("doctor.json", "")) if isinstance(one, dict)]
-        worst = next((severity for severity in (HIGH, MEDIUM, LOW) if any(one.get("severity") == severity for one in findings)), LOW)
+        health, findings = self.found.get("health.json"), self.found.get("doctor.json", [])
+        if health is None:
+            return CRITICAL, "the gateway does not answer"
+        if health.get("status") == "down":
+            return CRITICAL, "the gateway says that it is down"
+        worst = next((severity for severity in (HIGH, MEDIUM, LOW) if any(one["severity"] == severity for one in findings)), LOW)
         if health.get("status") == "degraded":
             return (HIGH if worst == HIGH else MEDIUM), "the gateway says that it is degraded"
-        return worst, f"doctor: {findings[0]['what']}" if findings else "nothing is wrong now"
+        return worst, self.redact(f"doctor: {findings[0]['what']}") if findings else "nothing is wrong now"
 
     def leaks(self) -> list[str]:
         """Which files hold which kind of secret of this host."""
@@ -204,7 +205,7 @@ class Bundle:
 def _secrets(settings: Settings | None, config: Path, state: Path) -> Iterator[tuple[str, str]]:
     """Every secret of this host, with what kind it is."""
     known: list[tuple[str, str]] = [("a secret of the configuration", one.reveal()) for one in (settings.secrets() if settings else ())]
-    known += [(f"the variable {name}", value) for name, value in read_environment_file(environment_file(config))[0].items() if _is_secret(name, value)]
+    known += [(f"the variable {name}", value) for name, value in read_environment_file(environment_file(config))[0].items() if _is_secret(name)]
     with contextlib.suppress(CoollmError, OSError):
         store = secret_store(config, state)
         read = store.reader()
@@ -213,33 +214,6 @@ def _secrets(settings: Settings | None, config: Path, state: Path) -> Iterator[t
     yield from ((kind, value) for kind, value in known if len(value) >= SHORTEST_REDACTED_LENGTH)
 
 
-def _is_secret(name: str, value: str) -> bool:
-    """Whether a variable's value looks like one: most of an environment file are switches and addresses."""
-    return any(word in name.upper() for word in ("KEY", "SECRET", "TOKEN", "PASSWORD")) and bool(value)
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        told = json.loads(text)
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
-def _parsed_list(text: str) -> list[Any]:
-    try:
-        told = json.loads(text)
-    except ValueError:
-        return []
-    return told if isinstance(told, list) else []
-
-
-def _seconds(text: Any) -> float:
-    try:
-        return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
-        return 0.0
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _is_secret(name: str) -> bool:
+    """Whether a variable is called like one: most of an environment file are switches and addresses."""
+    return any(word in name.upper() for word in ("KEY", "SECRET", "TOKEN", "PASSWORD"))

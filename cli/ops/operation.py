@@ -57,7 +57,7 @@ KINDS = {
     "secrets-import": "secrets:import_steps",
     "master-key": "secrets:rotate_steps",
     "backup-create": "backup.create:create_steps",
-    "backup-restore": "backup.restore:restore_steps",
+    "backup-restore": "backup.in_place:restore_steps",
     "backup-prune": "backup.prune:prune_steps",
     "backup-schedule": "backup.schedule:schedule_steps",
 }

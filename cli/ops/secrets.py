@@ -10,8 +10,6 @@ from typing import Any
 
 from coollm_cli.ops import host, systemd
 from coollm_cli.ops.apply import apply_steps, kept_generations, probe_model, wait_for_workers
-from coollm_cli.ops.backup.restore import RESTORES
-from coollm_cli.ops.backup.snapshot import LARGEST_FILE
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.lock import actor
 from coollm_cli.ops.operation import Host, Plan, Step
@@ -20,11 +18,11 @@ from coollm_cli.ops.times import moment
 
 from coollm.core.config.document import Node, Reader, walk
 from coollm.core.config.generations import Generations
-from coollm.core.config.load import Loaded, load, secrets_in_clear
+from coollm.core.config.load import LARGEST_FILE_BYTES, Loaded, load, secrets_in_clear
 from coollm.core.config.placeholders import replaced
 from coollm.core.errors import ConfigurationError, OperationFailed, UsageError
 from coollm.core.master_key import CREDENTIAL, key_id
-from coollm.core.paths import HASH_KEY, is_installed
+from coollm.core.paths import HASH_KEY, RESTORES, is_installed
 from coollm.core.secret_store import NAME, as_json, from_json, secret_store
 from coollm.core.vendor_keys import read_vendor_keys
 
@@ -243,7 +241,7 @@ def import_steps(parameters: dict[str, Any]) -> list[Step]:
 def forget_secrets_of(value: str, ours: Host) -> None:
     """Removes what the command itself keeps with a secret in clear: journal entries, and copies made before an upgrade or a restore."""
     for file in ours.directory.rglob("*"):
-        is_small = file.suffix in (".json", ".yaml") or (RESTORES in file.parts and file.is_file() and file.stat().st_size <= LARGEST_FILE)
+        is_small = file.suffix in (".json", ".yaml") or (RESTORES in file.parts and file.is_file() and file.stat().st_size <= LARGEST_FILE_BYTES)
         if file.is_file() and is_small and value in file.read_text("utf-8", "replace"):
             file.unlink(missing_ok=True)
 

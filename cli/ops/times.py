@@ -30,6 +30,19 @@ def day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
 
+def instant(seconds: float) -> str | None:
+    """A time of the epoch as scripts read it, ISO 8601; None for 0, which is never."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else None
+
+
+def seconds_of(text: object) -> float:
+    """The time of the epoch of an ISO 8601 text, as logs have it; 0 for what is none."""
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return 0.0
+
+
 def ago(seconds: float) -> str:
     """How long ago a time of the epoch was."""
     return str(Duration(max(0, round(time.time() - seconds))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, like: Path | 
             os.unlink(name)
         raise
     sync_directory(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name; on another disk a copy of it. Raises OSError."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def sync_directory(directory: Path) -> None:

@@ -17,6 +17,9 @@ SYSTEM_RUN = Path("/run/coollm")
 SYSTEM_ADMIN = Path("/var/opt/coollm")
 """What the command itself keeps: lock, journal, copies made before an upgrade. Root's own, since the gateway's user must not tell root what to do."""
 
+RESTORES = "restores"
+"""Under the command's own directory: what was there before backups were restored."""
+
 RELEASES = Path("/opt/coollm/releases")
 INSTANCES = Path("/opt/coollm/instances")
 CURRENT_RELEASE = Path("/opt/coollm/current")

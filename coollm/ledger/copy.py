@@ -21,6 +21,7 @@ import orjson
 from sqlalchemy import Table, delete, insert, select, update
 
 from coollm.core.background import write_out
+from coollm.core.batches import batches
 from coollm.core.errors import CheckFailed, OperationFailed
 from coollm.ledger.book import FILE_NAME, Ledger
 from coollm.ledger.tables import access_keys, admins, clients, metadata, overrides, revisions, shipped, version
@@ -94,7 +95,7 @@ def make_sqlite(directory: Path) -> None:
     try:
         with ledger.writing() as connection:
             for table in _tables():
-                for rows in _batches(_read(directory / TABLES / f"{table.name}.jsonl", table)):
+                for rows in batches(_read(directory / TABLES / f"{table.name}.jsonl", table), BATCH):
                     connection.execute(insert(table), rows)
     finally:
         ledger.close()
@@ -110,17 +111,6 @@ def _read(file: Path, table: Table) -> Iterator[dict[str, Any]]:
                 yield dict(zip(names, orjson.loads(line), strict=True))
     except (OSError, ValueError, StopIteration, TypeError) as error:
         raise CheckFailed(f"{file.name}: this is no table of a ledger") from error
-
-
-def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) >= BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def sqlite_counts(file: Path) -> dict[str, int]:
@@ -164,7 +154,7 @@ def replace(source: Ledger, target: Ledger, tables: Sequence[Table] | None = Non
             if table is revisions:
                 continue
             to.execute(delete(table))
-            for rows in _batches(dict(row) for row in from_.execute(select(table)).yield_per(BATCH).mappings()):
+            for rows in batches(map(dict, from_.execute(select(table)).yield_per(BATCH).mappings()), BATCH):
                 to.execute(insert(table), rows)
         for name in _revised(from_, to):
             to.execute(delete(revisions).where(revisions.c.name == name))

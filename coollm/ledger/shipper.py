@@ -6,10 +6,11 @@ import fcntl
 import logging
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from coollm.core.batches import batches
 from coollm.core.types import Json
 from coollm.ledger.book import BATCH, DAY_MS, Ledger
 from coollm.ledger.entry import Entry
@@ -66,29 +67,20 @@ class Shipper:
             position = 0
         if position == found.st_size:
             return 0
-        new, batch, pruned = 0, list[Entry](), self._ledger.pruned_before()
-        for entry, end in read_entries(file, position):
-            position = end
-            if entry is not None and entry.at_ms >= pruned:  # what was pruned is in the sums already
-                batch.append(entry)
-            if len(batch) >= BATCH:
-                new += self._ledger.ship(batch, name, found.st_ino, position)
-                batch = []
-        return new + self._ledger.ship(batch, name, found.st_ino, position)
+        return self._ship_entries(read_entries(file, position), name, found.st_ino, position, self._ledger.pruned_before())
 
     def _ship_compressed(self, file: Path) -> int:
-        """Nobody writes to it any more: how far it is read does not have to be known. Of one that is damaged, what can be read."""
-        inode, new, batch = file.stat().st_ino, 0, list[Entry]()
-        try:
-            for entry, _ in read_entries(file):
-                if entry is not None:
-                    batch.append(entry)
-                if len(batch) >= BATCH:
-                    new += self._ledger.ship(batch, f"{self._host}:{inode}", inode, 0)
-                    batch = []
-        except (EOFError, OSError, zlib.error) as error:
-            _log.error("a compressed usage log is damaged: its end is not in the ledger", extra={"file": file.name, "reason": type(error).__name__})
-        return new + self._ledger.ship(batch, f"{self._host}:{inode}", inode, 0)
+        """Of one that is damaged, what can be read."""
+        inode = file.stat().st_ino
+        return self._ship_entries(_readable(file), f"{self._host}:{inode}", inode, 0, 0)
+
+    def _ship_entries(self, entries: Iterable[tuple[Entry | None, int]], name: str, inode: int, position: int, pruned: int) -> int:
+        """Ships the entries of a log that is read from `position` on, but for those that were pruned: these are in the sums already."""
+        new = 0
+        for batch in batches(entries, BATCH):
+            position = batch[-1][1]
+            new += self._ledger.ship([entry for entry, _ in batch if entry is not None and entry.at_ms >= pruned], name, inode, position)
+        return new
 
     def _verify(self) -> Json:
         lines = nonsense = 0
@@ -116,3 +108,11 @@ class Shipper:
             added = sums[unit]
             faults += [f"{name}: {single[name]} over the requests, {added[name]} over the {unit}" for name in single if single[name] != added[name]]
         return {"ok": not faults, "faults": faults, "lines": lines, "unreadable_lines": nonsense, **sums}
+
+
+def _readable(file: Path) -> Iterator[tuple[Entry | None, int]]:
+    """The entries of a compressed log as far as it is whole."""
+    try:
+        yield from read_entries(file)
+    except (EOFError, OSError, zlib.error) as error:
+        _log.error("a compressed usage log is damaged: its end is not in the ledger", extra={"file": file.name, "reason": type(error).__name__})

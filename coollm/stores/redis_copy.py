@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from coollm.core.batches import batches
 from coollm.core.config.schema import RuntimeStorage
 from coollm.core.config.values import Address
 from coollm.core.errors import CheckFailed, OperationFailed, Unreachable
@@ -41,14 +43,12 @@ _WRITE: dict[str, Callable[[Any, str, Any], Any]] = {
 
 def save(settings: RuntimeStorage, file: Path) -> int:
     """Writes every key of ours. Returns how many there are. Raises Unreachable, OperationFailed and OSError."""
-    with _Translated(), file.open("wb") as lines:
-        client = _open(settings)
+    with _Translated(), file.open("wb") as lines, contextlib.closing(_open(settings)) as client:
         count = 0
-        for keys in _batches(client.scan_iter(match=f"{PREFIX}*", count=BATCH)):
+        for keys in batches(client.scan_iter(match=f"{PREFIX}*", count=BATCH), BATCH):
             for line in _rows(client, [key for key in keys if not key.startswith(NEWS)]):
                 lines.write(orjson.dumps(line, default=list) + b"\n")
                 count += 1
-        client.close()
         return count
 
 
@@ -75,8 +75,7 @@ def count(file: Path) -> int:
 
 def load(settings: RuntimeStorage, file: Path) -> int | None:
     """Writes the keys of a copy that have not expired where there are none of ours, all or nothing; None where there are: they are newer. Raises as `save`."""
-    with _Translated():
-        client = _open(settings)
+    with _Translated(), contextlib.closing(_open(settings)) as client:
         if next(client.scan_iter(match=f"{PREFIX}*", count=BATCH), None) is not None:
             return None
         pipe = client.pipeline(transaction=True)
@@ -89,7 +88,6 @@ def load(settings: RuntimeStorage, file: Path) -> int | None:
                 pipe.pexpireat(row["key"], row["expires"])
             written += 1
         pipe.execute()
-        client.close()
         return written
 
 
@@ -121,17 +119,6 @@ def _open(settings: RuntimeStorage) -> Any:
     if settings.mode == "sentinel":
         return Sentinel([(one.host, one.port) for one in nodes]).master_for(settings.master_name, **options)
     return redis.Redis(nodes[0].host, nodes[0].port, **options)
-
-
-def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
-    batch = []
-    for key in keys:
-        batch.append(key)
-        if len(batch) >= BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 class _Translated:

@@ -199,7 +199,8 @@ def test_the_drill_boots_a_gateway_and_proves_clients_of_both_kinds(site: Site) 
     assert [one["state"] for one in entries] == ["begins", "done"]
     assert entries[-1]["backup"] == name
     assert not list((site.state / "drill").iterdir())
-    codes = {one["code"] for one in site.json("doctor", code=4 if site.coollm("doctor", code=None).returncode else 0)["findings"]}
+    found = site.coollm("doctor", "--json", code=None)  # what else is wrong with this machine is not of interest
+    codes = {one["code"] for one in json.loads(found.stdout)["findings"]}
     assert not {"backup", "drill"} & codes
 
 

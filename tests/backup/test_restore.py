@@ -289,7 +289,8 @@ def test_counters_in_redis(site: Site, tmp_path: Path) -> None:
         manifest = site.json("backup", "restore", name, "--identity", str(site.identity), "--into", "out")
         assert manifest["ok"]
         lines = [json.loads(line) for line in (site.home / "out" / "store" / "redis.jsonl").read_text().splitlines()]
-        assert any(line["type"] == "hash" and "budget" in line["key"] for line in lines) or len(lines) > 2
+        assert {"hash", "string"} <= {line["type"] for line in lines}
+        assert all(line["key"].startswith("{coollm}:") for line in lines)
         assert "Redis has counters of its own" in "".join(site.coollm("backup", "restore", "--in-place", "--yes", "--identity", str(site.identity)).stdout)
     with redis_server(tmp_path / "two", port):
         restore(site, name)

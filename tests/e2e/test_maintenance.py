@@ -40,7 +40,6 @@ def test_days_weeks_and_months(tmp_path: Path) -> None:
         weekly = told(gateway, "weekly")
         assert {"what": "no backup was ever made", "task": "backups", "remedy": "coollm backup create; coollm backup schedule"} in weekly["remarks"]
         assert "audit" not in tasks(weekly)
-        (tmp_path / "coollm.yaml").write_text((tmp_path / "coollm.yaml").read_text().replace("retry:", "hybrid_weights: null\n  retry:"))
         log = tmp_path / "state" / "logs" / "audit.log"
         assert gateway.coollm("clients", "create", "mobile", "--yes").returncode == 0
         log.write_text(log.read_text().replace("clients create mobile", "clients create nobody"))

@@ -56,15 +56,15 @@ def status(host: TestHost, key: str) -> str:
 def backed_up(installed: Installed, **backup: Any) -> Iterator[str]:
     """The configuration of the shared host has a target and two recipients for a while. Yields the private key of the recovery."""
     host = installed.host
-    host.run("rm -f /root/recovery.key /etc/coollm/drill.key")
-    recovery = installed.json("backup", "keygen", "/root/recovery.key")["recipient"]
+    host.run("rm -f /srv/recovery.key /etc/coollm/drill.key")
+    recovery = installed.json("backup", "keygen", "/srv/recovery.key")["recipient"]
     drill = installed.json("backup", "keygen", "/etc/coollm/drill.key")["recipient"]
     for name in ("s3-id", "s3-key"):
         host.run(f"echo testing | coollm secrets set {name} --yes")
     host.write("/srv/backup.yaml", configuration([recovery, drill], **backup))
     installed.coollm("config", "apply", "/srv/backup.yaml", "--yes")
     try:
-        yield host.run("cat /root/recovery.key").stdout
+        yield host.run("cat /srv/recovery.key").stdout
     finally:
         host.write("/srv/before.yaml", CONFIG)
         installed.coollm("config", "apply", "/srv/before.yaml", "--yes", check=False)
@@ -80,7 +80,7 @@ def test_a_host_comes_back_on_another_one(
         wait_for(lambda: any(row["client"] == "mobile" for row in installed.json("usage", "report")["rows"]), what="the ledger")
         made = installed.json("backup", "create")
         wanted = installed.json("usage", "report")["total"]
-        drilled = installed.json("backup", "drill", "--identity", "/root/recovery.key")
+        drilled = installed.json("backup", "drill", "--identity", "/srv/recovery.key")
         assert drilled["ok"] is True, drilled
         assert "'app' of the configuration and 'mobile' of the ledger" in drilled["checks"][-1]["detail"]
         owners = installed.host.run("find /var/lib/coollm ! -user coollm", check=False).stdout
@@ -91,10 +91,10 @@ def test_a_host_comes_back_on_another_one(
     host = new_host()
     host.run(BOOTSTRAP)
     host.run(f"/srv/bootstrap/bin/coollm install --wheelhouse {WHEELHOUSE} --yes")
-    host.write("/root/recovery.key", recovery, 0o600)
+    host.write("/srv/recovery.key", recovery, 0o600)
     fresh = Installed(host)
     environment = f"AWS_ENDPOINT_URL={store} AWS_ACCESS_KEY_ID=testing AWS_SECRET_ACCESS_KEY=testing AWS_REGION=us-east-1"
-    done = host.run(f"{environment} coollm backup restore --in-place --target {TARGET} --identity /root/recovery.key --yes --json", timeout=200)
+    done = host.run(f"{environment} coollm backup restore --in-place --target {TARGET} --identity /srv/recovery.key --yes --json", timeout=200)
     told = json.loads(done.stdout)
     assert told["id"] == made["id"]
     assert told["host"] != host.name
@@ -107,7 +107,7 @@ def test_a_host_comes_back_on_another_one(
     assert found["output_tokens"] > wanted["output_tokens"]
     assert fresh.json("usage", "verify")["ok"] is True
     assert fresh.json("budget", "verify")["ok"] is True
-    assert fresh.json("status")["notes"] == [] or all("differs" not in note for note in fresh.json("status")["notes"])
+    assert fresh.json("status")["notes"] == []
     assert host.run("stat -c '%U %a' /etc/coollm/master.key /etc/coollm/environment /etc/coollm/config.yaml").stdout.split("\n")[:3] == [
         "coollm 600",
         "coollm 600",

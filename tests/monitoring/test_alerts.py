@@ -34,6 +34,18 @@ def latency(slow: str) -> Series:
     }
 
 
+def hosts(name: str, bad: str, good: str) -> tuple[Series, Series]:
+    """One host is badly off among others that are well: they do not hide it."""
+    others = {f'{name}{{instance="b"}}': good, f'{name}{{instance="c"}}': good}
+    return others | {f'{name}{{instance="a"}}': bad}, others | {f'{name}{{instance="a"}}': good}
+
+
+def memory(used: str) -> Series:
+    """Two hosts: what both use together is more than either of them has."""
+    series = {'coo_llm_worker_memory_bytes{instance="b"}': "700x200", 'coo_llm_host_memory_bytes{instance="b"}': "1000x200"}
+    return series | {'coo_llm_worker_memory_bytes{instance="a"}': used, 'coo_llm_host_memory_bytes{instance="a"}': "1000x200"}
+
+
 def generations(second: str) -> Series:
     return {'coo_llm_config_generation{instance="a"}': "7x200", 'coo_llm_config_generation{instance="b"}': second}
 
@@ -46,7 +58,7 @@ def budget(share: str) -> tuple[Series, Series]:
 CASES: dict[str, tuple[int, Series, Series]] = {
     "CoollmDown": (10, *both("up", '{job="coollm",instance="a"}', "1x3 0x200", "1x200")),
     "CoollmAvailability": (90, *both("up", '{job="coollm",instance="a"}', "1x60 0x10 1x200", "1x300")),
-    "CoollmStoreDown": (10, *both("coo_llm_store_up", '{instance="a"}', "0x200", "1x200")),
+    "CoollmStoreDown": (10, *hosts("coo_llm_store_up", "0x200", "1x200")),
     "CoollmErrorRate": (30, requests("0+6x200"), requests("0+5x200")),
     "CoollmSlow": (30, latency("0+100x200"), latency("0+97x200") | {'coo_llm_latency_seconds_bucket{le="1"}': "0+96x200"}),
     "CoollmVendorErrors": (
@@ -70,14 +82,14 @@ CASES: dict[str, tuple[int, Series, Series]] = {
     ),
     "CoollmMemory": (
         30,
-        {'coo_llm_worker_memory_bytes{job="coollm"}': "900x200", 'coo_llm_host_memory_bytes{job="coollm"}': "1000x200"},
-        {'coo_llm_worker_memory_bytes{job="coollm"}': "700x200", 'coo_llm_host_memory_bytes{job="coollm"}': "1000x200"},
+        memory("900x200"),
+        memory("700x200"),
     ),
-    "CoollmCertificateExpiry": (120, *both("coo_llm_certificate_expiry_timestamp_seconds", "", f"{13 * DAY}x200", "0x200")),
+    "CoollmCertificateExpiry": (120, *hosts("coo_llm_certificate_expiry_timestamp_seconds", f"{13 * DAY}x200", f"{90 * DAY}x200")),
     "CoollmKeyAge": (120, *both("coo_llm_key_age_seconds", '{provider="a",key="k"}', f"{91 * DAY}x200", f"{80 * DAY}x200")),
-    "CoollmBackupAge": (3 * 1440, *both("coo_llm_backup_last_success_timestamp_seconds", "", "0x200", f"{2 * DAY}x200")),
-    "CoollmDrillAge": (17 * 1440, *both("coo_llm_backup_last_drill_timestamp_seconds", "", "0x500", f"{10 * DAY}x500")),
-    "CoollmConfigDrift": (120, *both("coo_llm_config_drift", "", "1x200", "0x200")),
+    "CoollmBackupAge": (3 * 1440, *hosts("coo_llm_backup_last_success_timestamp_seconds", "0x200", f"{2 * DAY}x200")),
+    "CoollmDrillAge": (17 * 1440, *hosts("coo_llm_backup_last_drill_timestamp_seconds", "0x500", f"{10 * DAY}x500")),
+    "CoollmConfigDrift": (120, *hosts("coo_llm_config_drift", "1x200", "0x200")),
     "CoollmMixedGenerations": (30, generations("8x200"), generations("7x200")),
     "CoollmClientsRefused": (60, *both("coo_llm_rate_limits_total", '{scope="client"}', "0+120x200", "0+10x200")),
     "CoollmAdminRefused": (60, *both("coo_llm_admin_rate_limits_total", "", "0+5x200", "0+1x200")),

@@ -7,7 +7,6 @@ Sources: https://docs.python.org/3/library/tarfile.html, https://python-zstandar
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
@@ -16,7 +15,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 from coollm_cli.ops.backup.encryption import Encryption, Identity, opened
@@ -123,7 +122,8 @@ def pack(tree: Path, manifest: Manifest, origins: dict[str, str], encryption: En
             tar.addfile(told, io.BytesIO(text))
         file.flush()
         os.fsync(file.fileno())
-    return hash_file(out)
+    with out.open("rb") as file:
+        return hash_all(file, lambda _: None)
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str, origin: str, step: Step) -> Member:
@@ -131,31 +131,31 @@ def _add(tar: tarfile.TarFile, path: Path, name: str, origin: str, step: Step) -
         found = os.fstat(file.fileno())
         told = tarfile.TarInfo(name)
         told.size, told.mode, told.mtime = found.st_size, found.st_mode & 0o777, int(found.st_mtime)
-        hashed = _Stepped(file, step)
+        hashed = Stepped(file, step)
         tar.addfile(told, hashed)
         return Member(hashed.size, hashed.digest.hexdigest(), told.mode, origin)
 
 
-class _Stepped(Hashed):
-    def __init__(self, file: BinaryIO, step: Step) -> None:
+class Stepped(Hashed):
+    """One that tells how far it is read."""
+
+    def __init__(self, file: Any, step: Step) -> None:
         super().__init__(file)
         self._step = step
 
     def read(self, size: int = -1) -> bytes:
+        """As a file."""
         data = super().read(size)
         self._step(len(data))
         return data
 
 
-def hash_file(path: Path) -> tuple[int, str]:
-    """The size and the SHA-256 of a file, as the disk has it."""
-    with path.open("rb") as file:
-        with contextlib.suppress(OSError):  # not every file system forgets what it has in memory
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        hashed = Hashed(file)
-        while hashed.read(CHUNK):
-            pass
-        return hashed.size, hashed.digest.hexdigest()
+def hash_all(file: Any, step: Step) -> tuple[int, str]:
+    """The size and the SHA-256 of what is left of a file."""
+    hashed = Stepped(file, step)
+    while hashed.read(CHUNK):
+        pass
+    return hashed.size, hashed.digest.hexdigest()
 
 
 def unpack(source: Any, kind: str, identity: Identity, recipients: tuple[str, ...], into: Path, step: Step) -> Manifest:
@@ -193,7 +193,7 @@ def _extract(content: Any, path: Path, mode: int, step: Step) -> Member:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("xb") as file:
         os.fchmod(file.fileno(), 0o600)
-        hashed = _Stepped(content, step)
+        hashed = Stepped(content, step)
         shutil.copyfileobj(hashed, file, CHUNK)
     return Member(hashed.size, hashed.digest.hexdigest(), mode)
 

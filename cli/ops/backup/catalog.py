@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from typing import Any, NamedTuple
 
 import msgspec
 from coollm_cli.ops.backup.names import FULL, NOTE, SUFFIXES, Name, parse
 from coollm_cli.ops.backup.records import Record
 from coollm_cli.ops.backup.target import Target
+from coollm_cli.ops.times import instant
 
 from coollm.core.errors import CheckFailed, OperationFailed, UsageError
 
@@ -103,18 +103,14 @@ def as_json(one: Found, record: Record) -> dict[str, Any]:
     """As `backup list` tells of it."""
     return {
         "id": one.name.text,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.name.created)),
+        "created": instant(one.name.created),
         "kind": one.name.kind,
         "host": one.name.host,
         "size_bytes": one.size_bytes,
         "whole": one.is_whole,
-        "verified": _moment(record.verified),
+        "verified": instant(record.verified),
         "verify_fault": record.verify_fault or None,
-        "drilled": _moment(record.drilled),
+        "drilled": instant(record.drilled),
         "drill_fault": record.drill_fault or None,
         "drill_seconds": record.drill_seconds or None,
     }
-
-
-def _moment(seconds: float) -> str | None:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if seconds else None

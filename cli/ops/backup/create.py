@@ -189,10 +189,7 @@ class Progress:
 def hash_stored(target: Target, name: str, step: archive.Step) -> tuple[int, str]:
     """The size and the SHA-256 of a file as its place gives it. Raises as Target."""
     with target.open(name) as file:
-        hashed = archive.Hashed(file)
-        while data := hashed.read(archive.CHUNK):
-            step(len(data))
-        return hashed.size, hashed.digest.hexdigest()
+        return archive.hash_all(file, step)
 
 
 def work_directory(config: Path, state: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from coollm_cli.ops.backup.archive import Manifest
 from coollm.core.config.generations import CURRENT, Pointer
 from coollm.core.config.load import Loaded, load
 from coollm.core.errors import CheckFailed
+from coollm.core.files import link_or_copy
 
 MASTER_KEY_VARIABLES = ("COOLLM_MASTER_KEY_FILE", "CREDENTIALS_DIRECTORY")
 
@@ -49,10 +49,7 @@ class Layout:
     def _take(self, name: str, target: Path) -> None:
         source = self._tree / name
         if source.exists() and not target.exists():
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
+            link_or_copy(source, target)
             target.chmod(0o600)
 
 

@@ -51,7 +51,7 @@ def _other(note: Note, size: int, digest: str) -> CheckFailed:
 def unpack(target: Target, note: Note, identity: Identity, into: Path) -> Manifest:
     """The files of a backup, under `into`. Raises CheckFailed, which says what is wrong; UsageError and OperationFailed where it cannot be opened."""
     with target.open(note.archive) as file, output.bar("opening", note.size_bytes) as step:
-        hashed = _Counted(file, step)
+        hashed = archive.Stepped(file, step)
         try:
             manifest = archive.unpack(hashed, note.encryption, identity, note.recipients, into, lambda _: None)
         except CheckFailed as error:
@@ -69,17 +69,6 @@ def unpack(target: Target, note: Note, identity: Identity, into: Path) -> Manife
     if manifest.name != note.name:
         raise CheckFailed(f"{note.archive} holds another backup, {manifest.name}", "another one: coollm backup list")
     return manifest
-
-
-class _Counted(archive.Hashed):
-    def __init__(self, file: object, step: archive.Step) -> None:
-        super().__init__(file)
-        self._step = step
-
-    def read(self, size: int = -1) -> bytes:
-        data = super().read(size)
-        self._step(len(data))
-        return data
 
 
 def check_databases(config: Path, state: Path, tree: Path, manifest: Manifest) -> None:

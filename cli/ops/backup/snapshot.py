@@ -25,7 +25,7 @@ from coollm.core.audit import BEGIN, HEAD, PUBLIC_KEY
 from coollm.core.background import copy_file
 from coollm.core.backup_status import FILE_NAME as STATUS
 from coollm.core.config.generations import Generations
-from coollm.core.config.load import Loaded, load
+from coollm.core.config.load import LARGEST_FILE_BYTES, Loaded, load
 from coollm.core.config.schema import Settings
 from coollm.core.errors import ConfigurationError, OperationFailed
 from coollm.core.master_key import CREDENTIAL, PASSPHRASE, MasterKeys, key_id, master_key_file
@@ -37,7 +37,6 @@ from coollm.core.vendor_keys import read_vendor_keys
 USAGE_LOG = "usage.log"
 REMEMBERED = ("limits.json", "access.json", "store.identity", STATUS)
 OF_AUDIT = (HEAD, PUBLIC_KEY, BEGIN)
-LARGEST_FILE = 4 * 1024 * 1024
 
 
 class Snapshot:
@@ -175,7 +174,7 @@ def _referred(loaded: Loaded, config: Path) -> list[Path]:
     found = []
     for name in named:
         path = config.parent / name if name else None
-        if path is not None and path not in found and path.is_file() and path.stat().st_size <= LARGEST_FILE:
+        if path is not None and path not in found and path.is_file() and path.stat().st_size <= LARGEST_FILE_BYTES:
             found.append(path)
     return found
 

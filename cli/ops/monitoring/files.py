@@ -21,9 +21,6 @@ WAIT = {CRITICAL: "10s", HIGH: "30s", MEDIUM: "2m", LOW: "10m"}
 SCHEMA_VERSION = 39
 COLUMNS, WIDTH, HEIGHT = 24, 8, 8
 
-FIELDS = ("time", "level", "logger", "message", "request_id", "client", "route", "requested_model", "provider", "model", "key_id", "status", "stream", "ending")
-"""What each line of app.log may have, for whoever indexes them."""
-
 
 def rendered(targets: Sequence[str], webhook: str, log_directory: str) -> dict[str, str]:
     """Every file by its name."""
