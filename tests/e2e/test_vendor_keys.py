@@ -87,7 +87,10 @@ def test_a_rotation_under_load(gateway: GatewayHandle, simulator: SimulatorHandl
     again = gateway.coollm("keys", "rotate", "openai", Secret("sk-vendor-openai-0009").fingerprint(), "--yes", stdin="sk-vendor-openai-0002\n")
     assert (again.returncode, "has the new key" in again.stderr) == (2, True)
     used = json.loads(gateway.coollm("keys", "list", "--json").stdout)["keys"]
-    assert all(row["requests_24h"] > 100 for row in used)
+    lines = [json.loads(line) for line in (gateway.home / "state" / "logs" / "usage.log").read_text().splitlines()]
+    logged = Counter(line["key_id"] for line in lines)
+    assert {row["key"]: row["requests_24h"] for row in used} == {row["key"]: logged[row["key"]] for row in used}
+    assert all(row["requests_24h"] > 0 for row in used)
     refused = gateway.coollm("keys", "retire", "openai", Secret("sk-vendor-openai-0002").fingerprint(), "--quiet-for", "10m", "--yes")
     assert refused.returncode == 1
     assert "was used within the last 10m, by app (" in refused.stderr
