@@ -60,6 +60,7 @@ COMMANDS = (
     Row("status", "status:status", "Show the instances that run on this host."),
     Row("top", "status:top", "Watch the instances of this host."),
     Row("logs", "logs:logs", "Show the gateway's log."),
+    Row("capacity", "capacity:capacity", "Say how much load this host can take."),
     Row("incident", "incident:app", "Collect what is needed to look into an incident, without secrets."),
     Row("doctor", "doctor:doctor", "Check everything that a healthy production host needs."),
     Row("maintenance", "maintenance:maintenance", "Do the regular checks and say what there is to look at."),

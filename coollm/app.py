@@ -84,6 +84,8 @@ def begin(services: Services, route: Route, exchange: Exchange) -> None:
     record = None
     if route.is_completion:
         record = exchange.record = RequestRecord(exchange.request_id, UNKNOWN_CLIENT, route.name)
+        if services.tracing is not None:
+            record.trace_parent = exchange.environ.get("HTTP_TRACEPARENT", "")
     try:
         principal = exchange.principal = authorize(services, exchange, route.access)
     except RequestError as error:

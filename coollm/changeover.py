@@ -128,6 +128,7 @@ def work_beside_requests(services: Services, before: Services | None = None) -> 
     gevent.spawn(services.keeper.run, services.stopped)
     gevent.spawn(services.watcher.run, services.stopped)
     gevent.spawn(services.audit.run, services.stopped)
+    gevent.spawn(services.anomalies.run, services.stopped)
     if services.retention is not None:
         gevent.spawn(services.retention.run, services.stopped)
     if before is None:

@@ -160,6 +160,7 @@ class Run:
                 reason=reason[:300],
                 status=status,
                 milliseconds=round(seconds * 1000),
+                after_milliseconds=round((started - self.call.record.started) * 1000),
             )
         )
 
@@ -167,10 +168,18 @@ class Run:
         if not decision.skipped:
             return
         by_key: dict[str, Any] = {target.key: target for target in targets}
+        after = round((time.monotonic() - self.call.record.started) * 1000)
         for skipped in decision.skipped:
             target = by_key[skipped.key]
             self.call.record.attempts.append(
-                Attempt(provider=target.provider, key_id=target.key_id, model=target.model, outcome="skipped", reason=skipped.reason)
+                Attempt(
+                    provider=target.provider,
+                    key_id=target.key_id,
+                    model=target.model,
+                    outcome="skipped",
+                    reason=skipped.reason,
+                    after_milliseconds=after,
+                )
             )
 
     def _usable(self) -> list[Target]:

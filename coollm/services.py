@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from gevent.event import Event
@@ -33,6 +33,7 @@ from coollm.identity.guard import AdminGuard
 from coollm.identity.roster import Uses
 from coollm.identity.sessions import Sessions
 from coollm.ledger.access_book import AccessBook
+from coollm.ledger.anomalies import Anomalies
 from coollm.ledger.book import Ledger, open_ledger
 from coollm.ledger.override_book import OverrideBook
 from coollm.ledger.retention import Retention
@@ -56,7 +57,11 @@ from coollm.telemetry.record import RequestRecord
 from coollm.telemetry.request_log import log_request
 from coollm.upstream import Upstream
 
+if TYPE_CHECKING:
+    from coollm.telemetry.tracing import Tracing
+
 RETENTION_LOCK = "retention.lock"
+ANOMALIES_LOCK = "anomalies.lock"
 STORE_IDENTITY = "store.identity"
 MEBIBYTE = 1024 * 1024
 
@@ -101,6 +106,8 @@ class Services(msgspec.Struct, frozen=True):
     shipping: Shipping
     retention: Retention | None
     metrics: Metrics
+    anomalies: Anomalies
+    tracing: Tracing | None
     redact: Redactor
     closer: Closer
     state: Path
@@ -110,7 +117,7 @@ class Services(msgspec.Struct, frozen=True):
 
     def parts(self) -> tuple[Part, ...]:
         """What holds connections or processes, and may live on in the next generation."""
-        return tuple(part for part in (self.upstream, self.cache, self.ledger, self.shipping) if part is not None)
+        return tuple(part for part in (self.upstream, self.cache, self.ledger, self.shipping, self.tracing) if part is not None)
 
 
 def build_services(
@@ -166,9 +173,13 @@ def build_services(
         except (SQLAlchemyError, OperationFailed):
             return None
 
+    tracing = before.tracing if before and before.settings.logging.otel == settings.logging.otel else _tracing(settings)
+
     def watch(record: RequestRecord) -> None:
         log_request(record, redact.short)
         metrics.observe(record)
+        if tracing is not None:
+            tracing.tell(record, redact.short)
 
     def forget_logs(before: float) -> list[str]:
         return forget_old_logs(usage_log_path.parent, before, audit.log)
@@ -207,12 +218,24 @@ def build_services(
         shipping=shipping,
         retention=Retention(ledger, kept_days, state / RETENTION_LOCK, forget_logs) if kept_days else None,
         metrics=metrics,
+        anomalies=Anomalies(ledger, state / ANOMALIES_LOCK, metrics.anomaly),
+        tracing=tracing,
         redact=redact,
         closer=closer,
         state=state,
         accounts=accounts,
         started=before.started if before else time.time(),
     )
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if not settings.logging.otel.enabled:
+        return None
+    try:
+        from coollm.telemetry.tracing import Tracing  # a fifth of a second, and nothing where nobody asks for traces
+    except ImportError as error:
+        raise OperationFailed(f"logging.otel needs the package '{error.name}', which is not installed", "pip install 'coollm[otel]'") from error
+    return Tracing(settings.logging.otel)
 
 
 def _cache(settings: Settings, state: Path, owner: str) -> AnswerCache | None:

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 from coollm_cli import options
-from coollm_cli.ops.audit import matching, read_log, rows
+from coollm_cli.ops.audit import matching, read_log, rows, verify_host
 from coollm_cli.ops.host import host_of
 from coollm_cli.output import Result, Table
 
-from coollm.core.audit import verify as verify_log
 from coollm.core.paths import find_config
 
 app = typer.Typer(help="Show, search and verify the audit log.", no_args_is_help=True, add_completion=False)
@@ -64,6 +63,6 @@ def verify(config: options.Config = None, state_dir: options.StateDirectory = No
     Example: sudo coollm audit verify --quiet
     """
     host = host_of(find_config(config).absolute(), state_dir)
-    lines, faults = verify_log(host.audit)
+    lines, faults = verify_host(host)
     told = faults or [f"{lines} lines, each as it was written"]
     return Result({"ok": not faults, "lines": lines, "faults": faults}, [] if quiet and not faults else told, as_json=json, exit_code=4 if faults else 0)

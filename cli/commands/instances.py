@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 from coollm_cli import options
-from coollm_cli.ops import host
+from coollm_cli.ops import autoscale, host
 from coollm_cli.ops.host import host_of
-from coollm_cli.ops.operation import Options, Plan, change
+from coollm_cli.ops.operation import Options, change
 from coollm_cli.ops.rollout import restart_plan
 from coollm_cli.output import Result
 
+from coollm.core.errors import UsageError
 from coollm.core.paths import SYSTEM_CONFIG
 
 Rolling = Annotated[bool, typer.Option("--rolling", help="One after the other, each when its streams have ended.")]
@@ -51,7 +52,8 @@ def restart(
 
 
 def scale(
-    instances: Annotated[int, typer.Argument(metavar="N", help="How many instances to run.")],
+    instances: Annotated[int | None, typer.Argument(metavar="[N]", help="How many instances to run.")] = None,
+    auto: Annotated[bool, typer.Option("--auto", help="As many as server.autoscale asks for, by their load.")] = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -59,13 +61,17 @@ def scale(
 ) -> Result:
     """Run so many instances on this host from now on. Those that go end their requests first.
 
+    With --auto it looks at the load for some seconds, decides and says why; a timer does so each minute where server.autoscale.enabled is true.
+
     Example: sudo coollm scale 4
     """
-
-    def plan() -> Plan:
-        return host.scale_plan(instances)
-
-    return change(host_of(SYSTEM_CONFIG), plan, Options(dry_run, yes, json, quiet))
+    how = Options(dry_run, yes, json, quiet)
+    if auto == (instances is not None):
+        raise UsageError("how many?", "coollm scale N, or coollm scale --auto")
+    if instances is None:
+        return autoscale.auto(how)
+    number = instances
+    return change(host_of(SYSTEM_CONFIG), lambda: host.scale_plan(number), how)
 
 
 def drain(

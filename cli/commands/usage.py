@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
 
 import typer
 from coollm_cli import options, output
 from coollm_cli.ops.gateway_client import find_gateway
+from coollm_cli.ops.usage_figures import query, read_figures, trends_of
 from coollm_cli.ops.usage_page import page
 from coollm_cli.output import Result, Table
+from coollm_cli.sparkline import sparkline
 
 from coollm.core.errors import OperationFailed
 from coollm.core.files import replace_file
@@ -37,21 +38,22 @@ def report(
     """Add up requests, tokens and cost. What ended within the last second may be missing.
 
     `cached` counts the requests that the cache answered, and `saved_usd` what that saved. `estimated` counts the requests whose vendor told no usage,
-    `unpriced` those whose model has no price: their cost is not in the sum.
+    `unpriced` those whose model has no price: their cost is not in the sum. The last column has the requests of each of the last days.
 
     Example: coollm usage report --by model --start 2026-11-01
     """
     gateway = find_gateway(config)
-    found = gateway.ask("/admin/v1/stats?" + _query(group_by=by, start=start, end=end))
+    found = gateway.ask("/admin/v1/stats?" + query(group_by=by, start=start, end=end))
     if html is not None:
-        of = {one: gateway.ask("/admin/v1/stats?" + _query(group_by=one, start=start, end=end)) for one in ("day", "client", "model", "provider")}
-        span = f"from {start or 'the beginning'} until {end or 'now'}"
-        _write(html, page(of["day"], of["client"], of["model"], of["provider"], span))
+        _write(html, page(read_figures(gateway, start, end)))
         return Result({**found, "html": str(html)}, [f"{html} is written"], as_json=json)
-    rows = [(row[by], *_cells(row)) for row in found["rows"]]
+    trends = trends_of(gateway, by, start, end)
+    for row in found["rows"]:
+        row["trend"] = trends.get(row[by], [])
+    rows = [(row[by], *_cells(row), sparkline(row["trend"])) for row in found["rows"]]
     if rows:
-        rows.append(("total", *_cells(found["total"])))
-    return Result(found, [Table((by, *COLUMNS), rows, "nothing was used in this time")], as_json=json)
+        rows.append(("total", *_cells(found["total"]), sparkline(trends.get("", []))))
+    return Result(found, [Table((by, *COLUMNS, "requests by the day"), rows, "nothing was used in this time")], as_json=json)
 
 
 @app.command()
@@ -60,7 +62,7 @@ def export(start: Start = None, end: End = None, config: options.Config = None) 
 
     Example: coollm usage export --start 2026-11-01 --end 2026-12-01 > november.jsonl
     """
-    for line in find_gateway(config).lines("/admin/v1/usage/export?" + _query(start=start, end=end)):
+    for line in find_gateway(config).lines("/admin/v1/usage/export?" + query(start=start, end=end)):
         output.write(line.decode())
 
 
@@ -112,7 +114,7 @@ def prune(
     """
     client = find_gateway(config)
     if dry_run:
-        count = sum(1 for _ in client.lines("/admin/v1/usage/export?" + _query(end=before)))
+        count = sum(1 for _ in client.lines("/admin/v1/usage/export?" + query(end=before)))
         return Result({"would_delete": count}, [f"{count} requests would be deleted"], as_json=json)
     _confirm(yes, f"delete the requests that ended before {before}?")
     done = client.ask("/admin/v1/usage/prune", {"before": before})
@@ -124,10 +126,6 @@ def _write(path: Path, text: str) -> None:
         replace_file(path, text.encode(), mode=0o644)
     except OSError as error:
         raise OperationFailed(f"--html {path}: cannot be written: {error.strerror}", "name another file") from error
-
-
-def _query(**values: str | None) -> str:
-    return urlencode({name: value for name, value in values.items() if value is not None})
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from coollm_cli import output
 from coollm_cli.ops import systemd
 from coollm_cli.ops.gateway_client import GatewayClient
+from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Host, Options, Plan, Step, change
 from coollm_cli.output import Result
 
@@ -20,7 +20,6 @@ from coollm.core.errors import OperationFailed, Unreachable, UsageError
 from coollm.core.instances import (
     ADMIN_SOCKET,
     DRAINING,
-    LATENCY_BOUNDS,
     SHARE,
     Instance,
     WorkerReport,
@@ -137,15 +136,6 @@ def states(config: Path) -> list[State]:
 def client_of(name: str, directory: Path) -> GatewayClient:
     """Talks to one instance."""
     return GatewayClient(instance=Instance(name, directory / ADMIN_SOCKET, 0, "", 0.0, ""))
-
-
-def quantile(counts: Sequence[int], share: float) -> float | None:
-    """The time in seconds within which this share of requests was answered; None if there were none."""
-    total = sum(counts)
-    if not total:
-        return None
-    place = bisect_left(list(accumulate(counts)), share * total)
-    return LATENCY_BOUNDS[min(place, len(LATENCY_BOUNDS) - 1)]
 
 
 def check_number(text: str) -> str:
@@ -305,8 +295,8 @@ def _seconds(text: str) -> float:
     return total or 120.0
 
 
-def scale_plan(wanted: int) -> Plan:
-    """Runs so many instances from now on."""
+def scale_plan(wanted: int, reason: str = "") -> Plan:
+    """Runs so many instances from now on. The audit log has the reason, where there is one."""
     need_root()
     names = need_instances()
     if not 1 <= wanted <= MOST_INSTANCES:
@@ -317,14 +307,19 @@ def scale_plan(wanted: int) -> Plan:
     old = [name for name in names if name not in wanted_names]
     if not new and not old:
         return Plan("scale", {}, (), nothing=f"{count(wanted, 'instance')} already")
-    parameters = {"new": new, "old": old, "release": os.path.basename(os.readlink(CURRENT_RELEASE))}
-    reverse = {"new": old, "old": new, "release": parameters["release"]}
-    return Plan("scale", parameters, scale_steps(parameters), reverse=("scale", reverse))
+    parameters = {"new": new, "old": old, "release": os.path.basename(os.readlink(CURRENT_RELEASE)), "reason": reason}
+    notes = [reason] if reason else []
+    reverse = parameters | {"new": old, "old": new, "reason": ""}
+    return Plan("scale", parameters, scale_steps(parameters), notes, reverse=("scale", reverse))
 
 
 def scale_steps(parameters: dict[str, Any]) -> list[Step]:
     """Steps of `scale`: first those that come, then those that go."""
-    steps = []
+
+    def tell(entry: Entry) -> None:
+        entry.kept["audit"] = {"reason": parameters["reason"]}
+
+    steps = [Step("reason", f"because: {parameters['reason']}", tell)] if parameters["reason"] else []
     for name in parameters["new"]:
         steps.append(
             Step(
@@ -360,8 +355,15 @@ def link_to(link: Path, target: Path) -> None:
 
 
 def start(name: str) -> None:
-    """Starts an instance; it has answered when this returns. Raises OperationFailed."""
-    systemd.systemctl("start", systemd.admin_socket(name), systemd.service(name), seconds=systemd.START_SECONDS)
+    """Starts an instance; it has answered when this returns. One that does not come is tried once more, as systemd itself would. Raises OperationFailed."""
+    units = (systemd.admin_socket(name), systemd.service(name))
+    try:
+        systemd.systemctl("start", *units, seconds=systemd.START_SECONDS)
+    except OperationFailed as error:
+        output.progress(f"    {error.message} ({error.hint}): once more")
+        systemd.attempt("stop", systemd.service(name))
+        systemd.attempt("reset-failed", *units)
+        systemd.systemctl("start", *units, seconds=systemd.START_SECONDS)
 
 
 def restart(name: str) -> None:

@@ -83,7 +83,7 @@ def install_steps(parameters: dict[str, Any]) -> list[Step]:
         Step("configuration", f"a first configuration, {SYSTEM_CONFIG} and {SYSTEM_ENVIRONMENT}", lambda _: _write_configuration()),
         Step("secrets", f"the master key {MASTER_KEY}, under which secrets are kept", lambda _: _make_master_key()),
         Step("units", f"units in {units.UNITS}, log rotation, completion", lambda _: _write_files(parameters)),
-        Step("instances", f"{host.count(len(names), 'instance')}, started with the host", lambda _: _enable(names, source["version"], parameters["scheduler"])),
+        Step("instances", f"{host.count(len(names), 'instance')}, started with the host", lambda _: _enable(names, source["version"])),
         Step("start", "start them, and wait until each is healthy", lambda entry: _start(entry, names)),
     ]
     return [step for step in steps if wanted is None or step.name in wanted]
@@ -99,9 +99,15 @@ def _is_right(step: str, parameters: dict[str, Any]) -> bool:
         "secrets": lambda: MASTER_KEY.exists() and has_secret(SYSTEM_STATE, HASH_KEY),
         "units": lambda: SYSTEM_CONFIG.exists() and all(_reads(path, text) for path, text in _files(parameters).items()) and not _stray(parameters),
         "instances": lambda: all((INSTANCES / name).is_symlink() and systemd.is_enabled(systemd.service(name)) for name in parameters["instances"]),
-        "start": lambda: all(systemd.is_active(systemd.service(name)) for name in parameters["instances"]),
+        "start": lambda: (
+            all(systemd.is_active(systemd.service(name)) for name in parameters["instances"]) and _has_timers(by_systemd=parameters["scheduler"] != "cron")
+        ),
     }
     return checks[step]()
+
+
+def _has_timers(*, by_systemd: bool) -> bool:
+    return all(systemd.is_enabled(timer) == is_wanted for timer, is_wanted in units.wanted_timers(settings_in_force(), by_systemd=by_systemd).items())
 
 
 def _user() -> pwd.struct_passwd | None:
@@ -207,6 +213,7 @@ def write_drop_ins() -> None:
             changed = True
     if changed:
         systemd.systemctl("daemon-reload")
+    switch_timers()
 
 
 def write_units() -> None:
@@ -218,6 +225,14 @@ def write_units() -> None:
             changed = True
     if changed:
         systemd.systemctl("daemon-reload")
+    switch_timers()
+
+
+def switch_timers() -> None:
+    """Switches the timers of regular jobs on and off, as the configuration in force and the scheduler want them."""
+    for timer, is_wanted in units.wanted_timers(settings_in_force(), by_systemd=not units.has_cron()).items():
+        if systemd.is_enabled(timer) != is_wanted and (units.UNITS / timer).exists():
+            systemd.systemctl("enable" if is_wanted else "disable", "--now", timer)
 
 
 def _reads(path: Path, text: str) -> bool:
@@ -238,16 +253,12 @@ def _write(path: Path, text: str) -> None:
     replace_file(path, text.encode(), mode=0o644)
 
 
-def _enable(names: list[str], version: str, scheduler: str) -> None:
+def _enable(names: list[str], version: str) -> None:
     for name in names:
         if not (INSTANCES / name).is_symlink():
             host.point(name, version)
         systemd.systemctl("enable", systemd.admin_socket(name), systemd.service(name))
     systemd.systemctl("enable", systemd.TARGET, systemd.PUBLIC_SOCKET)
-    if scheduler == "cron":
-        systemd.attempt("disable", "--now", "coollm-health.timer")
-    else:
-        systemd.systemctl("enable", "coollm-health.timer")
 
 
 def _start(entry: Entry, names: list[str]) -> None:
@@ -255,8 +266,7 @@ def _start(entry: Entry, names: list[str]) -> None:
     for name in names:
         host.start(name)
         wait_until_healthy(name, SYSTEM_RUN / name, None)
-    if systemd.is_enabled("coollm-health.timer"):
-        systemd.systemctl("start", "coollm-health.timer")
+    switch_timers()
     settings = settings_in_force()
     listen = settings.server.listen
     entry.kept["told"] = {"instances": names, "listen": str(listen), "configuration": str(SYSTEM_CONFIG)}
@@ -298,7 +308,7 @@ def uninstall_steps(parameters: dict[str, Any]) -> list[Step]:
 def _stop_all(names: list[str]) -> None:
     sockets = [systemd.PUBLIC_SOCKET, *(systemd.admin_socket(name) for name in names)]
     services = [systemd.service(name) for name in names]
-    systemd.attempt("disable", "--now", "coollm-health.timer")
+    systemd.attempt("disable", "--now", *units.TIMERS, units.AUTOSCALE_TIMER)
     systemd.attempt("stop", *sockets)
     if services:
         systemd.systemctl("stop", *services, seconds=host.stop_seconds(names))

@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from coollm_cli.ops import compliance, doctor
+from coollm_cli.ops.audit import verify_host
 from coollm_cli.ops.backup import proof
+from coollm_cli.ops.backup.create import create_plan, settings_in_force
+from coollm_cli.ops.backup.drill import drill
 from coollm_cli.ops.fitness import add_instances
 from coollm_cli.ops.gateway_client import GatewayClient, find_gateway
-from coollm_cli.ops.host import host_of
+from coollm_cli.ops.host import change_host, host_of
+from coollm_cli.ops.operation import Options
 
-from coollm.core.audit import verify
 from coollm.core.errors import CoollmError
 
 DAILY, WEEKLY, MONTHLY = "daily", "weekly", "monthly"
@@ -44,12 +47,13 @@ def look(config: Path, state: Path, period: str) -> tuple[list[Remark], dict[str
         "health": lambda: _health(config),
         "errors": lambda: _errors(find_gateway(config), DAYS[period]),
         "budgets": lambda: _budgets(find_gateway(config)),
+        "anomalies": lambda: _anomalies(find_gateway(config)),
         "doctor": lambda: _doctor(config, state, period),
     }
     if period != DAILY:
         tasks |= {"audit": lambda: _audit(config, state), "ledger": lambda: _ledger(find_gateway(config)), "backups": lambda: _backups(state)}
     if period == MONTHLY:
-        tasks["security"] = lambda: _security(config, state)
+        tasks |= {"backup": lambda: _back_up(config, state), "security": lambda: _security(config, state)}
     for name, task in tasks.items():
         try:
             remarks += task()
@@ -93,7 +97,7 @@ def _doctor(config: Path, state: Path, period: str) -> Iterator[Remark]:
 
 
 def _audit(config: Path, state: Path) -> Iterator[Remark]:
-    for fault in verify(host_of(config, state).audit)[1]:
+    for fault in verify_host(host_of(config, state))[1]:
         yield Remark("audit", fault, "coollm audit verify; find out who had access")
 
 
@@ -108,6 +112,24 @@ def _backups(state: Path) -> Iterator[Remark]:
         yield Remark("backups", "no backup was ever made", "coollm backup create; coollm backup schedule")
     elif told["drill_failed"] or told["last_drill"] is None:
         yield Remark("backups", told["drill_fault"] or "no restore was ever proven", "coollm backup drill --identity FILE")
+
+
+def _back_up(config: Path, state: Path) -> Iterator[Remark]:
+    """The guide's full backup and its proof, where the configuration says who can read backups."""
+    settings = settings_in_force(config, state)
+    if not settings.backup.recipients:
+        return  # `backups` says that none was ever made
+    change_host(config, state, lambda path, own: create_plan(path, own, "full", None, ()), Options(yes=True, quiet=True))
+    if settings.backup.drill_identity_file:
+        proven = drill(config, state, None, None, None)
+        if not proven["ok"]:
+            yield Remark("backup", f"the backup {proven['id']} cannot be restored: {proven['checks'][-1]['detail']}", "coollm backup drill; another backup")
+
+
+def _anomalies(gateway: GatewayClient) -> Iterator[Remark]:
+    for row in gateway.ask("/admin/v1/anomalies")["anomalies"]:
+        what = f"client {row['client']}: {row['ratio']} times its usual {row['kind']} of an hour"
+        yield Remark("anomalies", what, "coollm usage report --by client --trend; coollm clients limit")
 
 
 def _security(config: Path, state: Path) -> Iterator[Remark]:

@@ -19,7 +19,7 @@ from coollm_cli.ops.watch import TOLD_SECONDS, PublicProbe, StreamProbe, find_pr
 from coollm.core.config.load import load_in_force
 from coollm.core.config.schema import Settings
 from coollm.core.errors import OperationFailed
-from coollm.core.instances import read_reports
+from coollm.core.instances import quantile, read_reports
 from coollm.core.paths import SYSTEM_CONFIG, SYSTEM_RUN, SYSTEM_STATE
 
 TELL_EVERY_SECONDS = 5.0
@@ -65,7 +65,7 @@ def blast_radius(names: Sequence[str], *, rolling: bool) -> list[str]:
     streams = sum(report.streams for report in reports)
     oldest = max((report.oldest_stream_seconds for report in reports), default=0.0)
     counts = [sum(column) for column in zip(*(report.latencies for report in reports), strict=True)] if reports else []
-    slow = host.quantile(counts, 0.99) or 0.0
+    slow = quantile(counts, 0.99) or 0.0
     drain = float(settings_in_force().server.drain_seconds)
     expected = min(drain, max(slow, oldest)) + 2
     lines = [

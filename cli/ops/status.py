@@ -12,13 +12,17 @@ from coollm_cli import output
 from coollm_cli.ops import host
 from coollm_cli.ops.backup import proof
 from coollm_cli.output import Result
+from coollm_cli.sparkline import sparkline
 
 from coollm.core.config.generations import Generations
 from coollm.core.errors import CoollmError
+from coollm.core.instances import quantile
 from coollm.core.paths import is_installed, state_directory
 
+LATELY = "req/s lately"
 COLUMNS = ("instance", "status", "version", "generation", "workers", "req/s", "p95 ms", "streams", "errors", "memory MB", "up")
 SAMPLE_SECONDS = 1.1
+MOST_RATES = 24
 MEBIBYTE = 1024 * 1024
 
 
@@ -50,7 +54,7 @@ def _instance(one: host.State, before: dict[str, list[int]], seconds: float) -> 
         earlier = before.get(f"{one.name}/{report.pid}", now)
         deltas.append([after - first for after, first in zip(now, earlier, strict=True)])
     sums = [sum(column) for column in zip(*deltas, strict=True)] if deltas else [0, 0]
-    p95 = host.quantile(sums[2:], 0.95)
+    p95 = quantile(sums[2:], 0.95)
     found: dict[str, Any] = {
         "instance": one.name,
         "status": one.status,
@@ -147,6 +151,13 @@ def _age(seconds: int | None) -> str | None:
     return f"{seconds}s"
 
 
+def _with_rates(instances: Sequence[dict[str, Any]], rates: dict[str, list[float]]) -> list[tuple[Any, ...]]:
+    """The rows, each with what its instance has served since it is watched."""
+    for one in instances:
+        rates[one["instance"]] = [*rates.get(one["instance"], []), one["requests_per_second"]][-MOST_RATES:]
+    return [(*row, sparkline(rates[row[0]])) for row in rows(instances)]
+
+
 def watch(config: Path, every: float, times: int | None, *, as_json: bool) -> Result:
     """Shows the instances again and again: on a terminal in one place, else one after the other."""
     path = config.absolute()
@@ -157,15 +168,17 @@ def watch(config: Path, every: float, times: int | None, *, as_json: bool) -> Re
         live = Live(auto_refresh=False)
         live.start()
     shown = 0
+    rates: dict[str, list[float]] = {}
     try:
         while times is None or shown < times:
             before, began = _figures(path), time.monotonic()
             time.sleep(every)
             found = _status(path, before, time.monotonic() - began)
+            table = output.Table((*COLUMNS, LATELY), _with_rates(found["instances"], rates), "no instance runs")
             if live is not None:
-                live.update(output.drawn(output.Table(COLUMNS, rows(found["instances"]), "no instance runs")), refresh=True)
+                live.update(output.drawn(table), refresh=True)
             else:
-                output.write_again(found, [output.Table(COLUMNS, rows(found["instances"]), "no instance runs")], as_json=as_json)
+                output.write_again(found, [table], as_json=as_json)
             shown += 1
     except KeyboardInterrupt:
         pass

@@ -62,8 +62,9 @@ def last_lines(unit: str) -> str:
     if tool is None:
         return ""
     done = subprocess.run([tool, "-u", unit, "-n", str(LOG_LINES), "-o", "cat", "--no-pager"], capture_output=True, text=True, check=False)  # noqa: S603
-    told = [line.strip() for line in done.stdout.splitlines() if line.startswith(("error:", "hint:"))]
-    return " ".join(told[-2:])
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith(("error:", "hint:"))]
+    return " ".join(told[-2:] or lines[-2:])
 
 
 def _run(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
@@ -78,5 +79,8 @@ def _run(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProces
 
 def _hint(arguments: Sequence[str]) -> str:
     units = [one for one in arguments if one.startswith("coollm")]
-    said = last_lines(units[-1]) if units else ""
-    return said or (f"journalctl -u {units[-1]}" if units else "journalctl -b")
+    if not units:
+        return "journalctl -b"
+    status = show(units[-1], "ExecMainStatus").get("ExecMainStatus", "0")
+    said = last_lines(units[-1]) or f"journalctl -u {units[-1]}"
+    return said if status in ("", "0") else f"exit status {status}: {said}"

@@ -17,6 +17,12 @@ NAMES = (
     "coollm-alert@.service",
     "coollm-health.service",
     "coollm-health.timer",
+    "coollm-maintenance@.service",
+    "coollm-maintenance-daily.timer",
+    "coollm-maintenance-weekly.timer",
+    "coollm-maintenance-monthly.timer",
+    "coollm-autoscale.service",
+    "coollm-autoscale.timer",
     "coollm-backup.service",
     "coollm-backup.timer",
     "coollm-backup-config.service",
@@ -24,6 +30,10 @@ NAMES = (
     "coollm-drill.service",
     "coollm-drill.timer",
 )
+TIMERS = ("coollm-health.timer", "coollm-maintenance-daily.timer", "coollm-maintenance-weekly.timer", "coollm-maintenance-monthly.timer")
+"""Those that are on where systemd runs the regular jobs."""
+
+AUTOSCALE_TIMER = "coollm-autoscale.timer"
 DROP_IN = "50-coollm.conf"
 CREDENTIALS = Path("/etc/coollm/credentials")
 ENCRYPTED = ".cred"
@@ -44,6 +54,16 @@ def shipped() -> dict[Path, str]:
 def cron() -> dict[Path, str]:
     """The file of jobs, where cron runs them."""
     return {Path("/etc/cron.d/coollm"): _text("etc", "cron")}
+
+
+def has_cron() -> bool:
+    """Whether cron runs the regular jobs of this host."""
+    return any(path.exists() for path in cron())
+
+
+def wanted_timers(settings: Settings, *, by_systemd: bool) -> dict[str, bool]:
+    """Which timers are to be on, and which off; none where cron runs the jobs."""
+    return dict.fromkeys(TIMERS, by_systemd) | {AUTOSCALE_TIMER: by_systemd and settings.server.autoscale.enabled}
 
 
 def drop_ins(settings: Settings) -> dict[Path, str]:

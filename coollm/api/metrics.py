@@ -9,6 +9,7 @@ from flask import Response, g, request
 from coollm.api.access import address_of, is_within, local_administrator
 from coollm.api.health import assess
 from coollm.api.routes import Access, Route
+from coollm.core.audit_status import read_audit_status
 from coollm.core.backup_status import read_backup_status
 from coollm.core.config.generations import Generations
 from coollm.core.errors import NotAllowed, OperationFailed, UnknownRoute
@@ -31,6 +32,9 @@ def metrics(services: Services) -> Response:
     services.metrics.last_backup.set(known.success)
     services.metrics.last_drill.set(known.drill)
     services.metrics.drill_seconds.set(known.drill_seconds)
+    audited = read_audit_status(services.state)
+    services.metrics.audit_verified.set(audited.verified)
+    services.metrics.audit_faults.set(audited.faults)
     services.metrics.config_drift.set(_has_drifted(services))
     body, content_type = services.metrics.render(request.headers.get("Accept", ""))
     return Response(body, content_type=content_type)

@@ -13,11 +13,10 @@ from flask import Response, request
 
 from coollm.api.answers import json_response
 from coollm.api.routes import Access, Route
-from coollm.api.usage import FOREVER_MS, instant
+from coollm.api.usage import FOREVER_MS, check_choice, instant
 from coollm.core.errors import InvalidRequest
 from coollm.core.logs import log_file
 from coollm.core.paths import find_config
-from coollm.core.registry import did_you_mean
 from coollm.core.types import Json
 from coollm.core.vendor_keys import VendorKeys, read_vendor_keys
 from coollm.ledger.book import By
@@ -38,11 +37,9 @@ DAY_SECONDS = 86400
 def metrics(services: Services) -> Response:
     """A figure from the ledger: `name` is latency, tokens or cost; `by` client, provider, model or day; `start` and `end` are dates and times."""
     name = request.args.get("name", "")
-    if name not in FIGURES:
-        raise InvalidRequest(f"'name' must be one of {', '.join(FIGURES)}, not '{name[:60]}'{did_you_mean(name, tuple(FIGURES))}", param="name")
+    check_choice("name", name, tuple(FIGURES))
     by = request.args.get("by", "day")
-    if by not in get_args(By):
-        raise InvalidRequest(f"'by' must be one of {', '.join(get_args(By))}, not '{by[:60]}'{did_you_mean(by, get_args(By))}", param="by")
+    check_choice("by", by, get_args(By))
     found = _report(services, cast("By", by), None)
     wanted = (by, *FIGURES[name])
     rows = [{one: row[one] for one in wanted} for row in found["rows"]]

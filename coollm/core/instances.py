@@ -15,6 +15,9 @@ import contextlib
 import json
 import os
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
@@ -33,6 +36,15 @@ LATENCY_BOUNDS = tuple(0.001 * 1.35**step for step in range(36))
 
 STALE_SECONDS = 5.0
 KEPT_SECONDS = 3600.0
+
+
+def quantile(counts: Sequence[int], share: float) -> float | None:
+    """The time in seconds within which this share of requests was answered, of counts by the classes of LATENCY_BOUNDS; None if there were none."""
+    total = sum(counts)
+    if not total:
+        return None
+    place = bisect_left(list(accumulate(counts)), share * total)
+    return LATENCY_BOUNDS[min(place, len(LATENCY_BOUNDS) - 1)]
 
 
 def instance_directory(run: Path, port: int) -> Path:

@@ -13,12 +13,13 @@ from coollm.telemetry.record import HIT, RequestRecord
 _encode = msgspec.json.Encoder().encode
 
 NOTHING = Usage()
+LONGEST_ERROR = 64
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What a request used. `at_ms` is when it ended, `charged_ms` when budgets were charged for it, in milliseconds of the epoch; money is in billionths of a
     dollar, None where no price is known. A `cached` one was answered by the cache, which saved `saved_nano_usd`; a `second` one
-    by the second request of a race.
+    by the second request of a race. `error` is the code of what the client was told.
     """
 
     request_id: str
@@ -45,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     cached: bool = False
     second: bool = False
     latency_ms: int = 0
+    error: str = ""
 
     @property
     def hour(self) -> int:
@@ -84,6 +86,7 @@ def entry_of(record: RequestRecord) -> Entry:
         cached=record.cache == HIT,
         second=record.is_second,
         latency_ms=round(record.latency_seconds * 1000),
+        error=(record.error.code or record.error.type)[:LONGEST_ERROR] if record.error else "",
     )
 
 

@@ -52,7 +52,12 @@ def _access_and_latency(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-STEPS: tuple[Step, ...] = (_charged_and_saved, _access_and_latency)
+def _causes(connection: Connection) -> None:
+    """Version 4: what requests failed of."""
+    _add_columns(connection, usage)
+
+
+STEPS: tuple[Step, ...] = (_charged_and_saved, _access_and_latency, _causes)
 """Step number n brings version n to version n + 1."""
 
 NEWEST = len(STEPS) + 1

@@ -34,6 +34,7 @@ usage = Table(
     Column("service_tier", String(16), nullable=False, server_default=""),
     Column("estimated", Boolean, nullable=False),
     Column("latency_ms", BigInteger, nullable=False, server_default="0"),
+    Column("error", String(64), nullable=False, server_default=""),
 )
 
 SUMS = ("requests", "errors", *COUNTS, "cost_nano_usd", "saved_nano_usd", "cached", "estimated", "unpriced", "latency_ms")

@@ -6,9 +6,11 @@ files do not. Source: https://prometheus.github.io/client_python/multiprocess/ a
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +55,8 @@ def fold_metrics(directory: Path, pids: set[int]) -> None:
         for file in directory.glob("*.db"):
             if _pid(file) in pids:
                 if not file.name.startswith(LIVE_GAUGES):
-                    _fold(file)
+                    with contextlib.suppress(OSError, ValueError, IndexError, struct.error):  # a file that was cut short is no reason not to start
+                        _fold(file)
                 file.unlink(missing_ok=True)
 
 

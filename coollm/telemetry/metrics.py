@@ -6,6 +6,7 @@ With PROMETHEUS_MULTIPROC_DIR set (the server sets it) every worker writes to fi
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from bisect import bisect_left
@@ -22,6 +23,7 @@ from coollm.core.config.schema import Settings
 from coollm.core.instances import resident_bytes
 from coollm.core.types import Target
 from coollm.server.run_files import metrics_lock
+from coollm.telemetry.exemplars import Example, Examples, WithExemplars
 from coollm.telemetry.record import ANSWERED, CLIENT_GONE, HIT, STOPPED, Attempt, RequestRecord
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -36,6 +38,7 @@ OTHER = "other"
 
 
 WRITE_EVERY_SECONDS = 1.0
+OPEN_METRICS = "application/openmetrics-text"
 
 KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")
 
@@ -54,12 +57,20 @@ class SummedHistogram(Histogram):
 class _Times:
     """Observations that are not written yet."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "last", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.last: dict[int, tuple[str, float]] = {}
+
+    def example(self, request_id: str, seconds: float) -> None:
+        """One more, which its class can be known by."""
+        place = bisect_left(self.bounds, seconds)
+        self.counts[place] += 1
+        self.total += seconds
+        self.last[place] = (request_id, seconds)
 
     def observe(self, seconds: float) -> None:
         """One more."""
@@ -113,6 +124,7 @@ class Metrics:
         self._models: set[str] = set()
         self._budgets: set[tuple[str, str]] = set()
         self._children: dict[tuple[Any, ...], Any] = {}
+        self._examples: Examples = {}
         self._of_clients: dict[str, _Sums] = {}
         self._of_targets: dict[tuple[str, str, str, int], _Sums] = {}
         self._overheads = _Times(OVERHEAD_BUCKETS)
@@ -152,6 +164,15 @@ class Metrics:
         self.last_backup = self._time("coo_llm_backup_last_success_timestamp_seconds", "When the last backup of this host was made; 0 for never.")
         self.last_drill = self._time("coo_llm_backup_last_drill_timestamp_seconds", "When a restore of this host was last proven; 0 for never.")
         self.drill_seconds = self._time("coo_llm_backup_last_drill_seconds", "How long that restore took.")
+        self.audit_verified = self._time("coo_llm_audit_verified_timestamp_seconds", "When the audit log was last verified; 0 for never.")
+        self.audit_faults = self._time("coo_llm_audit_faults", "What is wrong with the audit log, as it was last verified.")
+        self.anomaly = Gauge(
+            "coo_llm_anomaly_ratio",
+            "How many times its usual hour a client that is out of its ordinary has come to; 0 when that is over.",
+            ["client", "kind"],
+            registry=self.registry,
+            multiprocess_mode="mostrecent",
+        )
         self._cpu = Counter("coo_llm_worker_cpu_seconds", "Processor time of all workers.", registry=self.registry)
         self._memory = Gauge("coo_llm_worker_memory_bytes", "Memory of all workers.", registry=self.registry, multiprocess_mode="livesum")
         self._workers = Gauge("coo_llm_workers", "Workers that run.", registry=self.registry, multiprocess_mode="livesum")
@@ -238,7 +259,7 @@ class Metrics:
             if sums is None:
                 sums = self._of_targets[place] = _Sums()
         sums.add(record)
-        sums.latency.observe(record.latency_seconds)
+        sums.latency.example(record.request_id, record.latency_seconds)
         if record.first_token_seconds is not None:
             sums.first_token.observe(record.first_token_seconds)
         if not record.is_stream:
@@ -265,9 +286,16 @@ class Metrics:
                 place = (provider, model, key)
                 self._write(sums, (*place, str(status)), place, self._requests, self._tokens, self._cost)
                 sums.latency.write(self._child(self._latency, provider, model))
+                self._keep_examples(provider, model, sums.latency)
                 if any(sums.first_token.counts):
                     sums.first_token.write(self._child(self._first_token, provider, model))
                 sums.clear()
+
+    def _keep_examples(self, provider: str, model: str, times: _Times) -> None:
+        for place, (request_id, seconds) in times.last.items():
+            bound = times.bounds[place] if place < len(times.bounds) else math.inf
+            self._examples[provider, model, bound] = Example(request_id, seconds, time.time())
+        times.last.clear()
 
     def _write_process(self) -> None:
         """What this worker itself uses."""
@@ -298,10 +326,12 @@ class Metrics:
         """The exposition of all workers, and its content type. What the others have counted in the last second may be missing."""
         self.write()
         encoder, content_type = choose_encoder(accept)
-        registry = self.registry
-        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            registry = CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-            with metrics_lock(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), to_change=False):
-                return encoder(registry), content_type
-        return encoder(registry), content_type
+        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            return encoder(self._with_examples(self.registry, content_type)), content_type
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        with metrics_lock(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), to_change=False):
+            return encoder(self._with_examples(registry, content_type)), content_type
+
+    def _with_examples(self, registry: CollectorRegistry, content_type: str) -> Any:
+        return WithExemplars(registry, self._examples) if content_type.startswith(OPEN_METRICS) else registry

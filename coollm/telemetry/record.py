@@ -21,7 +21,7 @@ CLIENT_GONE, STOPPED = "client_gone", "stopped"
 
 
 class Attempt(Value, frozen=True):
-    """One call of a vendor, or a candidate that was passed over: what came of it and why the request moved on."""
+    """One call of a vendor, or a candidate that was passed over: what came of it and why the request moved on. It began so long after the request did."""
 
     provider: str
     key_id: str
@@ -30,11 +30,12 @@ class Attempt(Value, frozen=True):
     reason: str = ""
     status: int = 0
     milliseconds: int = 0
+    after_milliseconds: int = 0
 
 
 class RequestRecord:
     """What is known of a request. Times are of `time.monotonic()`, in seconds; `charged` is one of the epoch, by which budgets have their periods. `cost_usd`
-    is known at its end, None where no price is; what the cache answers costs nothing.
+    is known at its end, None where no price is; what the cache answers costs nothing. `trace_parent` is the client's, where traces are told.
     """
 
     # Defaults of the class: most requests change few of them.
@@ -57,6 +58,7 @@ class RequestRecord:
     cache: str | None = None
     saved_usd = 0.0
     cost_usd: float | None = None
+    trace_parent = ""
 
     def __init__(self, request_id: str, client: str, route: str) -> None:
         self.request_id = request_id
@@ -126,6 +128,7 @@ class RequestRecord:
                     "reason": redact(attempt.reason),
                     "status": attempt.status,
                     "ms": attempt.milliseconds,
+                    "after_ms": attempt.after_milliseconds,
                 }
                 for attempt in self.attempts
             ],

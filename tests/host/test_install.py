@@ -142,7 +142,7 @@ def test_the_units_are_hardened_and_hold_together(installed: Installed) -> None:
     host = installed.host
     host.run("systemd-analyze security --threshold=13 coollm@1.service")
     told = host.run(
-        "systemd-analyze verify coollm@1.service coollm-admin@1.socket coollm.socket coollm-health.timer coollm-alert@x.service 2>&1 | grep coollm",
+        "systemd-analyze verify coollm@1.service coollm-admin@1.socket coollm.socket coollm-health.timer coollm-alert@x.service coollm-maintenance-daily.timer coollm-maintenance@weekly.service coollm-autoscale.timer 2>&1 | grep coollm",
         check=False,
     )
     assert told.stdout == ""

@@ -8,9 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import delete, select, text, update
@@ -18,48 +16,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.errors import OperationFailed
 from coollm.ledger.book import DAY_MS, Ledger
-from coollm.ledger.entry import Entry, read_line
+from coollm.ledger.entry import read_line
 from coollm.ledger.migrations import NEWEST
 from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
 from coollm.ledger.tables import days, metadata, usage, version
 from coollm.ledger.usage_log import LOOK_SECONDS, UsageLog, all_logs, read_entries
-
-HOUR_MS = 3_600_000
-START_MS = 1_790_000_000_000 // HOUR_MS * HOUR_MS
-
-
-def entry(number: int, **changes: Any) -> Entry:
-    told: dict[str, Any] = {
-        "request_id": f"req_{number}",
-        "at_ms": START_MS + number * 60_000,
-        "charged_ms": START_MS + number * 60_000 - 500,
-        "client": f"client-{number % 3}",
-        "team": "",
-        "provider": "openai",
-        "model": "gpt-sim",
-        "key_id": "k",
-        "route": "chat",
-        "status": 200 if number % 5 else 502,
-        "ending": "answered",
-        "input_tokens": 10,
-        "cached_input_tokens": 2,
-        "cache_write_tokens": 1,
-        "output_tokens": 20,
-        "reasoning_tokens": 3,
-        "cost_nano_usd": 1_000_000 if number % 7 else None,
-        "estimated": number % 11 == 0,
-    }
-    return Entry(**{**told, **changes})
-
-
-@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    url = f"sqlite:///{tmp_path}/ledger.sqlite" if request.param == "sqlite" else request.getfixturevalue(f"{request.param}_url")
-    one = Ledger(url)
-    one.clear()
-    yield one
-    one.close()
+from tests.ledger.entries import HOUR_MS, START_MS, entry
 
 
 def test_a_request_is_in_it_once_however_often_it_is_shipped(ledger: Ledger) -> None:

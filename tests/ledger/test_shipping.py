@@ -14,7 +14,7 @@ from coollm.ledger.book import open_ledger
 from coollm.ledger.shipping import BEHIND, Shipping
 from coollm.ledger.usage_log import UsageLog
 from tests.conftest import wait_for
-from tests.ledger.test_ledger import entry
+from tests.ledger.entries import entry
 
 
 @pytest.fixture

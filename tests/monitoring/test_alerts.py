@@ -75,6 +75,9 @@ CASES: dict[str, tuple[int, Series, Series]] = {
     "CoollmBudgetSpent": (5, *budget("1x200")),
     "CoollmBudgetNearlySpent": (5, *budget("0.96x200")),
     "CoollmBudgetMostlySpent": (5, *budget("0.85x200")),
+    "CoollmAuditFault": (5, *hosts("coo_llm_audit_faults", "2x200", "0x200")),
+    "CoollmAuditAge": (120, *hosts("coo_llm_audit_verified_timestamp_seconds", f"{-9 * DAY}x200", f"{-7 * DAY}x200")),
+    "CoollmAnomaly": (5, *both("coo_llm_anomaly_ratio", '{client="app",kind="cost"}', "7x200", "0x200")),
     "CoollmBusy": (
         30,
         {'coo_llm_worker_cpu_seconds_total{job="coollm"}': "0+100x200", 'coo_llm_workers{job="coollm"}': "2x200"},

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from coollm.ledger.book import DAY_MS, Ledger
-from tests.ledger.test_ledger import entry
+from tests.ledger.entries import entry
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 

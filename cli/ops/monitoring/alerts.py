@@ -245,6 +245,33 @@ ALERTS = (
         "Somebody tries keys of administrators, or a script runs wild.",
         "coollm audit search --action denied says from where; coollm firewall apply",
     ),
+    Alert(
+        "CoollmAuditFault",
+        CRITICAL,
+        "max by (instance) (coo_llm_audit_faults) > 0",
+        "0m",
+        "the audit log of {{ $labels.instance }} is not as it was written",
+        "Lines of the audit log were changed, removed, inserted or put elsewhere, or its end is gone.",
+        "coollm audit verify names the lines; find out who had access; coollm backup restore --only audit brings back an older one beside it",
+    ),
+    Alert(
+        "CoollmAuditAge",
+        LOW,
+        f"time() - max by (instance) (coo_llm_audit_verified_timestamp_seconds) > 8 * {DAY}",
+        "1h",
+        "the audit log of {{ $labels.instance }} was verified {{ $value | humanizeDuration }} ago",
+        "Nobody knows whether the audit log is as it was written. One that was never verified counts as verified in 1970.",
+        "coollm audit verify; coollm maintenance weekly, whose timer does it: systemctl list-timers 'coollm-*'",
+    ),
+    Alert(
+        "CoollmAnomaly",
+        MEDIUM,
+        "max by (client, kind) (coo_llm_anomaly_ratio) > 0",
+        "0m",
+        "{{ $labels.client }}: {{ $value | humanize }} times the usual {{ $labels.kind }} of an hour",
+        "A client asks, costs or fails many times more than its hours of the last fortnight do: a loop, a leaked key, or a launch that nobody told of.",
+        "coollm usage report --by client --trend; coollm logs; coollm clients limit ID, or coollm clients revoke ID",
+    ),
 )
 
 BY_NAME = {alert.name: alert for alert in ALERTS}

@@ -49,6 +49,7 @@ OPERATIONS = Board(
         Panel("Availability", "Of the last hour.", FIGURE, "percentunit", (("coollm:availability:ratio1h", "available"),)),
         Panel("Last backup", "How old it is.", FIGURE, "s", (("time() - coo_llm_backup_last_success_timestamp_seconds", "{{instance}}"),)),
         Panel("Last proven restore", "How long ago.", FIGURE, "s", (("time() - coo_llm_backup_last_drill_timestamp_seconds", "{{instance}}"),)),
+        Panel("Audit log", "What is wrong with it, as it was last verified.", FIGURE, "short", (("max by (instance) (coo_llm_audit_faults)", "{{instance}}"),)),
         Panel("Configuration", "The generation that is served.", FIGURE, "short", (("max(coo_llm_config_generation)", "generation"),)),
     ),
 )
@@ -70,6 +71,7 @@ COST = Board(
         ),
         Panel("Tokens by kind", "Each second.", GRAPH, "short", (("sum by (kind) (rate(coo_llm_tokens_total[5m]))", "{{kind}}"),)),
         Panel("Budgets", "Spent or reserved.", GRAPH, "percentunit", (("max by (scope, id) (coo_llm_budget_used_ratio)", "{{scope}} {{id}}"),)),
+        Panel("Out of the ordinary", "Times the usual hour.", GRAPH, "short", (("max by (client, kind) (coo_llm_anomaly_ratio)", "{{client}} {{kind}}"),)),
         Panel("Refused by limits", "Requests each second.", GRAPH, "reqps", (("sum by (scope) (rate(coo_llm_rate_limits_total[5m]))", "{{scope}}"),)),
     ),
 )

@@ -30,6 +30,7 @@ NOT_YET = {
     "coo_llm_time_to_first_token_seconds": "nothing was streamed yet",
     "coo_llm_cost_total": "no model with a price was used yet",
     "coo_llm_client_cost_total": "no model with a price was used yet",
+    "coo_llm_anomaly_ratio": "no client was out of its ordinary yet",
     "first_token": "nothing was streamed yet",
     "coollm:cost": "no model with a price was used yet",
 }

@@ -19,6 +19,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 Positive = Annotated[int, Meta(ge=1)]
 Price = Annotated[float, Meta(ge=0)]
 Weight = Annotated[float, Meta(ge=0)]
+Percent = Annotated[float, Meta(gt=0, le=100)]
 Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 
 
@@ -58,6 +59,22 @@ class Cors(Section, frozen=True):
     credentials: Annotated[bool, doc("They may send what the browser keeps.")] = False
 
 
+class Autoscale(Section, frozen=True):
+    """How many instances run on this host, by their load: a timer looks each minute. Every threshold that is given counts."""
+
+    enabled: Annotated[bool, doc("Let the timer change the number of instances.")] = False
+    min: Annotated[Positive, doc("Never fewer.", 2)] = 1
+    max: Annotated[Annotated[int, Meta(ge=1, le=64)], doc("Never more; one worker for each core is what a host has room for.", 4)] = 4
+    cpu_percent: Annotated[Percent | None, doc("Processor time of the workers, of what they can have.", 70)] = 70
+    memory_percent: Annotated[Percent | None, doc("Memory of the host that the workers use: above it no instance is added.", 80)] = 80
+    requests_per_second: Annotated[Annotated[float, Meta(gt=0)] | None, doc("Requests each second of one instance.", 300)] = None
+    streams: Annotated[Positive | None, doc("Streams at the same time of one instance.", 200)] = None
+    down_share: Annotated[Annotated[float, Meta(gt=0, lt=1)], doc("One instance goes when those that stay would be below this part of every threshold.")] = 0.6
+    up_after: Annotated[Duration, doc("How long it has to be above a threshold before an instance is added.", "2m")] = Duration(120)
+    down_after: Annotated[Duration, doc("How long it has to be below before one goes.", "15m")] = Duration(900)
+    cooldown: Annotated[Duration, doc("How long nothing is changed after a change.", "5m")] = Duration(300)
+
+
 class Server(Section, frozen=True):
     """Where the gateway listens, and with how many processes."""
 
@@ -73,6 +90,7 @@ class Server(Section, frozen=True):
     workers: Annotated[Positive, doc("Worker processes; one for each core.", 2)] = 2
     drain_seconds: Annotated[Duration, doc("How long running requests may go on when the gateway stops.", "30s")] = Duration(30)
     max_body_mb: Annotated[Positive, doc("Largest request body in MiB.", 50)] = 50
+    autoscale: Annotated[Autoscale, doc("How many instances run, by their load.")] = Autoscale()
 
 
 class Pricing(Section, frozen=True):
@@ -309,6 +327,18 @@ class Audit(Section, frozen=True):
     format: Annotated[Literal["json"], doc("Its format.")] = "json"
 
 
+class OpenTelemetry(Section, frozen=True):
+    """Traces by OpenTelemetry: a span for each request and each call of a vendor, without prompts. Needs `pip install 'coollm[otel]'`."""
+
+    enabled: Annotated[bool, doc("Send traces.")] = False
+    endpoint: Annotated[str, doc("Where to, by OTLP over HTTP.", "http://127.0.0.1:4318/v1/traces")] = "http://127.0.0.1:4318/v1/traces"
+    authorization: Annotated[Secret | None, doc("The Authorization header that is sent along.", "${secret:otlp}", password=True)] = None
+    service_name: Annotated[str, doc("The name of this service in traces.")] = "coollm"
+    sample_share: Annotated[
+        Annotated[float, Meta(ge=0, le=1)], doc("The part of requests that is told of, where the client's own trace does not say.", 0.1)
+    ] = 1.0
+
+
 class Logging(Section, frozen=True):
     """Logs: one JSON line for each request, never a prompt, never a key."""
 
@@ -316,6 +346,7 @@ class Logging(Section, frozen=True):
     file: Annotated[str | None, doc("app.log; `-` is standard error; by default under the log directory.", "/var/log/coo-llm/app.log")] = None
     prometheus: Annotated[Prometheus, doc("Metrics.")] = Prometheus()
     audit: Annotated[Audit, doc("The audit log.")] = Audit()
+    otel: Annotated[OpenTelemetry, doc("Traces.")] = OpenTelemetry()
 
 
 class Roles(Section, frozen=True):
@@ -443,7 +474,7 @@ class Settings(Section, frozen=True):
     def secrets(self) -> tuple[Secret, ...]:
         """Every secret of this configuration, for the redactor."""
         bind = self.auth.bind_password if self.auth else None
-        s3 = (self.backup.s3.access_key_id, self.backup.s3.secret_access_key)
+        s3 = (self.backup.s3.access_key_id, self.backup.s3.secret_access_key, self.logging.otel.authorization)
         optional = (self.server.admin_api_key, self.server.webui.admin_password, self.storage.runtime.password, self.storage.ledger.url, bind, *s3)
         keys = [key for provider in self.llm_providers for key in provider.api_keys]
         return (*(secret for secret in optional if secret), *keys, *(client.key for client in self.api_keys))
