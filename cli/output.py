@@ -50,8 +50,16 @@ def show(result: Result) -> int:
         if isinstance(piece, Table):
             _show_table(piece)
         else:
-            sys.stdout.write(piece + "\n")
+            sys.stdout.write(plain(piece) + "\n")
     return result.exit_code
+
+
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def plain(text: str) -> str:
+    """Text that does nothing to a terminal: it may quote what a client or a vendor wrote."""
+    return text.translate(_CONTROLS)
 
 
 def _show_table(table: Table) -> None:
@@ -59,7 +67,7 @@ def _show_table(table: Table) -> None:
         if table.empty:
             sys.stdout.write(table.empty + "\n")
         return
-    rows = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in table.rows]
+    rows = [["-" if cell is None or cell == "" else plain(str(cell)) for cell in row] for row in table.rows]
     if sys.stdout.isatty():
         from rich.console import Console
 
@@ -77,7 +85,7 @@ def drawn(table: Table) -> Any:
 
     made = RichTable(*table.columns, box=None, pad_edge=False, header_style="bold")
     for row in table.rows:
-        made.add_row(*(escape("-" if cell is None or cell == "" else str(cell)) for cell in row))
+        made.add_row(*(escape("-" if cell is None or cell == "" else plain(str(cell))) for cell in row))
     return made
 
 

@@ -90,11 +90,11 @@ class SimulatorHandle:
 class GatewayHandle:
     """A gateway under gunicorn, started by `coollm serve`."""
 
-    def __init__(self, home: Path, port: int, process: subprocess.Popen[bytes], environment: dict[str, str], client_key: str, host: str = "127.0.0.1") -> None:
+    def __init__(self, home: Path, url: str, process: subprocess.Popen[bytes], environment: dict[str, str], client_key: str) -> None:
         self.home = home
         self.run = Path(environment["COOLLM_RUN_DIR"])
-        self.port = port
-        self.url = f"http://{host}:{port}"
+        self.port = int(url.rpartition(":")[2])
+        self.url = url
         self.process = process
         self.environment = environment
         self.client_key = client_key
@@ -141,13 +141,15 @@ def serve(
     *,
     workers: int = 2,
     host: str = "127.0.0.1",
+    port: int | None = None,
     wrap: Callable[[list[str]], list[str]] | None = None,
     **environment: str,
 ) -> Iterator[GatewayHandle]:
     """A gateway with `configuration`, in `home`, started by what `wrap` makes of its command."""
-    port = free_port()
+    address = f"{host}:{port or free_port()}"
     configuration = {"version": "1.0", **configuration}
-    configuration.setdefault("server", {})["listen"] = f"{host}:{port}"
+    configuration["server"] = {**configuration.get("server", {}), "listen": address}
+    url = f"{'https' if configuration['server'].get('tls') else 'http'}://{address}"
     configuration.setdefault("api_keys", [{"id": "app", "key": "client-key-of-the-tests"}])
     config = home / "coollm.yaml"
     config.write_text(yaml.safe_dump(configuration))
@@ -155,12 +157,12 @@ def serve(
     variables = clean_environment(HOME=str(home), COOLLM_CONFIG=str(config), COOLLM_STATE_DIR=str(home / "state"), COOLLM_RUN_DIR=str(run), **environment)
     command = [sys.executable, "-m", "coollm_cli.main", "serve", "--workers", str(workers)]
     with running(wrap(command) if wrap else command, home / "server.txt", variables, home) as process:
-        handle = GatewayHandle(home, port, process, variables, configuration["api_keys"][0]["key"], host)
+        handle = GatewayHandle(home, url, process, variables, configuration["api_keys"][0]["key"])
 
         def is_up() -> bool:
             assert process.poll() is None, f"the gateway ended: {handle.words()}"
             with contextlib.suppress(requests.RequestException):
-                return requests.get(f"{handle.url}/health", timeout=2).status_code in (200, 503)
+                return requests.get(f"{handle.url}/health", timeout=2, verify=False).status_code in (200, 503)
             return False
 
         wait_for(is_up, what="the gateway")

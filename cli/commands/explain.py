@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 from coollm_cli import options
 from coollm_cli.ops.codes import ALL
-from coollm_cli.ops.logs import last_lines
 from coollm_cli.ops.monitoring.alerts import BY_NAME
+from coollm_cli.ops.story import story
 from coollm_cli.output import Result
 
 from coollm.core.errors import UsageError
-from coollm.core.paths import find_config
 from coollm.core.registry import did_you_mean
 
 REQUEST_ID = "req_"
@@ -21,15 +20,14 @@ REQUEST_ID = "req_"
 def explain(
     code: Annotated[str, typer.Argument(metavar="CODE", help="An exit code, a finding of `coollm doctor`, the code of an error, an alert, or a request's id.")],
     config: options.Config = None,
-    state_dir: options.StateDirectory = None,
     json: options.Json = False,
 ) -> Result:
-    """Explain a code and say what to do; of a request's id, show what the log has of it.
+    """Explain a code and say what to do; of a request's id, tell its whole story.
 
     Example: coollm explain 7
     """
     if code.startswith(REQUEST_ID):
-        return last_lines(find_config(config).absolute(), state_dir, 10, code, None, as_json=json)
+        return story(code, config, as_json=json)
     alert = BY_NAME.get(code)
     if alert is not None:
         told = {"code": alert.name, "severity": alert.severity, "means": alert.means, "remedy": alert.remedy, "expression": alert.expression}

@@ -27,7 +27,12 @@ def monitoring() -> None:
 @app.command()
 def render(
     directory: Directory,
-    target: Annotated[list[str] | None, typer.Option("--target", metavar="HOST:PORT", help="A gateway to scrape; this host's if not given.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", metavar="HOST:PORT", help="A gateway to scrape, after https:// if it speaks TLS; this host's if not given.")
+    ] = None,
+    ca_file: Annotated[
+        str | None, typer.Option("--ca-file", metavar="FILE", help="Who signs their certificates, PEM; the system's authorities if not given.")
+    ] = None,
     webhook: Annotated[str, typer.Option("--webhook", metavar="URL", help="Where Alertmanager sends alerts of every severity.")] = "http://127.0.0.1:9099/",
     config: options.Config = None,
     state_dir: options.StateDirectory = None,
@@ -41,7 +46,7 @@ def render(
     """
     path = find_config(config).absolute()
     targets = target or [_own_address(path)]
-    changed = ops.render(directory, targets, webhook, str(log_directory(path, state_directory(path, state_dir))), dry_run=dry_run)
+    changed = ops.render(directory, targets, webhook, str(log_directory(path, state_directory(path, state_dir))), ca_file, dry_run=dry_run)
     would = "would be written" if dry_run else "written"
     lines = [f"{directory / name} {would}" for name in changed] or [f"{directory}: every file is as it has to be"]
     return Result({"directory": str(directory), "changed": changed, "done": not dry_run}, [] if quiet and not changed else lines, as_json=json)
@@ -70,4 +75,5 @@ def check(
 def _own_address(config: Path) -> str:
     settings = load(config).settings
     listen = settings.server.listen if settings is not None else Address("127.0.0.1", 2906)
-    return str(Address(listen.reachable_host, listen.port))
+    address = str(Address(listen.reachable_host, listen.port))
+    return f"https://{address}" if settings is not None and settings.server.tls is not None else address

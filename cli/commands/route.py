@@ -9,9 +9,10 @@ import typer
 from coollm_cli import options
 from coollm_cli.ops import request_log
 from coollm_cli.ops.gateway_client import find_gateway
+from coollm_cli.ops.story import story
 from coollm_cli.output import Result, Table
 
-from coollm.core.errors import OperationFailed, UsageError
+from coollm.core.errors import UsageError
 
 app = typer.Typer(help="Explain which key serves a request, and why.", add_completion=False)
 
@@ -35,7 +36,7 @@ def explain(
     Example: coollm route explain --model gpt-4o
     """
     if id_ is not None:
-        return _past(id_, config, json)
+        return story(id_, config, as_json=json)
     if model is None and request is None:
         raise UsageError("nothing to explain", "give --model NAME, --request FILE or --id REQUEST_ID")
     body: dict[str, Any] = request_log.read_request(request) if request else {}
@@ -61,20 +62,3 @@ def explain(
 
 def _components(components: dict[str, float]) -> str:
     return " ".join(f"{name}={value:.2f}" for name, value in components.items())
-
-
-def _past(request_id: str, config: Path | None, as_json: bool) -> Result:
-    log = request_log.log_path(config)
-    if log is None:
-        raise OperationFailed("the log goes to standard error (logging.file is '-'), so nothing can be looked up in it")
-    line = request_log.find_request(request_id, log)
-    rows = [
-        (number, attempt["provider"], attempt["key_id"], attempt["outcome"], attempt["status"] or None, attempt["ms"], attempt["reason"])
-        for number, attempt in enumerate(line["attempts"], 1)
-    ]
-    summary = (
-        f"{line['request_id']}: client {line['client']} asked for {line['requested_model']}, status {line['status']}, {line['ending']}, "
-        f"{line['latency_ms']} ms, {line['input_tokens']} + {line['output_tokens']} tokens"
-    )
-    table = Table(("step", "provider", "key", "outcome", "status", "ms", "reason"), rows, "no vendor was asked")
-    return Result(line, [summary, table], as_json=as_json)

@@ -102,7 +102,7 @@ def kept_generations(settings: Settings) -> dict[str, Any]:
 
 
 def rollback_plan(config: Path, state: Path, number: int | None) -> Plan:
-    """Back to a generation, by default to the one before. Raises OperationFailed if there is none."""
+    """Back to a generation, by default to the one before; to the one in force where its file was edited. Raises OperationFailed if there is none."""
     generations = _generations(config, state)
     effective = generations.effective()
     if effective is None:
@@ -113,7 +113,7 @@ def rollback_plan(config: Path, state: Path, number: int | None) -> Plan:
         if wanted is None:
             raise OperationFailed(f"there is no generation before {effective.number}", "coollm config history")
     target = generations.get(wanted)
-    if wanted == effective.number:
+    if wanted == effective.number and not _differs(config, target.file.read_bytes()):
         return Plan("config-apply", {}, (), nothing=f"generation {wanted} is in force already")
     loaded = load(config, content=target.file)
     if loaded.settings is None:

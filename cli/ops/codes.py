@@ -28,7 +28,11 @@ EXIT_CODES = (
 )
 
 FINDINGS = (
-    Code("descriptors", "A process may open too few files: each stream needs two.", "LimitNOFILE=65536 in the unit; for a shell: ulimit -n 65536"),
+    Code(
+        "descriptors",
+        "A process may open too few files: each stream needs two.",
+        "LimitNOFILE=65536 in the unit, then coollm restart --rolling; for a shell: ulimit -n 65536",
+    ),
     Code("backlog", "The kernel keeps few connections that wait to be accepted.", "sysctl -w net.core.somaxconn=4096, and the same in /etc/sysctl.d"),
     Code("local-ports", "Few local ports are left for connections to vendors.", "sysctl -w net.ipv4.ip_local_port_range='10240 65535'"),
     Code(
@@ -54,6 +58,28 @@ FINDINGS = (
     Code("port", "Another program listens on the gateway's address.", "ss -ltnp shows which; stop it, or change server.listen"),
     Code("unit-drift", "A unit is not as the release ships it.", "sudo coollm install puts it right; own settings belong in drop-ins of another name"),
     Code("mixed-releases", "Instances run different releases.", "coollm upgrade VERSION finishes an upgrade; coollm rollback goes back"),
+    Code("socket", "The public address is closed: no client can connect.", "coollm start opens it"),
+    Code("drained", "An instance takes no new connections, and stays so.", "coollm undrain N opens it again"),
+    Code("timers", "A regular job is not run by its timer.", "sudo coollm install switches the timers on that belong to it"),
+    Code(
+        "store", "The store of limits does not answer.", "see to Redis, or to the disk and the owner of the state; storage.runtime.on_failure decides meanwhile"
+    ),
+    Code(
+        "providers",
+        "Vendor keys are not usable at the moment.",
+        "coollm providers shows why each cools down; coollm keys test; coollm keys rotate PROVIDER KEY_ID",
+    ),
+    Code(
+        "ledger",
+        "Requests do not reach the ledger: the usage log keeps them.",
+        "see to the ledger's database, its disk and its owner; coollm usage verify afterwards",
+    ),
+    Code("audit-log", "The audit log cannot be written: administrators can change nothing.", "make room on its disk; chown coollm: /var/log/coo-llm/audit.log"),
+    Code(
+        "audit-fault",
+        "The audit log is not as it was written.",
+        "coollm audit verify names the lines; find out who had access, and put back the log of a backup",
+    ),
     Code("instance", "An instance does not serve.", "coollm status; journalctl -u coollm@N"),
     Code(
         "reservations",
@@ -64,7 +90,11 @@ FINDINGS = (
     Code("config-drift", "The configuration's file is not what is in force.", "coollm config diff shows it, coollm config apply puts it in force"),
     Code("unfinished", "A change was begun and not ended.", "give the same command again, and it is finished; any other takes it back"),
     Code("unconfirmed", "A configuration waits to be confirmed, and will revert.", "coollm config confirm keeps it"),
-    Code("config", "The configuration is not valid: the gateway goes on with the one in force.", "coollm config validate"),
+    Code(
+        "config",
+        "The configuration is not valid: the gateway goes on with the one in force.",
+        "coollm config validate names each fault; coollm config rollback N, of the generation in force, puts the file back",
+    ),
     Code("backup", "No backup was made lately: what is lost with this host is lost.", "coollm backup create; coollm backup schedule lets a timer do it"),
     Code("drill", "Nobody knows whether the backups can be restored.", "coollm backup drill; the fault that it names, and another backup"),
     Code("log-rotation", "The logs are not rotated.", "apt-get install logrotate; sudo coollm install writes its file"),
@@ -87,9 +117,17 @@ ERRORS = (
     Code("store_unavailable", "The store of limits does not answer.", "coollm health; storage.runtime.on_failure decides what happens then"),
     Code("usage_log_full", "The usage log cannot be written, so that no request is admitted.", "make room on its disk"),
     Code("invalid_api_key", "The client's key is not known.", "api_keys in the configuration"),
-    Code("expired_api_key", "The client's key is past its expires_at.", "api_keys[].expires_at"),
+    Code(
+        "expired_api_key",
+        "The client's key is past its expires_at.",
+        "coollm clients update ID --expires TIME; of a client of the configuration, api_keys[].expires_at",
+    ),
     Code("model_not_found", "No provider that the client may use serves the model.", "coollm models lists them"),
-    Code("not_allowed", "The client may not use what it asked for.", "api_keys[].allowed_providers and allowed_models"),
+    Code(
+        "not_allowed",
+        "The client may not use what it asked for.",
+        "coollm clients update ID --model PATTERN; of a client of the configuration, api_keys[].allowed_models",
+    ),
     Code("body_too_large", "The request is larger than server.max_body_mb.", "raise it, or send less"),
     Code("internal_error", "A fault of the gateway.", "coollm logs --id REQUEST_ID; please report it"),
 )

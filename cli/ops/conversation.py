@@ -111,7 +111,7 @@ def add_cost(spoken: Spoken, log: Path | None) -> None:
     deadline = time.monotonic() + LOG_WAIT_SECONDS
     while spoken.cost_usd is None and spoken.request_id and log is not None:
         try:
-            spoken.cost_usd = find_request(spoken.request_id, log)["cost_usd"]
+            spoken.cost_usd = find_request(spoken.request_id, log)[0]["cost_usd"]
         except OperationFailed:
             if time.monotonic() > deadline:
                 return

@@ -19,6 +19,7 @@ from coollm_cli.ops import host, systemd, units
 from coollm_cli.ops.backup import proof
 from coollm_cli.ops.codes import ALL
 
+from coollm.core.audit_status import read_audit_status
 from coollm.core.backup_status import read_backup_status
 from coollm.core.certificates import WARN_DAYS, read_certificate, read_file
 from coollm.core.config.generations import Generations
@@ -112,9 +113,31 @@ def _instances(patient: Patient) -> Iterator[Finding]:
     for one in states:
         if one.status not in ("up", "draining"):
             yield Finding("instance", HIGH, f"instance {one.name} is {one.status}")
+    if not systemd.is_active(systemd.PUBLIC_SOCKET):
+        yield Finding("socket", HIGH, f"{systemd.PUBLIC_SOCKET} is not active: clients cannot connect")
+    if journal_is_idle(patient):
+        for one in states:
+            if one.status == "draining" and host.is_drained(one.name):
+                yield Finding("drained", LOW, f"instance {one.name} takes no new connections")
     versions = {report.version for one in states for report in one.live} | {one.release for one in states}
     if len(versions) > 1:
         yield Finding("mixed-releases", MEDIUM, f"instances run {', '.join(sorted(versions))}")
+
+
+def journal_is_idle(patient: Patient) -> bool:
+    """Whether no change is under way, or was left unfinished."""
+    try:
+        return host.host_of(patient.config, patient.state).journal.unfinished() is None
+    except (CoollmError, OSError):
+        return False
+
+
+def _timers(patient: Patient) -> Iterator[Finding]:
+    if not patient.is_installed or patient.settings is None:
+        return
+    for timer, is_wanted in units.wanted_timers(patient.settings, by_systemd=not units.has_cron()).items():
+        if is_wanted and not (systemd.is_enabled(timer) and systemd.is_active(timer)):
+            yield Finding("timers", MEDIUM, f"{timer} is off")
 
 
 def _units(patient: Patient) -> Iterator[Finding]:
@@ -267,6 +290,31 @@ def _vendor_keys(patient: Patient) -> Iterator[Finding]:
             yield Finding("key-retired", LOW, f"{row['provider']}/{row['key']} is retired, and the configuration still has it")
 
 
+HEALTH = {"store": "store", "providers": "providers", "ledger": "ledger", "audit": "audit-log"}
+"""Codes of what a gateway says of itself."""
+
+
+def _health(patient: Patient) -> Iterator[Finding]:
+    up = next((one for one in host.states(patient.config) if one.status == "up"), None)
+    if up is None:
+        return
+    try:
+        body = host.client_of(up.name, up.directory).get("/health").body
+    except CoollmError:
+        return  # said by another check
+    for check in body.get("checks", ()):
+        if check["status"] != "ok" and check["name"] in HEALTH:
+            # A key that cools down is no fault of the host.
+            severity = HIGH if check["status"] == "down" else LOW if check["name"] == "providers" else MEDIUM
+            yield Finding(HEALTH[check["name"]], severity, check["detail"])
+
+
+def _audit(patient: Patient) -> Iterator[Finding]:
+    known = read_audit_status(patient.state)
+    if known.faults:
+        yield Finding("audit-fault", HIGH, f"{known.faults} faults in the audit log, as it was verified {proof.ago(known.verified)} ago")
+
+
 def _store(patient: Patient) -> Iterator[Finding]:
     up = next((one for one in host.states(patient.config) if one.status == "up"), None)
     if up is None:
@@ -335,6 +383,7 @@ CHECKS: tuple[Check, ...] = (
     _configuration,
     _instances,
     _units,
+    _timers,
     _descriptors,
     _kernel,
     _clock,
@@ -343,6 +392,8 @@ CHECKS: tuple[Check, ...] = (
     _certificate,
     _secrets,
     _vendor_keys,
+    _health,
+    _audit,
     _store,
     _port,
     _timeouts,

@@ -115,4 +115,4 @@ def _text(entry: dict[str, Any]) -> str:
 
 
 def _show(entry: dict[str, Any], *, as_json: bool) -> None:
-    output.write((json.dumps(entry, ensure_ascii=False) if as_json else _text(entry)) + "\n")
+    output.write((json.dumps(entry, ensure_ascii=False) if as_json else output.plain(_text(entry))) + "\n")

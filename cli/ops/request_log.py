@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,24 @@ from coollm.core.paths import find_config, state_directory
 BLOCK_BYTES = 1024 * 1024
 
 
-def find_request(request_id: str, path: Path) -> dict[str, Any]:
-    """The line of a request in the log at `path`. Raises OperationFailed if there is none."""
-    for line in _lines_from_the_end(path):
-        if request_id.encode() in line:
-            try:
-                found = json.loads(line)
-            except ValueError:
+def find_request(request_id: str, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The line of a request in the log at `path` or in what was rotated of it, and the other lines of the same file with its id, the oldest first. Raises
+    OperationFailed if there is none.
+    """
+    files = [path, *sorted(path.parent.glob(f"{path.name}?*"), key=lambda file: -file.stat().st_mtime)]
+    for file in files:
+        found, others = None, []
+        for line in _compressed(file) if file.suffix == ".gz" else _lines_from_the_end(file):
+            entry = _parsed(line) if request_id.encode() in line else None
+            if entry is None or entry.get("request_id") != request_id:
                 continue
-            if isinstance(found, dict) and found.get("request_id") == request_id and "attempts" in found:
-                return found
-    raise OperationFailed(f"no request '{request_id}' in {path}", "older lines may be in a rotated file: name it with logging.file in another --config")
+            if "attempts" not in entry:
+                others.append(entry)
+            elif found is None:
+                found = entry
+        if found is not None:
+            return found, sorted(others, key=lambda entry: str(entry.get("time")))
+    raise OperationFailed(f"no request '{request_id}' in {', '.join(str(file) for file in files)}", "older logs may be in a backup: coollm backup list")
 
 
 def log_path(config: Path | None) -> Path | None:
@@ -56,6 +65,22 @@ def _lines_from_the_end(path: Path) -> Iterator[bytes]:
             yield rest
     except OSError as error:
         raise OperationFailed(f"{path}: the log cannot be read: {error.strerror}") from error
+
+
+def _compressed(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path) as file:
+            yield from file
+    except (OSError, EOFError, zlib.error) as error:
+        raise OperationFailed(f"{path}: the log cannot be read: {error}") from error
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_request(path: Path) -> dict[str, Any]:

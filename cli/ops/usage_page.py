@@ -14,7 +14,7 @@ from coollm_cli.ops.times import day as day_of
 from coollm_cli.ops.times import moment
 from coollm_cli.ops.usage_figures import Figures
 
-MOST_SLOTS = 60
+LEAST_SLOTS, MOST_SLOTS = 12, 60
 MOST_ROWS = 15
 MOST_CLIENTS = 6
 WIDTH, HEIGHT = 720, 190
@@ -112,7 +112,7 @@ def _piled(title: str, slots: Sequence[str], lines: Sequence[Line], kinds: Seque
     largest = max((sum(value or 0 for value in column) for column in columns), default=0.0)
     if not largest:
         return _nothing(title)
-    step, marks = WIDTH / len(slots), []
+    step, marks = WIDTH / max(LEAST_SLOTS, len(slots)), []
     for place, (slot, column) in enumerate(zip(slots, columns, strict=True)):
         y = HEIGHT - 20.0
         for line, kind, value in zip(lines, kinds, column, strict=True):
@@ -132,7 +132,7 @@ def _lines(title: str, slots: Sequence[str], lines: Sequence[Line], shown: str) 
     largest = max((value or 0 for line in lines for value in line.values[-MOST_SLOTS:]), default=0.0)
     if not largest:
         return _nothing(title)
-    step, marks = WIDTH / max(1, len(slots)), []
+    step, marks = WIDTH / max(LEAST_SLOTS, len(slots)), []
     for number, line in enumerate(lines):
         points = []
         for place, (slot, value) in enumerate(zip(slots, line.values[-MOST_SLOTS:], strict=True)):

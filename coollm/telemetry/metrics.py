@@ -152,7 +152,7 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="mostrecent",
         )
-        self.store_up = Gauge("coo_llm_store_up", "Whether the store of limits answers.", registry=self.registry, multiprocess_mode="livemin")
+        self.store_up = Gauge("coo_llm_store_up", "Whether the store of limits answers.", registry=self.registry, multiprocess_mode="livemostrecent")
         self.key_health = Gauge(
             "coo_llm_key_health",
             "1 if a vendor key is usable, 0 if it cools down.",

@@ -219,6 +219,7 @@ def test_route_explain(gateway: GatewayHandle) -> None:
     past = gateway.coollm("route", "explain", "--id", reply.headers["x-request-id"])
     assert "answered" in past.stdout
     assert gateway.coollm("route", "explain", "--id", "req_nothing").returncode == 1
+    assert gateway.coollm("explain", reply.headers["x-request-id"]).stdout == past.stdout
     assert gateway.coollm("route", "explain", "--model", "nothing-like-it").returncode == 1
 
 

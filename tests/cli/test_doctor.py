@@ -38,10 +38,11 @@ def codes(check: Callable[[Patient], Iterator[Finding]], patient: Patient) -> li
 
 def test_every_code_is_found_by_a_check_and_explained() -> None:
     text = Path(doctor.__file__).read_text()
+    assert all(code in ALL for code in doctor.HEALTH.values())
     assert all(f'"{code.code}"' in text for code in FINDINGS)
     assert all(code.remedy for code in FINDINGS)
     assert len(ALL) == len({code.code for code in ALL.values()})
-    assert len(CHECKS) == 15
+    assert len(CHECKS) == 18
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,6 @@ def test_tls(simulator: SimulatorHandle, tmp_path: Path, certificate: tuple[str,
     settings = configuration(simulator.url, {"type": "sqlite"})
     settings["server"]["tls"] = {"cert_file": cert, "key_file": key, "min_version": "1.3"}
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", cert)
-    import tests.conftest as fixtures
-
-    monkeypatch.setattr(fixtures.GatewayHandle, "__init__", _secure(fixtures.GatewayHandle.__init__))
     with serve(tmp_path, settings) as gateway:
         assert gateway.chat("claude-sim").status_code == 200
         assert gateway.chat("claude-sim", stream=True).text.endswith("[DONE]\n\n")
@@ -155,11 +152,3 @@ def test_tls(simulator: SimulatorHandle, tmp_path: Path, certificate: tuple[str,
         connection.close()
         row = wait_for(lambda: (found := simulator.last(name)) and found["ended"] and found, 5, "the vendor seeing the close")
         assert row["how"] == "client_closed"
-
-
-def _secure(original: Any) -> Any:
-    def make(self: GatewayHandle, *arguments: Any) -> None:
-        original(self, *arguments)
-        self.url = self.url.replace("http://", "https://")
-
-    return make

@@ -34,23 +34,14 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def gateway(simulator: SimulatorHandle, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayHandle]:
-    yield from started(simulator, tmp_path, files, monkeypatch, {})
+def gateway(simulator: SimulatorHandle, tmp_path: Path, files: Path) -> Iterator[GatewayHandle]:
+    yield from started(simulator, tmp_path, files, {})
 
 
-def started(simulator: SimulatorHandle, home: Path, files: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]) -> Iterator[GatewayHandle]:
-    """`serve` looks with plain HTTP whether a gateway is up; here it is looked for with TLS."""
+def started(simulator: SimulatorHandle, home: Path, files: Path, more: dict[str, Any]) -> Iterator[GatewayHandle]:
     urllib3.disable_warnings()
-    get = requests.get
-
-    def with_tls(url: str, **options: Any) -> requests.Response:
-        return get(url.replace("http:", "https:"), verify=False, **options)
-
-    monkeypatch.setattr(requests, "get", with_tls)
     tls = {"cert_file": str(files / "cert.pem"), "key_file": str(files / "key.pem"), **more}
     with serve(home, {"llm_providers": simulated(simulator.url)[:1], "server": {"tls": tls}}) as handle:
-        handle.url = handle.url.replace("http:", "https:")
-        monkeypatch.undo()
         yield handle
 
 
@@ -147,12 +138,12 @@ def test_old_versions_and_weak_ciphers_are_refused(gateway: GatewayHandle) -> No
     assert subprocess.run(command, capture_output=True, input=b"", check=False, timeout=20).returncode != 0
 
 
-def test_certificates_of_clients(simulator: SimulatorHandle, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_of_clients(simulator: SimulatorHandle, tmp_path: Path, files: Path) -> None:
     chain, key = self_signed(("client",))
     (files / "client.pem").write_bytes(chain)
     (files / "client.key").write_bytes(key)
     more = {"client_ca_file": str(files / "client.pem"), "client_certificates": "optional"}
-    running = started(simulator, tmp_path, files, monkeypatch, more)
+    running = started(simulator, tmp_path, files, more)
     gateway = next(running)
     assert chat(gateway, requests, cert=(str(files / "client.pem"), str(files / "client.key"))) == 200
     stranger = self_signed(("stranger",))

@@ -63,13 +63,17 @@ CASES: dict[str, tuple[int, Series, Series]] = {
     "CoollmSlow": (30, latency("0+100x200"), latency("0+97x200") | {'coo_llm_latency_seconds_bucket{le="1"}': "0+96x200"}),
     "CoollmVendorErrors": (
         30,
-        requests("0x200") | {'coo_llm_errors_total{provider="a",type="status"}': "0+120x200"},
+        {'coo_llm_requests_total{status="502",provider="a"}': "0+100x200", 'coo_llm_errors_total{provider="a",type="status"}': "0+100x200"},
         requests("0x200") | {'coo_llm_errors_total{provider="a",type="status"}': "0+20x200"},
     ),
     "CoollmKeyDown": (30, *both("coo_llm_key_health", '{provider="a",key="k"}', "0x200", "1x20 0x5 1x200")),
     "CoollmNoKey": (
         30,
-        {'coo_llm_key_health{provider="a",key="k"}': "0x200", 'coo_llm_key_health{provider="a",key="l"}': "0x200"},
+        {
+            'coo_llm_key_health{instance="x",provider="a",key="k"}': "0x200",
+            'coo_llm_key_health{instance="x",provider="a",key="l"}': "0x200",
+            'coo_llm_key_health{instance="y",provider="a",key="k"}': "1x200",
+        },
         {'coo_llm_key_health{provider="a",key="k"}': "0x200", 'coo_llm_key_health{provider="a",key="l"}': "1x200"},
     ),
     "CoollmBudgetSpent": (5, *budget("1x200")),

@@ -1,38 +1,50 @@
-"""A real Prometheus scrapes a gateway by the files that coollm writes; a real Alertmanager tells a receiver what went wrong, how bad it is and what to do."""
+"""A real Prometheus scrapes three instances by the files that coollm writes; a real Alertmanager tells a receiver what went wrong, how bad it is and what to do.
+
+Each fault fires the alerts that are expected of it and no other, and they resolve when it is mended.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import requests
+import urllib3
 import yaml
+from coollm_cli.ops.monitoring.alerts import BY_NAME
 from coollm_cli.ops.monitoring.files import ALERTMANAGER, PROMETHEUS, RULES
 
+from coollm.core import certificates
+from coollm.core.audit_status import AuditStatus, write_audit_status
+from coollm.core.backup_status import BackupStatus, read_backup_status, write_backup_status
 from tests.conftest import GatewayHandle, clean_environment, free_port, running, serve, wait_for
 
-CONFIGURATION = {
-    "llm_providers": [
-        {
-            "id": "openai",
-            "type": "openai",
-            "base_url": "simulator://",
-            "api_keys": ["sk-one", "sk-two"],
-            "model": "gpt-sim",
-            "models": ["gpt-sim", "gpt-sim~*"],
-            "pricing": {"input_token_cost": 2.0, "output_token_cost": 8.0},
-        }
-    ],
-    "api_keys": [{"id": "app", "key": "client-key-of-the-tests", "limits": {"budget_usd": 100}}],
-    "policy": {"retry": {"max_attempts": 1}},
-}
+PRICE = {"input_token_cost": 2.0, "output_token_cost": 8.0}
+DAY = 86400
+PATIENCE_SECONDS = 60
+
+
+def provider(name: str, *keys: str, **more: Any) -> dict[str, Any]:
+    return {"id": name, "type": "openai", "base_url": "simulator://", "api_keys": list(keys), "models": [f"{name}-sim*"], "pricing": PRICE, **more}
+
+
+PROVIDERS = [provider("steady", "sk-one", "sk-two"), provider("down", "sk-down"), provider("storm", "sk-storm~status=429~retry_after=2")]
+CLIENTS = [
+    {"id": "app", "key": "client-key-of-the-tests"},
+    {"id": "poor", "key": "client-key-of-the-poor", "limits": {"budget_usd": 0.001}},
+]
 
 
 class Receiver:
@@ -55,21 +67,57 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def has(self, name: str, status: str = "firing") -> dict[str, Any] | None:
-        return next((one for one in self.told if one["labels"]["alertname"] == name and one["status"] == status), None)
+    def last(self) -> dict[str, dict[str, Any]]:
+        """What was told last of each alert."""
+        return {one["labels"]["alertname"]: one for one in self.told}
+
+    def fired(self) -> set[str]:
+        """Whatever has fired: what has ended long ago is told again with the next of its group."""
+        return {one["labels"]["alertname"] for one in self.told if one["status"] == "firing"}
+
+    def firing(self) -> set[str]:
+        return {name for name, one in self.last().items() if one["status"] == "firing"}
 
 
 class Watched:
-    """A gateway, and all that watches it."""
+    """Three gateways, and all that watches them. The second speaks TLS."""
 
-    def __init__(self, gateway: GatewayHandle, files: Path, prometheus: str, receiver: Receiver) -> None:
-        self.gateway, self.files, self.prometheus, self.receiver = gateway, files, prometheus, receiver
+    def __init__(self, gateways: list[GatewayHandle], files: Path, prometheus: str, receiver: Receiver, restart: Callable[[], None]) -> None:
+        self.gateways, self.files, self.prometheus, self.receiver, self.restart = gateways, files, prometheus, receiver, restart
 
     def ask(self, query: str) -> list[dict[str, Any]]:
         return requests.get(f"{self.prometheus}/api/v1/query", params={"query": query}, timeout=10).json()["data"]["result"]
 
-    def firing(self) -> set[str]:
-        return {row["metric"]["alertname"] for row in self.ask('ALERTS{alertstate="firing"}')}
+    def chat(self, model: str, key: str = "client-key-of-the-tests", gateway: int = 0) -> requests.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 12}
+        handle = self.gateways[gateway]
+        return requests.post(f"{handle.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}, timeout=30, verify=False)
+
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            firing = {row["metric"]["alertname"]: row["metric"] for row in self.ask('ALERTS{alertstate="firing"}')}
+            assert time.monotonic() < ends, f"instead of {what} the receiver has {self.receiver.firing()}, and Prometheus {firing}"
+            time.sleep(0.1)
+
+    def expect(self, alerts: set[str], fault: Callable[[], Any], mend: Callable[[], Any] = lambda: None) -> None:
+        """While the fault lasts these alerts come to the receiver and no other; when it is mended each of them resolves."""
+        self.until(lambda: not self.receiver.firing() and not self.ask('ALERTS{alertstate="firing"}'), "silence")
+        self.receiver.told.clear()
+
+        def has_come() -> bool:
+            fault()
+            return self.receiver.firing() >= alerts
+
+        self.until(has_come, f"{alerts}")
+        for name in alerts:
+            told = self.receiver.last()[name]
+            assert told["labels"]["severity"] == BY_NAME[name].severity
+            assert told["annotations"]["runbook"] == f"coollm explain {name}: {BY_NAME[name].remedy}"
+            assert told["annotations"]["summary"]
+        mend()
+        self.until(lambda: not self.receiver.firing(), "the end")
+        assert self.receiver.fired() == alerts, "and no other"
 
 
 def hurry(files: Path, alertmanager: int) -> None:
@@ -84,6 +132,7 @@ def hurry(files: Path, alertmanager: int) -> None:
         for rule in group["rules"]:
             if "for" in rule:
                 rule["for"] = "1s"
+            rule["expr"] = re.sub(r"\[\d+[mh]\]", "[8s]", rule["expr"])
     (files / RULES).write_text(yaml.safe_dump(rules))
     routes = yaml.safe_load((files / ALERTMANAGER).read_text())
     routes["route"]["group_interval"] = "1s"
@@ -92,27 +141,81 @@ def hurry(files: Path, alertmanager: int) -> None:
     (files / ALERTMANAGER).write_text(yaml.safe_dump(routes))
 
 
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
+CERTIFICATES = {"fresh": 90.0, "ending": 0.01, "renewed": 90.0}
+"""By their names, and how many days each is good for."""
+
+
+def make_certificates(directory: Path) -> None:
+    """All of them, and what trusts each."""
+    for name, days in CERTIFICATES.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(certificates, "SELF_SIGNED_DAYS", days)
+            chain, key = certificates.self_signed(("127.0.0.1",))
+        (directory / f"{name}.cert").write_bytes(chain)
+        (directory / f"{name}.key").write_bytes(key)
+        with (directory / "ca.pem").open("ab") as file:
+            file.write(chain)
+
+
+def put_certificate(directory: Path, name: str) -> None:
+    """Each file in one step, as `coollm tls renew` does."""
+    for kind in ("key", "cert"):
+        shutil.copy(directory / f"{name}.{kind}", directory / f"{kind}.new")
+        (directory / f"{kind}.new").replace(directory / f"{kind}.pem")
+
+
+def watch_well(state: Path) -> None:
+    """A host that was backed up, drilled and verified just now."""
+    now = time.time()
+    write_backup_status(state, BackupStatus(success=now, name="b", drill=now, drilled="b", drill_seconds=3.0))
+    write_audit_status(state, AuditStatus(verified=now, lines=1))
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    urllib3.disable_warnings()
+    home = tmp_path_factory.mktemp("live")
     receiver, port, other = Receiver(), free_port(), free_port()
-    files = tmp_path / "files"
-    with serve(tmp_path, CONFIGURATION, workers=2) as gateway:
-        done = gateway.coollm("monitoring", "render", str(files), "--target", f"127.0.0.1:{gateway.port}", "--webhook", receiver.url)
+    files, tls = home / "files", home / "tls"
+    tls.mkdir()
+    make_certificates(tls)
+    put_certificate(tls, "fresh")
+    with contextlib.ExitStack() as stack:
+        gateways = []
+
+        def start(number: int, at: int | None = None) -> GatewayHandle:
+            own = home / f"host-{number}"
+            own.mkdir(exist_ok=True)
+            server = {"tls": {"cert_file": str(tls / "cert.pem"), "key_file": str(tls / "key.pem")}} if number == 2 else {}
+            policy = {"retry": {"max_attempts": 1}, "fallback": {"enabled": False}}
+            configuration = {"llm_providers": PROVIDERS, "api_keys": CLIENTS, "policy": policy, "server": server}
+            made = stack.enter_context(serve(own, configuration, workers=2, port=at))
+            watch_well(own / "state")
+            return made
+
+        gateways += [start(number) for number in (1, 2, 3)]
+
+        def restart() -> None:
+            gateways[2] = start(3, gateways[2].port)
+
+        targets = [word for one in gateways for word in ("--target", one.url.removeprefix("http://"))]
+        done = gateways[0].coollm("monitoring", "render", str(files), *targets, "--ca-file", str(tls / "ca.pem"), "--webhook", receiver.url)
         assert done.returncode == 0, done.stderr
         hurry(files, other)
-        prometheus = ["prometheus", f"--config.file={files / PROMETHEUS}", f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
+        prometheus = ["prometheus", f"--config.file={files / PROMETHEUS}", f"--storage.tsdb.path={home / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
         alertmanager = [
             "prometheus-alertmanager",
             f"--config.file={files / ALERTMANAGER}",
-            f"--storage.path={tmp_path / 'alerts'}",
+            f"--storage.path={home / 'alerts'}",
             f"--web.listen-address=127.0.0.1:{other}",
             "--cluster.listen-address=",
         ]
         environment = clean_environment()
-        with running(alertmanager, tmp_path / "alertmanager.txt", environment), running(prometheus, tmp_path / "prometheus.txt", environment):
-            url = f"http://127.0.0.1:{port}"
-            wait_for(lambda: is_ready(url), what="Prometheus")
-            yield Watched(gateway, files, url, receiver)
+        stack.enter_context(running(alertmanager, home / "alertmanager.txt", environment))
+        stack.enter_context(running(prometheus, home / "prometheus.txt", environment))
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: is_ready(url), what="Prometheus")
+        yield Watched(gateways, files, url, receiver, restart)
     receiver.server.shutdown()
 
 
@@ -123,47 +226,117 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def load(gateway: GatewayHandle) -> None:
-    for _ in range(10):
-        assert gateway.chat("gpt-sim").status_code == 200
-    answer = gateway.chat("gpt-sim", stream=True)
-    assert b"[DONE]" in answer.content
+def test_every_figure_and_every_panel_has_data(watched: Watched) -> None:
+    def load() -> None:
+        for gateway in range(3):
+            assert watched.chat("steady-sim", gateway=gateway).status_code == 200
+        answer = watched.gateways[0].chat("steady-sim", stream=True)
+        assert b"[DONE]" in answer.content
 
-
-def test_figures_alerts_and_their_end(watched: Watched) -> None:
-    gateway, receiver = watched.gateway, watched.receiver
-    load(gateway)
+    load()
+    wait_for(lambda: len(watched.ask('up{job="coollm"} == 1')) == 3, what="three instances")
     wait_for(lambda: watched.ask("coo_llm_requests_total"), what="the first scrape")
-    load(gateway)
-    wait_for(lambda: watched.ask("coollm:requests:rate5m > 0") and watched.ask("coollm:latency:p95_5m > 0"), what="the figures")
-    checked = gateway.coollm("monitoring", "check", str(watched.files), "--prometheus", watched.prometheus, "--json")
-    told = json.loads(checked.stdout)
-    assert checked.returncode == 0, [one for one in told["checks"] if not one["ok"]]
-    assert not watched.firing() & {"CoollmErrorRate", "CoollmDown", "CoollmStoreDown", "CoollmConfigDrift"}
 
-    # A vendor that fails.
-    def fails() -> dict[str, Any] | None:
-        """Again and again: a counter that is new has no rate before it goes up once more, and keys that fail rest for a while."""
-        gateway.chat("gpt-sim~status=500")
-        return receiver.has("CoollmErrorRate")
+    def is_told() -> bool:
+        load()
+        return bool(watched.ask("coollm:requests:rate5m > 0") and watched.ask("coollm:latency:p95_5m > 0"))
 
-    found = wait_for(fails, 60, "the alert")
-    assert found["labels"]["severity"] == "high"
-    assert found["annotations"]["runbook"].startswith("coollm explain CoollmErrorRate: coollm providers")
+    wait_for(is_told, what="the figures")
+    checked = watched.gateways[0].coollm("monitoring", "check", str(watched.files), "--prometheus", watched.prometheus, "--json")
+    assert checked.returncode == 0, [one for one in json.loads(checked.stdout)["checks"] if not one["ok"]]
+    assert not watched.receiver.told, "nothing is wrong"
 
-    # A configuration that somebody edits in its place.
-    with (gateway.home / "coollm.yaml").open("a") as file:
-        file.write("# edited\n")
-    assert wait_for(lambda: receiver.has("CoollmConfigDrift"), 40, "the alert")["labels"]["severity"] == "low"
 
-    # A gateway that is gone, and comes back.
-    assert "CoollmDown" not in watched.firing()
-    os.kill(gateway.process.pid, signal.SIGSTOP)
-    for pid in gateway.workers():
-        os.kill(pid, signal.SIGSTOP)
-    down = wait_for(lambda: receiver.has("CoollmDown"), 60, "the alert")
-    assert down["labels"]["severity"] == "critical"
-    assert down["labels"]["instance"] == f"127.0.0.1:{gateway.port}"
-    for pid in (*gateway.workers(), gateway.process.pid):
-        os.kill(pid, signal.SIGCONT)
-    wait_for(lambda: receiver.has("CoollmDown", "resolved"), 60, "its end")
+def test_a_vendor_that_is_down(watched: Watched) -> None:
+    watched.expect(
+        {"CoollmErrorRate", "CoollmVendorErrors", "CoollmKeyDown", "CoollmNoKey"},
+        lambda: (watched.chat("down-sim~status=500"), time.sleep(0.2)),
+    )
+
+
+def test_a_slow_vendor(watched: Watched) -> None:
+    def ask() -> None:
+        threads = [threading.Thread(target=watched.chat, args=("steady-sim~latency_ms=5600",)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1.5)
+
+    watched.expect({"CoollmSlow"}, ask)
+    time.sleep(6)
+
+
+def test_a_storm_of_429(watched: Watched) -> None:
+    watched.expect(
+        {"CoollmVendorErrors", "CoollmKeyDown", "CoollmNoKey"},
+        lambda: (watched.chat("storm-sim"), watched.chat("steady-sim"), time.sleep(0.1)),
+    )
+
+
+def test_a_budget_that_runs_out(watched: Watched) -> None:
+    def more() -> None:
+        done = watched.gateways[0].coollm("budget", "set", "client", "poor", "--usd", "1000", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert wait_for(lambda: watched.chat("steady-sim", "client-key-of-the-poor").status_code == 200, 10, "an answer")
+
+    watched.expect({"CoollmBudgetNearlySpent"}, lambda: (watched.chat("steady-sim", "client-key-of-the-poor"), time.sleep(0.1)), more)
+
+
+def test_an_instance_that_is_killed(watched: Watched) -> None:
+    gateway = watched.gateways[2]
+    pids = [gateway.process.pid, *gateway.workers()]
+
+    def kill() -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    watched.expect({"CoollmDown", "CoollmAvailability"}, kill, watched.restart)
+
+
+def test_a_certificate_that_ends(watched: Watched) -> None:
+    tls = watched.files.parent / "tls"
+
+    def put(name: str) -> Callable[[], None]:
+        done = []
+
+        def once() -> None:
+            if not done:
+                put_certificate(tls, name)
+                done.append(True)
+
+        return once
+
+    watched.expect({"CoollmCertificateExpiry"}, put("ending"), put("renewed"))
+
+
+def test_a_backup_that_was_missed(watched: Watched) -> None:
+    state = watched.gateways[0].home / "state"
+    known = read_backup_status(state)
+    watched.expect(
+        {"CoollmBackupAge"},
+        lambda: write_backup_status(state, msgspec.structs.replace(known, success=time.time() - 3 * DAY)),
+        lambda: write_backup_status(state, msgspec.structs.replace(known, success=time.time())),
+    )
+
+
+def test_an_audit_log_that_was_changed(watched: Watched) -> None:
+    gateway = watched.gateways[0]
+    log = gateway.home / "state" / "logs" / "audit.log"
+    before = log.read_bytes()
+
+    def change() -> None:
+        lines = before.splitlines(keepends=True)
+        log.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+        assert gateway.coollm("audit", "verify").returncode == 4
+
+    def mend() -> None:
+        log.write_bytes(before)
+        assert gateway.coollm("audit", "verify").returncode == 0
+
+    watched.expect({"CoollmAuditFault"}, change, mend)
+
+
+def test_a_configuration_that_is_edited_in_its_place(watched: Watched) -> None:
+    file = watched.gateways[0].home / "coollm.yaml"
+    before = file.read_bytes()
+    watched.expect({"CoollmConfigDrift"}, lambda: file.write_bytes(before + b"# edited\n"), lambda: file.write_bytes(before))

@@ -104,7 +104,7 @@ ALERTS = (
         "CoollmVendorErrors",
         HIGH,
         "sum by (provider) (rate(coo_llm_errors_total[5m])) / (sum by (provider) (rate(coo_llm_errors_total[5m])) + "
-        "sum by (provider) (rate(coo_llm_requests_total[5m]))) > 0.5",
+        '(sum by (provider) (rate(coo_llm_requests_total{status=~"2.."}[5m])) or 0 * sum by (provider) (rate(coo_llm_errors_total[5m])))) > 0.5',
         "5m",
         "{{ $labels.provider }} fails more often than it answers",
         "Half of the attempts at a vendor fail; requests go to others where there are any.",
@@ -122,10 +122,10 @@ ALERTS = (
     Alert(
         "CoollmNoKey",
         CRITICAL,
-        "max by (provider) (coo_llm_key_health) == 0",
+        "min by (provider) (max by (instance, provider) (coo_llm_key_health)) == 0",
         "2m",
         "no key of {{ $labels.provider }} is usable",
-        "Every key of a vendor cools down: what only this vendor serves is refused.",
+        "On a host every key of a vendor cools down: what only this vendor serves is refused there.",
         "coollm providers says why; coollm keys add PROVIDER",
     ),
     Alert(

@@ -16,17 +16,18 @@ from coollm_cli.ops.monitoring.alerts import ALERTS, CRITICAL, HIGH, JOB, LOW, M
 from coollm_cli.ops.monitoring.panels import BOARDS, Board, Panel
 
 RULES, PROMETHEUS, ALERTMANAGER = "coollm-rules.yml", "prometheus.yml", "alertmanager.yml"
+TLS = "https://"
 REPEAT = {CRITICAL: "1h", HIGH: "4h", MEDIUM: "12h", LOW: "3d"}
 WAIT = {CRITICAL: "10s", HIGH: "30s", MEDIUM: "2m", LOW: "10m"}
 SCHEMA_VERSION = 39
 COLUMNS, WIDTH, HEIGHT = 24, 8, 8
 
 
-def rendered(targets: Sequence[str], webhook: str, log_directory: str) -> dict[str, str]:
-    """Every file by its name."""
+def rendered(targets: Sequence[str], webhook: str, log_directory: str, ca_file: str | None = None) -> dict[str, str]:
+    """Every file by its name. `targets` are HOST:PORT, after https:// where TLS is spoken; `ca_file` is who signs their certificates."""
     files = {
         RULES: _yaml(rules(), "Recording and alerting rules of COO-LLM: rule_files of prometheus.yml names this file."),
-        PROMETHEUS: _yaml(prometheus(targets), "Scrapes the gateway: one address of each host, which answers for all workers of it."),
+        PROMETHEUS: _yaml(prometheus(targets, ca_file), "Scrapes the gateway: one address of each host, which answers for all workers of it."),
         ALERTMANAGER: _yaml(alertmanager(webhook), "Routes by severity. One notification for a severity and host; alerts are silenced by name."),
         "vector.yaml": _yaml(vector(log_directory), "Ships the JSON logs: every line has its fields already."),
         "filebeat.yml": _yaml(filebeat(log_directory), "Ships the JSON logs: every line has its fields already."),
@@ -50,13 +51,19 @@ def rules() -> dict[str, Any]:
     return {"groups": [{"name": "coollm-figures", "interval": "15s", "rules": recordings}, {"name": "coollm-alerts", "interval": "15s", "rules": alerts}]}
 
 
-def prometheus(targets: Sequence[str]) -> dict[str, Any]:
+def prometheus(targets: Sequence[str], ca_file: str | None = None) -> dict[str, Any]:
     """What Prometheus asks, and whom it tells."""
+    plain = [target.removeprefix("http://") for target in targets if not target.startswith(TLS)]
+    with_tls = [target.removeprefix(TLS) for target in targets if target.startswith(TLS)]
+    groups: list[dict[str, Any]] = [*([{"targets": plain}] if plain else []), *([{"targets": with_tls, "labels": {"__scheme__": "https"}}] if with_tls else [])]
+    scrape: dict[str, Any] = {"job_name": JOB, "metrics_path": "/metrics", "static_configs": groups}
+    if ca_file is not None:
+        scrape["tls_config"] = {"ca_file": ca_file}
     return {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
         "rule_files": [RULES],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": ["127.0.0.1:9093"]}]}]},
-        "scrape_configs": [{"job_name": JOB, "metrics_path": "/metrics", "static_configs": [{"targets": list(targets)}]}],
+        "scrape_configs": [scrape],
     }
 
 

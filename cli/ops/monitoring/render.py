@@ -37,11 +37,11 @@ NOT_YET = {
 """What has no data before something has happened, by a part of its query."""
 
 
-def render(directory: Path, targets: Sequence[str], webhook: str, log_directory: str, *, dry_run: bool) -> list[str]:
+def render(directory: Path, targets: Sequence[str], webhook: str, log_directory: str, ca_file: str | None, *, dry_run: bool) -> list[str]:
     """Writes what is not there yet as it has to be. Returns the names of the files that are new or were changed. Raises OperationFailed."""
     changed = []
     try:
-        for name, text in rendered(targets, webhook, log_directory).items():
+        for name, text in rendered(targets, webhook, log_directory, ca_file).items():
             path = directory / name
             if path.exists() and path.read_text("utf-8") == text:
                 continue
