@@ -35,7 +35,9 @@ CONNECTIONS = 64
 STORES = ("memory", "sqlite", "redis")
 RATES = (200, 500, 1000)
 STREAMS = (500, 1000)
-PARTS = ("throughput", "latency", "streams", "bodies", "commands")
+PARTS = ("throughput", "latency", "streams", "bodies", "commands", "capacity", "metrics")
+CAPACITY_RATES = (500, 1000, 1500)
+OBSERVED = 20_000
 
 WRK = """
 wrk.method = "POST"
@@ -219,6 +221,39 @@ class Bench:
             makers: dict[str, Callable[[], Any]] = {"nginx": lambda: nginx_proxy(self._home, port), "coollm memory": lambda: coollm(self._home, "memory", port)}
             return interleaved(self._start(stack, makers), rounds, lambda server: wrk(server, self._home, seconds, body, 16))
 
+    def capacity(self) -> dict[str, Row]:
+        """What `coollm capacity` predicts from a load at a fixed rate, and what is then reached in a closed loop."""
+        seconds = 4 if self._quick else 8
+        found: dict[str, Row] = {}
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(vendor(self._home)).port
+            server = stack.enter_context(coollm(self._home, "sqlite", port))
+            server.wait()
+            file = self._home / "capacity.request"
+            file.write_bytes(server.request(BODY))
+            environment = {**os.environ, **_environment_of(server)}
+            ours = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "coollm_cli.main", "capacity", "--json", "--seconds", str(seconds)]
+            ours += ["--config", str(self._home / "coollm sqlite" / "coollm.yaml")]
+            measured = medians([wrk(server, self._home, seconds, BODY, CONNECTIONS) for _ in range(1 if self._quick else 3)])
+            for rate in CAPACITY_RATES:
+                words = [sys.executable, "-m", "benchmark.openloop", "127.0.0.1", str(server.port), str(rate), str(seconds + 4), str(file)]
+                process = subprocess.Popen(
+                    ["taskset", "-c", LOAD_CORE, *words], stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+                )
+                time.sleep(1.5)
+                told = json.loads(subprocess.run(ours, capture_output=True, check=True, text=True, env=environment).stdout)
+                process.wait()
+                row: Row = {"predicted": told["saturation_requests_per_second"], "measured": round(measured["rate"]), "busy": told["now"]["busy"]}
+                found[f"{rate} requests/s"] = row
+        return found
+
+    def metrics(self) -> dict[str, Row]:
+        """What the metrics of a request cost, and a scrape with as many series as there can be."""
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._home)
+        from benchmark.metrics import measure
+
+        return measure(OBSERVED)
+
     def commands(self) -> dict[str, Row]:
         """How long a command takes, from its start to its end."""
         (self._home / "two.py").write_text(TYPER)
@@ -252,7 +287,7 @@ def show(found: dict[str, dict[str, Row]]) -> None:
     """The tables, with what each is to nginx and to the peers."""
     for part, rows in found.items():
         print(f"\n{part}\n")
-        {"throughput": _show_throughput, "latency": _show_latency, "streams": _show_streams, "bodies": _show_bodies, "commands": _show_commands}[part](rows)
+        SHOWN[part](rows)
     for rows in found.values():
         for name, row in rows.items():
             for one in [row, *(inner for inner in row.values() if isinstance(inner, dict))]:
@@ -296,6 +331,30 @@ def _show_commands(rows: dict[str, Row]) -> None:
     print("| command | seconds | × Typer |\n|---|---|---|")
     for name, row in rows.items():
         print(f"| {name} | {row['seconds']} | {row['seconds'] / rows['typer --help']['seconds']:.2f} |")
+
+
+def _show_capacity(rows: dict[str, Row]) -> None:
+    print("| at | a worker is busy | predicted requests/s | reached | error |\n|---|---|---|---|---|")
+    for name, row in rows.items():
+        error = row["predicted"] / row["measured"] - 1
+        print(f"| {name} | {row['busy']:.0%} | {row['predicted']:,} | {row['measured']:,} | {error:+.0%} |")
+
+
+def _show_metrics(rows: dict[str, Row]) -> None:
+    print("| | |\n|---|---|")
+    for name, row in rows.items():
+        print(f"| {name} | {row['value']} |")
+
+
+SHOWN = {
+    "throughput": _show_throughput,
+    "latency": _show_latency,
+    "streams": _show_streams,
+    "bodies": _show_bodies,
+    "commands": _show_commands,
+    "capacity": _show_capacity,
+    "metrics": _show_metrics,
+}
 
 
 def main() -> None:

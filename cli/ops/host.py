@@ -227,16 +227,20 @@ def start_plan() -> Plan:
     need_root()
     names = need_instances()
     down = [name for name in names if not systemd.is_active(systemd.service(name))]
-    if not down and systemd.is_active(systemd.PUBLIC_SOCKET):
+    is_open = systemd.is_active(systemd.PUBLIC_SOCKET)
+    if not down and is_open:
         return Plan("start", {}, (), nothing="every instance runs already")
-    parameters = {"instances": down}
-    return Plan("start", parameters, start_steps(parameters), reverse=("stop", {"instances": down}))
+    closed = [] if is_open else [name for name in names if name not in down]
+    parameters = {"instances": [name for name in names if name in down or name in closed], "closed": closed}
+    notes = [f"{count(len(closed), 'instance')} without the public address: systemd opens it for those alone that start with it"] if closed else []
+    return Plan("start", parameters, start_steps(parameters), notes, reverse=("stop", {"instances": down}))
 
 
 def start_steps(parameters: dict[str, Any]) -> list[Step]:
-    """Steps of `start`."""
-    names = parameters["instances"]
+    """Steps of `start`. Instances that run while the address is closed serve nobody, and would keep it from being opened."""
+    names, closed = parameters["instances"], parameters.get("closed", [])
     return [
+        *([Step("stop", f"stop {count(len(closed), 'instance')} that nobody can reach", lambda _: stop_services(closed))] if closed else []),
         Step("sockets", "open the public address", lambda _: open_sockets(names)),
         *(Step(f"start-{name}", f"start instance {name}", lambda _, name=name: start(name)) for name in names),  # type: ignore[misc]
     ]

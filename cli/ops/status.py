@@ -38,7 +38,16 @@ def host_status(config: Path, state_option: Path | None = None) -> dict[str, Any
 def _status(path: Path, before: dict[str, list[int]], seconds: float, state_option: Path | None = None) -> dict[str, Any]:
     instances = [_instance(one, before, seconds) for one in host.states(path)]
     state = state_directory(path, state_option)
-    return {"instances": instances, "backup": proof.told(state), "notes": _notes(path, state, instances)}
+    return {"instances": instances, "configuration": _configuration(path, state), "backup": proof.told(state), "notes": _notes(path, state, instances)}
+
+
+def _configuration(path: Path, state: Path) -> dict[str, Any] | None:
+    """The generation in force, by its number on this host and its hash; None where none was ever applied, or this user may not read it."""
+    try:
+        effective = Generations(path, state).effective()
+    except (CoollmError, OSError):
+        return None
+    return {"generation": effective.number, "digest": effective.digest} if effective is not None else None
 
 
 def _figures(path: Path) -> dict[str, list[int]]:

@@ -10,7 +10,7 @@ from coollm_cli.ops.backup.catalog import Found
 from coollm_cli.ops.backup.names import new_name, parse, this_host
 from coollm_cli.ops.backup.prune import kept
 
-from coollm.core.config.schema import Keep
+from coollm.core.config.backup import Keep
 from tests.backup.conftest import Site
 
 DAY = 86400

@@ -11,7 +11,7 @@ import time
 import pytest
 from coollm_cli.ops.backup.s3 import S3Target
 
-from coollm.core.config.schema import S3
+from coollm.core.config.backup import S3
 from coollm.core.errors import CheckFailed, OperationFailed, Unreachable
 from coollm.core.secrets import Secret
 from tests.backup.conftest import S3_ID, S3_SECRET, Bucket, Site, in_bucket

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from coollm_cli.ops.codes import ALL, FINDINGS
 from coollm_cli.ops.doctor import CHECKS, Finding, Patient
 
 from coollm.core.config.load import load
+from coollm.core.errors import RequestError
 from coollm.core.instances import WORKERS, WorkerReport, write_report
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -43,6 +46,22 @@ def test_every_code_is_found_by_a_check_and_explained() -> None:
     assert all(code.remedy for code in FINDINGS)
     assert len(ALL) == len({code.code for code in ALL.values()})
     assert len(CHECKS) == 18
+
+
+def test_every_error_of_the_gateway_is_explained() -> None:
+    used = set()
+    for file in (ROOT / "coollm").rglob("*.py"):
+        used |= set(re.findall(r'code="([a-z_]+)"', file.read_text()))
+    for error in every_error(RequestError):
+        used |= {error.code} - {None}
+    assert len(used) > 30
+    assert used <= set(ALL), f"coollm explain does not know {sorted(used - set(ALL))}"
+
+
+def every_error(kind: type[RequestError]) -> Iterator[type[RequestError]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from every_error(one)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +131,7 @@ def test_few_descriptors(patient: Patient, monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_mixed_releases(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Patient, "is_installed", True)
+    monkeypatch.setattr(doctor.systemd, "is_active", lambda _: True)
     for releases, found in ((("1", "1"), []), (("1", "2"), ["mixed-releases"])):
         states = [
             SimpleNamespace(name=str(number), status="up", release=release, live=[SimpleNamespace(version=release)]) for number, release in enumerate(releases)

@@ -19,6 +19,7 @@ OF_THE_MACHINE = {"clock", "backlog", "local-ports", "log-rotation", "overcommit
 
 APPLY = "coollm config apply --yes"
 KILLED = f"PYTHONPATH={RELEASES}/kill KILL_AT=4"
+REDIS = "mkdir -p /srv/redis; systemd-run --unit=redis-own redis-server --port 6390 --appendonly yes --dir /srv/redis"
 SMALL = "mount -t tmpfs -o size=600m,nr_inodes=300,uid=coollm,gid=coollm,mode=750 tmpfs /var/log/coo-llm"
 
 
@@ -70,9 +71,10 @@ FAULTS = (
     Fault(
         "a secret that is not there",
         "config",
-        "sed 's/^version:.*/version: \"1.0\"\\ncompliance: {gdpr: ${secret:nowhere}}/' /etc/coollm/config.yaml >/srv/c; cat /srv/c >/etc/coollm/config.yaml",
+        """echo 'logging: {level: "${secret:nowhere}"}' >>/etc/coollm/config.yaml""",
         "secrets set nowhere",
-        f"echo true | coollm secrets set nowhere --yes && {APPLY} /etc/coollm/config.yaml",
+        f"echo info | coollm secrets set nowhere --yes && {APPLY} /etc/coollm/config.yaml",
+        f"{APPLY} /srv/before.yaml",
     ),
     Fault("an instance is down", "instance", "systemctl stop coollm-admin@2.socket; systemctl stop coollm@2", "coollm status", "coollm start --yes"),
     Fault("the address is closed", "socket", "systemctl stop coollm.socket", "coollm start", "coollm start --yes"),
@@ -98,12 +100,12 @@ FAULTS = (
         "timeouts",
         f"{APPLY} /srv/timeouts.yaml",
         "change the one that the finding names",
-        "coollm config rollback --yes",
+        f"{APPLY} /srv/before.yaml",
     ),
     Fault(
         "a certificate that ends",
         "certificate",
-        f"{APPLY} /srv/tls.yaml",
+        f"{APPLY} /srv/tls.yaml && coollm restart --yes",
         "coollm tls renew",
         "coollm tls renew --self-signed --name localhost --yes",
     ),
@@ -113,7 +115,7 @@ FAULTS = (
         "rm /srv/tls/cert.pem",
         "coollm tls renew",
         "coollm tls renew --self-signed --name localhost --yes",
-        "coollm config rollback --yes",
+        f"{APPLY} /srv/before.yaml && coollm restart --yes",
     ),
     Fault(
         "a vendor key that was revoked",
@@ -145,7 +147,7 @@ FAULTS = (
         f"{APPLY} /srv/more.yaml --confirm-within 10m",
         "coollm config confirm",
         "coollm config confirm --yes",
-        "coollm config rollback --yes",
+        f"{APPLY} /srv/before.yaml",
     ),
     Fault(
         "another program has the port",
@@ -166,10 +168,10 @@ FAULTS = (
     Fault(
         "Redis is gone",
         "store",
-        f"redis-server --port 6390 --daemonize yes --save '' >/dev/null; {APPLY} /srv/redis.yaml && coollm restart --yes && redis-cli -p 6390 shutdown; sleep 1",
+        f"{REDIS}; sleep 1; {APPLY} /srv/redis.yaml && coollm restart --yes && systemctl stop redis-own; sleep 1",
         "see to Redis",
-        "redis-server --port 6390 --daemonize yes --save '' >/dev/null; sleep 3",
-        "coollm config rollback --yes; coollm restart --yes; redis-cli -p 6390 shutdown; true",
+        f"{REDIS}; sleep 3",
+        f"{APPLY} /srv/before.yaml && coollm restart --yes && systemctl stop redis-own",
     ),
     Fault(
         "the audit log cannot be written",
@@ -199,9 +201,11 @@ class Refused(NamedTuple):
 
 REFUSED = (
     Refused("budget_exceeded", "coollm budget set client one --usd 0.000001 --yes", "coollm budget set", "coollm budget set client one --usd 100 --yes"),
-    Refused("rate_limit_exceeded", "coollm clients limit two --req-per-min 1 --yes", "coollm clients limit", "coollm clients limit two --req-per-min 1000 --yes"),
     Refused(
-        "not_allowed",
+        "rate_limit_exceeded", "coollm clients limit two --req-per-min 1 --yes", "coollm clients limit", "coollm clients limit two --req-per-min 1000 --yes"
+    ),
+    Refused(
+        "model_not_allowed",
         "coollm clients update three --model other --yes",
         "coollm clients update ID --model",
         "coollm clients update three --model 'gpt-sim*' --yes",
@@ -241,6 +245,7 @@ def write_files(patient: Installed) -> None:
         "timeouts": before + "policy:\n  timeouts: {first_byte: 20m}\n",
         "tls": before.replace("server:\n", "server:\n  tls: {cert_file: /srv/tls/cert.pem, key_file: /srv/tls/key.pem}\n", 1),
         "revoked": before.replace(keys[0], '    api_keys: ["sk-one", "sk-gone~status=401"]\n'),
+        "before": before,
         "without": before.replace(keys[0], '    api_keys: ["sk-one"]\n'),
         "more": before + "model_aliases: {fast: 'openai:gpt-sim'}\n",
         "redis": before + "storage: {runtime: {type: redis, addr: '127.0.0.1:6390'}}\n",
@@ -275,17 +280,19 @@ def test_every_fault_is_named_and_mended_as_it_says(patient: Installed, releases
         left = findings(patient)
         if fault.code in left and left[fault.code]["what"] == (named or {}).get("what"):
             missed.append(f"{fault.name}: it is still there after `{fault.mend}`: {mended.stdout[-300:]} {mended.stderr[-500:]}")
-        host.run(fault.clean or "true", check=False, timeout=300)
+        cleaned = host.run(fault.clean or "true", check=False, timeout=300)
+        if cleaned.returncode != 0:
+            missed.append(f"{fault.name}: `{fault.clean}` failed: {cleaned.stdout[-300:]} {cleaned.stderr[-500:]}")
         if number == 0:
             write_files(patient)
-    assert missed == []
+    assert not missed, "\n".join(missed)
     assert len(FAULTS) + len(REFUSED) >= 30
     assert set(findings(patient)) <= {"secrets-in-clear"}, "the host is well again"
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.code)
 def test_a_refused_request_explains_itself(patient: Installed, case: Refused) -> None:
-    names = {"budget_exceeded": "one", "rate_limit_exceeded": "two", "not_allowed": "three", "expired_api_key": "four"}
+    names = {"budget_exceeded": "one", "rate_limit_exceeded": "two", "model_not_allowed": "three", "expired_api_key": "four"}
     key = patient.json("clients", "create", names[case.code], "--yes")["key"]
     body = json.dumps({"model": "gpt-sim", "messages": [{"role": "user", "content": "hello"}]})
     curl = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import requests
+from coollm_cli.ops.monitoring.log_fields import FIELDS
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
@@ -37,6 +38,9 @@ def test_a_slow_request_can_be_looked_up_from_its_bucket(tmp_path: Path) -> None
         plain = wait_for(lambda: requests.get(f"{gateway.url}/metrics", timeout=10).text, 5, "an answer")
         assert slow not in plain
         assert any(family.name == "coo_llm_latency_seconds" for family in text_families(plain))
+        # Every field of the log is in the map of fields, and no other.
+        assert set(gateway.logged(slow)) == {field.name for field in FIELDS}
+        assert all(len(field.means) <= 50 for field in FIELDS)
         # The id leads to the whole story.
         told = gateway.coollm("explain", slow)
         assert told.returncode == 0, told.stderr

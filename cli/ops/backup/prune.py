@@ -17,7 +17,7 @@ from coollm_cli.ops.host import count
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
 
-from coollm.core.config.schema import Keep
+from coollm.core.config.backup import Keep
 from coollm.core.errors import CoollmError, OperationFailed
 from coollm.core.paths import admin_directory
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from coollm_cli.ops.backup.target import ABANDONED_SECONDS, Step, Stored
 
-from coollm.core.config.schema import S3
+from coollm.core.config.backup import S3
 from coollm.core.errors import CheckFailed, OperationFailed, Unreachable
 
 CONNECT_SECONDS = 10

@@ -11,7 +11,7 @@ from coollm_cli.ops.backup.create import settings_in_force
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
 
-from coollm.core.config.schema import Schedule
+from coollm.core.config.backup import Schedule
 from coollm.core.errors import OperationFailed, UsageError
 from coollm.core.files import replace_file
 from coollm.core.paths import is_installed

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from coollm.core.background import Gradual
-from coollm.core.config.schema import Backup
+from coollm.core.config.backup import Backup
 from coollm.core.errors import CheckFailed, OperationFailed, UsageError
 from coollm.core.files import sync_directory
 from coollm.core.paths import is_installed, make_private

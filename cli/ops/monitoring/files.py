@@ -2,7 +2,8 @@
 
 Sources: https://prometheus.io/docs/prometheus/latest/configuration/ (recording_rules, alerting_rules, configuration), https://prometheus.io/docs/alerting/latest/
 configuration/, https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/, https://vector.dev/docs/reference/configuration/,
-https://www.elastic.co/guide/en/beats/filebeat/current/filebeat-input-filestream.html.
+https://www.elastic.co/guide/en/beats/filebeat/current/filebeat-input-filestream.html, https://www.elastic.co/guide/en/elasticsearch/reference/current/
+mapping-field-meta.html.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import Any
 
 import yaml
 from coollm_cli.ops.monitoring.alerts import ALERTS, CRITICAL, HIGH, JOB, LOW, MEDIUM, RECORDINGS
+from coollm_cli.ops.monitoring.log_fields import FIELDS
 from coollm_cli.ops.monitoring.panels import BOARDS, Board, Panel
 
 RULES, PROMETHEUS, ALERTMANAGER = "coollm-rules.yml", "prometheus.yml", "alertmanager.yml"
 TLS = "https://"
 REPEAT = {CRITICAL: "1h", HIGH: "4h", MEDIUM: "12h", LOW: "3d"}
 WAIT = {CRITICAL: "10s", HIGH: "30s", MEDIUM: "2m", LOW: "10m"}
-SCHEMA_VERSION = 39
+SCHEMA_VERSION = 42
+"""Of defaultDashboard in the npm package @grafana/schema 13."""
+
 COLUMNS, WIDTH, HEIGHT = 24, 8, 8
 
 
@@ -30,6 +34,7 @@ def rendered(targets: Sequence[str], webhook: str, log_directory: str, ca_file: 
         PROMETHEUS: _yaml(prometheus(targets, ca_file), "Scrapes the gateway: one address of each host, which answers for all workers of it."),
         ALERTMANAGER: _yaml(alertmanager(webhook), "Routes by severity. One notification for a severity and host; alerts are silenced by name."),
         "vector.yaml": _yaml(vector(log_directory), "Ships the JSON logs: every line has its fields already."),
+        "log-fields.json": json.dumps(mapping(), indent=2) + "\n",
         "filebeat.yml": _yaml(filebeat(log_directory), "Ships the JSON logs: every line has its fields already."),
     }
     return files | {f"grafana-{board.name}.json": json.dumps(dashboard(board), indent=2) + "\n" for board in BOARDS}
@@ -108,6 +113,14 @@ def filebeat(log_directory: str) -> dict[str, Any]:
             }
         ],
         "output.console": {"pretty": False},
+    }
+
+
+def mapping() -> dict[str, Any]:
+    """The fields of app.log as an index template of Elasticsearch has them, each with what it is."""
+    return {
+        "index_patterns": ["coollm-*"],
+        "template": {"mappings": {"properties": {one.name: {"type": one.kind, "meta": {"about": one.means}} for one in FIELDS}}},
     }
 
 

@@ -63,6 +63,9 @@ def _base_urls(root: Node) -> Iterator[Fault]:
 def _duplicates(root: Node) -> Iterator[Fault]:
     for section in ("llm_providers", "api_keys", "teams"):
         yield from _twice([(f"{section}[{index}].id", item.get("id")) for index, item in enumerate(_list(root, section))])
+    fleet = root.get("fleet")
+    for section in ("hosts", "load_balancers"):
+        yield from _twice([(f"fleet.{section}[{index}].name", item.get("name")) for index, item in enumerate(_list(fleet, section) if fleet else ())])
     yield from _twice([(f"api_keys[{index}].key", item.get("key")) for index, item in enumerate(_list(root, "api_keys"))], secret=True)
     for index, provider in enumerate(_list(root, "llm_providers")):
         keys = provider.get("api_keys")

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
+from coollm.core.config.backup import Backup
+from coollm.core.config.fleet import Fleet
+from coollm.core.config.sections import Identifier, Percent, Positive, Price, Section, Weight, doc
 from coollm.core.config.values import Address, Duration
 from coollm.core.secrets import Secret
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections. An unknown key is an error."""
-
-
-Positive = Annotated[int, Meta(ge=1)]
-Price = Annotated[float, Meta(ge=0)]
-Weight = Annotated[float, Meta(ge=0)]
-Percent = Annotated[float, Meta(gt=0, le=100)]
-Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
-
-
-def doc(description: str, example: Any = None, *, inert: bool = False, one_or_many: bool = False, password: bool = False) -> Meta:
-    """What a key means. `inert` marks one that is accepted but not acted on yet: `config validate` says so. A `password` is any text; other secrets are keys,
-    which are sent in headers.
-    """
-    return Meta(
-        description=description,
-        examples=None if example is None else [example],
-        extra={"inert": inert, "one_or_many": one_or_many, "password": password},
-    )
 
 
 class Tls(Section, frozen=True):
@@ -388,69 +368,6 @@ class Compliance(Section, frozen=True):
     ] = None
 
 
-class S3(Section, frozen=True):
-    """A store with the API of Amazon S3."""
-
-    endpoint: Annotated[str | None, doc("Its address; Amazon's, or $AWS_ENDPOINT_URL, if not given.", "https://s3.company.com")] = None
-    region: Annotated[str | None, doc("Region; $AWS_REGION or the AWS configuration's if not given.", "eu-central-1")] = None
-    path_style: Annotated[bool | None, doc("The bucket is in the path and not in the host's name; by default wherever `endpoint` is given.")] = None
-    access_key_id: Annotated[Secret | None, doc("Whose access; the AWS SDK's own places are searched if not given.", "${secret:s3-id}", password=True)] = None
-    secret_access_key: Annotated[Secret | None, doc("The secret of `access_key_id`.", "${secret:s3-key}", password=True)] = None
-    ca_file: Annotated[str | None, doc("Who signs its certificate, PEM; the system's authorities if not given.", "/etc/coollm/s3-ca.pem")] = None
-    server_side_encryption: Annotated[Literal["AES256", "aws:kms"] | None, doc("Encryption that the store adds to ours.")] = None
-    kms_key_id: Annotated[str | None, doc("With `aws:kms`: which key.", "alias/backups")] = None
-    object_lock_days: Annotated[Positive | None, doc("Nobody can delete a backup for so long, if the bucket has Object Lock.", 30)] = None
-    object_lock_mode: Annotated[Literal["GOVERNANCE", "COMPLIANCE"], doc("With `object_lock_days`: whether some may nevertheless.")] = "GOVERNANCE"
-    checksums: Annotated[
-        Literal["when_supported", "when_required"], doc("Whether uploads carry checksums in their trailers, which some stores do not know.")
-    ] = "when_supported"
-    part_mb: Annotated[Annotated[int, Meta(ge=5, le=5000)], doc("Size of the parts that a backup is uploaded in, MiB.")] = 16
-    bandwidth_mb_per_second: Annotated[Annotated[float, Meta(gt=0)] | None, doc("Most that an upload takes, MB each second.", 20)] = None
-
-
-class Keep(Section, frozen=True):
-    """Which backups `coollm backup prune` keeps: those that any of these asks for, and always the newest one and the last one that was drilled."""
-
-    last: Annotated[Annotated[int, Meta(ge=1)], doc("The newest.")] = 3
-    daily: Annotated[Annotated[int, Meta(ge=0)], doc("The last of each of so many days.")] = 7
-    weekly: Annotated[Annotated[int, Meta(ge=0)], doc("The last of each of so many weeks.")] = 4
-    monthly: Annotated[Annotated[int, Meta(ge=0)], doc("The last of each of so many months.")] = 12
-    yearly: Annotated[Annotated[int, Meta(ge=0)], doc("The last of each of so many years.")] = 0
-    generations: Annotated[Annotated[int, Meta(ge=2)], doc("How many generations of the configuration are kept on the host.")] = 50
-    generation_days: Annotated[Positive | None, doc("How old they may become; those in force and the one before stay in any case.", 365)] = None
-
-    def kept_generations(self, now: float) -> tuple[int, float]:
-        """How many stay, and since which time of the epoch they have to have been applied."""
-        return self.generations, now - self.generation_days * 86400 if self.generation_days else 0.0
-
-
-class Schedule(Section, frozen=True):
-    """When `coollm backup schedule` lets timers run; calendar events of systemd.time(7)."""
-
-    full: Annotated[str | None, doc("Full backups, each followed by `backup prune`.", "daily")] = "daily"
-    config: Annotated[str | None, doc("Backups of configuration and secrets alone.", "hourly")] = None
-    drill: Annotated[str | None, doc("Restores to prove the newest full backup; needs `drill_identity_file`.", "weekly")] = "weekly"
-    random_delay: Annotated[Duration, doc("Each run is later by at most so much, so that many hosts do not come at once.", "30m")] = Duration(1800)
-
-
-class Backup(Section, frozen=True):
-    """Encrypted copies of all that a gateway needs to begin anew elsewhere."""
-
-    target: Annotated[
-        str | None, doc("A directory, or s3://BUCKET/PREFIX; /var/backups/coollm on an installed host if not given.", "s3://company-backups/coo-llm")
-    ] = None
-    s3: Annotated[S3, doc("The store of an s3:// target.")] = S3()
-    recipients: Annotated[
-        tuple[str, ...],
-        doc("Who can read backups: public keys of age or ssh, or gpg:KEY. The private ones do not belong on this host.", ["age1…"]),
-    ] = ()
-    drill_identity_file: Annotated[
-        str | None, doc("The private key of one of the recipients, for drills by a timer: one that is for this alone.", "/etc/coollm/drill.key")
-    ] = None
-    keep: Annotated[Keep, doc("What is kept.")] = Keep()
-    schedule: Annotated[Schedule, doc("When backups are made.")] = Schedule()
-
-
 class Settings(Section, frozen=True):
     """The whole configuration of a gateway."""
 
@@ -470,6 +387,7 @@ class Settings(Section, frozen=True):
     auth: Annotated[Auth | None, doc("Directory server for administrators.")] = None
     compliance: Annotated[Compliance, doc("What laws and auditors ask.")] = Compliance()
     backup: Annotated[Backup, doc("Encrypted backups.")] = Backup()
+    fleet: Annotated[Fleet, doc("Hosts that are operated together.")] = Fleet()
 
     def secrets(self) -> tuple[Secret, ...]:
         """Every secret of this configuration, for the redactor."""

@@ -1,0 +1,80 @@
+"""Makes hosts of bare machines, which need ssh and Python with venv: the wheels are brought there, and coollm installs itself from a virtual environment."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coollm_cli import output
+from coollm_cli.ops.fleet.inventory import Inventory
+from coollm_cli.ops.fleet.ssh import Remote, in_parallel, remotes
+
+from coollm.core.config.fleet import FleetHost
+from coollm.core.errors import CoollmError, OperationFailed, UsageError
+
+PLACE = "/var/tmp/coollm-bootstrap"  # noqa: S108  root's alone, and removed at the end
+SECONDS = 900.0
+CONFIGURATION, ENVIRONMENT = "/etc/coollm/config.yaml", "/etc/coollm/environment"
+
+
+def pack(wheelhouse: Path) -> bytes:
+    """The wheels of a directory, as a tar file. Raises UsageError."""
+    wheels = sorted(wheelhouse.glob("*.whl")) if wheelhouse.is_dir() else []
+    if not any(wheel.name.startswith("coollm-") for wheel in wheels):
+        raise UsageError(f"--wheelhouse {wheelhouse}: there is no wheel of coollm in it", "scripts/release makes one")
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for wheel in wheels:
+            tar.add(wheel, arcname=wheel.name)
+    return out.getvalue()
+
+
+def install(inventory: Inventory, hosts: Sequence[FleetHost], wheels: bytes, files: dict[str, bytes], instances: int) -> list[dict[str, Any]]:
+    """What came of it on each host: {"host", "ok", "what"}. A configuration that is there already stays as it is."""
+
+    def one(host: FleetHost) -> dict[str, Any]:
+        try:
+            what = _install(found[host.name], wheels, files, instances)
+        except CoollmError as error:
+            output.progress(f"{host.name}: failed: {error.message}")
+            return {"host": host.name, "ok": False, "what": error.message}
+        output.progress(f"{host.name}: {what}")
+        return {"host": host.name, "ok": True, "what": what}
+
+    with remotes(inventory.fleet, hosts) as found:
+        return in_parallel(inventory.fleet, list(hosts), one)
+
+
+def _install(remote: Remote, wheels: bytes, files: dict[str, bytes], instances: int) -> str:
+    _need(remote, f"rm -rf {PLACE} && install -d -m 700 {PLACE}/wheels && tar -x --no-same-owner -C {PLACE}/wheels", wheels)
+    try:
+        for path, data in files.items():
+            done = remote.run("test", "-e", path)
+            if done.exit_code != 0:
+                remote.put(path, data)
+        pip = f"{PLACE}/venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links {PLACE}/wheels coollm"
+        _need(remote, f"python3 -m venv {PLACE}/venv && {pip}")
+        words = ["install", "--wheelhouse", f"{PLACE}/wheels", "--instances", str(instances), "--yes", "--json"]
+        done = remote.run(f"{PLACE}/venv/bin/coollm", *words, seconds=SECONDS)
+        told = done.as_json() if done.exit_code == 0 else None
+        if told is None:
+            raise OperationFailed(f"{remote.where}: coollm install: {_last(done.errors)}", "the same command goes on where it stopped")
+        return "installed" if told.get("changed") else "is as it has to be"
+    finally:
+        remote.run("rm", "-rf", PLACE)
+
+
+def _need(remote: Remote, line: str, data: bytes | None = None) -> None:
+    done = remote.run("sh", "-c", line, data=data, seconds=SECONDS)
+    if done.exit_code != 0:
+        raise OperationFailed(f"{remote.where}: {_last(done.errors) or f'exit {done.exit_code}'}", f"tried: {shlex.quote(line)[:200]}")
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or [""])[-1][:400]

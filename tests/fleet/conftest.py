@@ -1,0 +1,76 @@
+"""Three hosts, and an administrator's machine that reaches them by ssh, with an ssh configuration of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import clean_environment
+from tests.host.conftest import CONFIG, network, new_host, releases, wheelhouse  # noqa: F401  fixtures
+from tests.host.hosts import TestHost
+
+NAMES = ("gw1", "gw2", "gw3")
+
+
+class Admin:
+    """Whoever operates the fleet: this machine, in the network of the hosts."""
+
+    def __init__(self, home: Path, hosts: dict[str, TestHost]) -> None:
+        self.home, self.hosts = home, hosts
+        first = next(iter(hosts.values()))
+        self.network = first.network
+        lines = [f"IdentityFile {self.network.key}\nUserKnownHostsFile {home}/known_hosts\nUser root\nLogLevel ERROR\n"]
+        lines += [f"Host {name}\n  HostName {host.address}\n" for name, host in hosts.items()]
+        (home / "ssh_config").write_text("".join(lines))
+        self.inventory(hosts)
+        self.know(*hosts.values())
+
+    def inventory(self, names: Any, **fleet: Any) -> None:
+        """Writes fleet.yaml."""
+        hosts = [{"name": name, "groups": ["front" if number < 2 else "back"]} for number, name in enumerate(names)]
+        (self.home / "fleet.yaml").write_text(
+            yaml.safe_dump({"fleet": {"hosts": hosts, "ssh": {"config_file": str(self.home / "ssh_config"), "connect_timeout": "3s"}, **fleet}})
+        )
+
+    def know(self, *hosts: TestHost) -> None:
+        """Keeps their keys, as `ssh` would have asked."""
+        with (self.home / "known_hosts").open("a") as file:
+            for host in hosts:
+                key = host.run("cat /etc/ssh/ssh_host_ed25519_key.pub").stdout.split()
+                file.write(f"{host.address} {key[0]} {key[1]}\n")
+
+    def command(self, *arguments: str) -> list[str]:
+        return ["ip", "netns", "exec", self.network.name, sys.executable, "-m", "coollm_cli.main", *arguments]
+
+    def coollm(self, *arguments: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+        environment = clean_environment(HOME=str(self.home))
+        return subprocess.run(self.command(*arguments), cwd=self.home, env=environment, capture_output=True, text=True, timeout=timeout, **options)
+
+    def json(self, *arguments: str) -> Any:
+        done = self.coollm(*arguments, "--json")
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def admin(new_host: Callable[[], TestHost], wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Admin:  # noqa: F811
+    """A fleet of three, installed by `coollm fleet install`."""
+    home = tmp_path_factory.mktemp("admin")
+    made = Admin(home, {name: new_host() for name in NAMES})
+    (home / "gateway.yaml").write_text(CONFIG)
+    bare = made.json("fleet", "status")
+    assert [row["status"] for row in bare["hosts"]] == ["failed"] * 3
+    assert all("not installed" in row["notes"][0] for row in bare["hosts"])
+    arguments = ["fleet", "install", "--wheelhouse", str(wheelhouse), "--with-config", "gateway.yaml", "--instances", "1"]
+    dry = made.coollm(*arguments, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    done = made.coollm(*arguments, "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return made
