@@ -53,6 +53,7 @@ COMMANDS = (
     Row("undo", "undo:undo", "Take the last change of this host back."),
     Row("backup", "backup:app", "Make, verify, restore and prove encrypted backups."),
     Row("fleet", "fleet:app", "Operate many hosts over ssh."),
+    Row("lb", "lb:app", "Write haproxy's configuration, and steer what it sends to each host."),
     Row("monitoring", "monitoring:app", "Write and check files for Prometheus, Alertmanager and Grafana."),
     Row("audit", "audit:app", "Show, search and verify the audit log."),
     Row("tls", "tls:app", "Show the gateway's certificate, and renew it while it runs."),

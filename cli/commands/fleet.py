@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 from coollm_cli import options, output
-from coollm_cli.ops.fleet import bootstrap, configuration, execute
+from coollm_cli.ops.fleet import bootstrap, changes, configuration, execute, rollout
 from coollm_cli.ops.fleet import status as ops
 from coollm_cli.ops.fleet.inventory import Inventory, destination, find_inventory
+from coollm_cli.ops.operation import Options, change, go_on
+from coollm_cli.ops.times import duration
 from coollm_cli.output import Result, Table
 
 from coollm.core.config.fleet import FleetHost
@@ -107,6 +109,94 @@ def install(
     failed = [row for row in told if not row["ok"]]
     lines = [f"{len(told) - len(failed)} of {len(told)} hosts are installed", *(f"{row['host']}: {row['what']}" for row in failed)]
     return Result({"ok": not failed, "done": True, "hosts": told}, lines, as_json=json, exit_code=1 if failed else 0)
+
+
+Batch = Annotated[str, typer.Option("--batch", metavar="SIZES", help="How many hosts at once: 1, 25%, or 1,10%,50%.")]
+Soak = Annotated[str, typer.Option("--soak", metavar="TIME", help="How long the first batch is watched before the others follow.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a change that has stopped.")]
+TakeBack = Annotated[bool, typer.Option("--rollback", help="Take back what a change that has stopped has done.")]
+
+
+@app.command()
+def restart(
+    batch: Batch = "1",
+    soak: Soak = "0s",
+    max_failures: options.MaxFailures = 0,
+    resume: Resume = False,
+    inventory: File = None,
+    host: Hosts = None,
+    group: Groups = None,
+    config: options.Config = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Restart every host in a rolling way: out of the load balancers, restarted instance by instance, healthy, and back in steps.
+
+    Example: coollm fleet restart --batch 1,25%
+    """
+    chosen = _chosen(inventory, config, host, group)
+    return _roll(chosen, {"kind": "restart"}, batch, soak, max_failures, Options(dry_run, yes, json, quiet), resume=resume)
+
+
+@app.command()
+def upgrade(
+    release: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="The version; its wheel and what it needs are in the wheelhouse.")] = None,
+    wheelhouse: Annotated[Path | None, typer.Option("--wheelhouse", metavar="DIR", help="The wheels, as scripts/release makes them.")] = None,
+    batch: Batch = "1",
+    soak: Soak = "30s",
+    max_failures: options.MaxFailures = 0,
+    resume: Resume = False,
+    take_back: TakeBack = False,
+    inventory: File = None,
+    host: Hosts = None,
+    group: Groups = None,
+    config: options.Config = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Bring every host to another release, batch by batch; a host that is not healthy with it takes it back everywhere (exit 7).
+
+    Example: coollm fleet upgrade 1.3.0 --wheelhouse wheelhouse --batch 1,25%
+    """
+    chosen, how = _chosen(inventory, config, host, group), Options(dry_run, yes, json, quiet)
+    if resume or take_back:
+        return go_on(changes.host_of(chosen[0]), "fleet-rollout", how, abort=take_back)
+    if release is None or wheelhouse is None:
+        raise UsageError("which release?", "coollm fleet upgrade VERSION --wheelhouse DIR, or --resume, or --rollback")
+    return _roll(chosen, {"kind": "upgrade", "release": release, "wheelhouse": str(wheelhouse.absolute())}, batch, soak, max_failures, how, resume=False)
+
+
+@app.command()
+def rollback(
+    batch: Batch = "1",
+    max_failures: options.MaxFailures = 0,
+    inventory: File = None,
+    host: Hosts = None,
+    group: Groups = None,
+    config: options.Config = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Bring every host back to the release that it ran before its last upgrade.
+
+    Example: coollm fleet rollback --batch 25%
+    """
+    chosen = _chosen(inventory, config, host, group)
+    return _roll(chosen, {"kind": "rollback"}, batch, "0s", max_failures, Options(dry_run, yes, json, quiet), resume=False)
+
+
+def _roll(chosen: tuple[Inventory, list[FleetHost]], action: dict[str, str], batch: str, soak: str, max_failures: int, how: Options, *, resume: bool) -> Result:
+    inventory, hosts = chosen
+    ours = changes.host_of(inventory)
+    if resume:
+        return go_on(ours, "fleet-rollout", how, abort=False)
+    return change(ours, lambda: rollout.plan(inventory, hosts, action, batch, duration("--soak", soak), max_failures), how)
 
 
 @config_app.command("apply")

@@ -62,7 +62,9 @@ FINDINGS = (
     Code("drained", "An instance takes no new connections, and stays so.", "coollm undrain N opens it again"),
     Code("timers", "A regular job is not run by its timer.", "sudo coollm install switches the timers on that belong to it"),
     Code(
-        "store", "The store of limits does not answer.", "see to Redis, or to the disk and the owner of the state; storage.runtime.on_failure decides meanwhile"
+        "store",
+        "The store of limits does not answer.",
+        "see to Redis, or to the disk and the owner of the state; one that was exchanged is trusted after a minute; meanwhile on_failure decides",
     ),
     Code(
         "providers",

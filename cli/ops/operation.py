@@ -27,7 +27,7 @@ from coollm_cli.output import Result
 from coollm.core.audit import AuditLog
 from coollm.core.config.generations import Generations
 from coollm.core.config.load import load
-from coollm.core.errors import CoollmError, OperationFailed, Undone
+from coollm.core.errors import CoollmError, OperationFailed, Paused, Undone
 from coollm.core.paths import audit_log, log_directory
 from coollm.core.secrets import Redactor
 
@@ -60,6 +60,8 @@ KINDS = {
     "backup-restore": "backup.in_place:restore_steps",
     "backup-prune": "backup.prune:prune_steps",
     "backup-schedule": "backup.schedule:schedule_steps",
+    "fleet-rollout": "fleet.rollout:steps",
+    "lb-steer": "fleet.steering:steps",
 }
 """Which function makes the steps of a kind from its parameters."""
 
@@ -221,6 +223,10 @@ def _make(host: Host, entry: Entry, steps: Sequence[Step], options: Options) -> 
                 return  # with everything else the journal is gone
             entry.done.append(step.name)
             host.journal.write(entry)
+    except Paused as error:
+        host.journal.write(entry)
+        host_audit(host, entry, "waits", reason=error.message)
+        raise
     except CoollmError as error:
         _failed(host, entry, steps, error)
     except OSError as error:

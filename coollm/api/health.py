@@ -47,7 +47,8 @@ def _store(services: Services) -> Json:
     except StoreError:
         services.metrics.store_up.set(0)
         rule = services.settings.storage.runtime.on_failure
-        return {"name": "store", "status": DOWN if rule == "deny" else DEGRADED, "detail": f"{kind} does not answer: {_WITHOUT_STORE[rule]}"}
+        why = "is another one than before, or has lost its counters, until a minute has passed" if services.store.has_forgotten else "does not answer"
+        return {"name": "store", "status": DOWN if rule == "deny" else DEGRADED, "detail": f"{kind} {why}: {_WITHOUT_STORE[rule]}"}
     services.metrics.store_up.set(1)
     return {"name": "store", "status": OK, "detail": f"{kind} answers"}
 

@@ -84,6 +84,10 @@ class Undone(CoollmError):
     exit_code = 7
 
 
+class Paused(CoollmError):
+    """A change has stopped in the middle and waits: the hint says how to go on, or to take it back."""
+
+
 class RequestError(CoollmError):
     """A client's request ends with this error.
 

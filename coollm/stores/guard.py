@@ -240,6 +240,11 @@ class GuardedStore:
         _log.error("the store fails", extra={"reason": fault, "on_failure": self._rule})
         gevent.spawn(self._wait_for_recovery)
 
+    @property
+    def has_forgotten(self) -> bool:
+        """Whether it answers, and is not trusted yet: it is another store than before, or has lost its counters."""
+        return self.is_failing and self._forgot_at is not None
+
     def _check_identity(self) -> None:
         """Whether the store is still the one that this host's gateway used last. Raises StoreError; then it is asked again when it answers."""
         identity = self._store.identity()

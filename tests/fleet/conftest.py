@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import clean_environment
-from tests.host.conftest import CONFIG, network, new_host, releases, wheelhouse  # noqa: F401  fixtures
+from tests.conftest import ROOT, clean_environment
+from tests.host.conftest import CONFIG, KEY, network, new_host, releases, wheelhouse  # noqa: F401  fixtures
 from tests.host.hosts import TestHost
 
 NAMES = ("gw1", "gw2", "gw3")
@@ -29,15 +30,13 @@ class Admin:
         lines = [f"IdentityFile {self.network.key}\nUserKnownHostsFile {home}/known_hosts\nUser root\nLogLevel ERROR\n"]
         lines += [f"Host {name}\n  HostName {host.address}\n" for name, host in hosts.items()]
         (home / "ssh_config").write_text("".join(lines))
-        self.inventory(hosts)
+        self.write({"hosts": [{"name": name, "groups": ["front" if number < 2 else "back"]} for number, name in enumerate(hosts)]})
         self.know(*hosts.values())
 
-    def inventory(self, names: Any, **fleet: Any) -> None:
+    def write(self, fleet: dict[str, Any]) -> None:
         """Writes fleet.yaml."""
-        hosts = [{"name": name, "groups": ["front" if number < 2 else "back"]} for number, name in enumerate(names)]
-        (self.home / "fleet.yaml").write_text(
-            yaml.safe_dump({"fleet": {"hosts": hosts, "ssh": {"config_file": str(self.home / "ssh_config"), "connect_timeout": "3s"}, **fleet}})
-        )
+        ssh = {"config_file": str(self.home / "ssh_config"), "connect_timeout": "3s"}
+        (self.home / "fleet.yaml").write_text(yaml.safe_dump({"fleet": {**fleet, "ssh": ssh}}))
 
     def know(self, *hosts: TestHost) -> None:
         """Keeps their keys, as `ssh` would have asked."""
@@ -48,6 +47,24 @@ class Admin:
 
     def command(self, *arguments: str) -> list[str]:
         return ["ip", "netns", "exec", self.network.name, sys.executable, "-m", "coollm_cli.main", *arguments]
+
+    @contextmanager
+    def load(self, url: str, rate: int, streams: int, stream_seconds: float = 8) -> Iterator[dict[str, Any]]:
+        """Clients of the fleet, for as long as the block runs; what came of them is in the dictionary when it is over."""
+        words = [url, KEY, str(rate), "40", str(streams), str(stream_seconds), "openai:gpt-sim"]
+        command = ["ip", "netns", "exec", self.network.name, sys.executable, str(ROOT / "tests" / "host" / "load.py"), *words]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        found: dict[str, Any] = {}
+        try:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline() == "ready\n"
+            yield found
+            process.stdin.close()
+            found.update(json.loads(process.stdout.read()))
+        finally:
+            process.kill()
+            process.wait()
 
     def coollm(self, *arguments: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
         environment = clean_environment(HOME=str(self.home))

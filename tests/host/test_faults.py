@@ -20,6 +20,8 @@ OF_THE_MACHINE = {"clock", "backlog", "local-ports", "log-rotation", "overcommit
 APPLY = "coollm config apply --yes"
 KILLED = f"PYTHONPATH={RELEASES}/kill KILL_AT=4"
 REDIS = "mkdir -p /srv/redis; systemd-run --unit=redis-own redis-server --port 6390 --appendonly yes --dir /srv/redis"
+# One that is trusted at once, as on a host that never had another.
+ANOTHER_STORE = "coollm stop --yes && rm -f /var/lib/coollm/store.identity && coollm start --yes"
 SMALL = "mount -t tmpfs -o size=600m,nr_inodes=300,uid=coollm,gid=coollm,mode=750 tmpfs /var/log/coo-llm"
 
 
@@ -168,10 +170,10 @@ FAULTS = (
     Fault(
         "Redis is gone",
         "store",
-        f"{REDIS}; sleep 1; {APPLY} /srv/redis.yaml && coollm restart --yes && systemctl stop redis-own; sleep 1",
+        f"{REDIS}; sleep 1; {APPLY} /srv/redis.yaml && {ANOTHER_STORE} && coollm health && systemctl stop redis-own; sleep 1",
         "see to Redis",
         f"{REDIS}; sleep 3",
-        f"{APPLY} /srv/before.yaml && coollm restart --yes && systemctl stop redis-own",
+        f"{APPLY} /srv/before.yaml && {ANOTHER_STORE} && systemctl stop redis-own",
     ),
     Fault(
         "the audit log cannot be written",

@@ -57,7 +57,8 @@ def _install(remote: Remote, wheels: bytes, files: dict[str, bytes], instances: 
             if done.exit_code != 0:
                 remote.put(path, data)
         pip = f"{PLACE}/venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links {PLACE}/wheels coollm"
-        _need(remote, f"python3 -m venv {PLACE}/venv && {pip}")
+        # The system's own, where there is one: a person's Python cannot be read by the units.
+        _need(remote, f'"$(command -v /usr/bin/python3 || command -v python3)" -m venv {PLACE}/venv && {pip}')
         words = ["install", "--wheelhouse", f"{PLACE}/wheels", "--instances", str(instances), "--yes", "--json"]
         done = remote.run(f"{PLACE}/venv/bin/coollm", *words, seconds=SECONDS)
         told = done.as_json() if done.exit_code == 0 else None

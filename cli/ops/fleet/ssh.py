@@ -121,9 +121,22 @@ class Remote:
 @contextlib.contextmanager
 def remotes(fleet: Fleet, hosts: Sequence[FleetHost]) -> Iterator[dict[str, Remote]]:
     """Every host by its name, for as long as the block runs."""
+    with _connected(fleet, {one.name: destination(one) for one in hosts}) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def balancer_remotes(fleet: Fleet) -> Iterator[dict[str, Remote]]:
+    """The load balancers of other machines by their names."""
+    with _connected(fleet, {one.name: one.address for one in fleet.load_balancers if one.address is not None}) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _connected(fleet: Fleet, places: dict[str, str]) -> Iterator[dict[str, Remote]]:
     # A socket's path has at most 104 characters, and ssh's hash is 40 of them.
     sockets = Path(tempfile.mkdtemp(prefix="coollm-ssh-", dir="/tmp"))
-    made = {one.name: Remote(destination(one), fleet.ssh, sockets) for one in hosts}
+    made = {name: Remote(where, fleet.ssh, sockets) for name, where in places.items()}
     try:
         yield made
     finally:
