@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coollm_cli import output
+from coollm_cli.ops.request_log import parse_line
 from coollm_cli.output import Result
 
 from coollm.core.config.load import load
@@ -64,7 +65,7 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             for line in file:
-                entry = _parsed(line)
+                entry = parse_line(line)
                 if entry is not None:
                     yield entry
     except PermissionError as error:
@@ -86,7 +87,7 @@ def _coming(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                entry = _parsed(line)
+                entry = parse_line(line)
                 if entry is not None:
                     yield entry
     finally:
@@ -95,14 +96,6 @@ def _coming(path: Path) -> Iterator[dict[str, Any]]:
 
 def _inode(file: Any) -> int:
     return os.fstat(file.fileno()).st_ino
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _is_wanted(entry: dict[str, Any], request_id: str | None, level: str | None) -> bool:

@@ -27,7 +27,7 @@ def find_request(request_id: str, path: Path) -> tuple[dict[str, Any], list[dict
     for file in files:
         found, others = None, []
         for line in _compressed(file) if file.suffix == ".gz" else _lines_from_the_end(file):
-            entry = _parsed(line) if request_id.encode() in line else None
+            entry = parse_line(line) if request_id.encode() in line else None
             if entry is None or entry.get("request_id") != request_id:
                 continue
             if "attempts" not in entry:
@@ -75,7 +75,8 @@ def _compressed(path: Path) -> Iterator[bytes]:
         raise OperationFailed(f"{path}: the log cannot be read: {error}") from error
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line of the log; None for one that is none, or was cut."""
     try:
         found = json.loads(line)
     except ValueError:

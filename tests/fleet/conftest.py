@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import ROOT, clean_environment
+from tests.conftest import clean_environment
+from tests.host.clients import clients
 from tests.host.conftest import CONFIG, KEY, network, new_host, releases, wheelhouse  # noqa: F401  fixtures
 from tests.host.hosts import TestHost
 
@@ -48,23 +49,9 @@ class Admin:
     def command(self, *arguments: str) -> list[str]:
         return ["ip", "netns", "exec", self.network.name, sys.executable, "-m", "coollm_cli.main", *arguments]
 
-    @contextmanager
-    def load(self, url: str, rate: int, streams: int, stream_seconds: float = 8) -> Iterator[dict[str, Any]]:
-        """Clients of the fleet, for as long as the block runs; what came of them is in the dictionary when it is over."""
-        words = [url, KEY, str(rate), "40", str(streams), str(stream_seconds), "openai:gpt-sim"]
-        command = ["ip", "netns", "exec", self.network.name, sys.executable, str(ROOT / "tests" / "host" / "load.py"), *words]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        found: dict[str, Any] = {}
-        try:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            assert process.stdout.readline() == "ready\n"
-            yield found
-            process.stdin.close()
-            found.update(json.loads(process.stdout.read()))
-        finally:
-            process.kill()
-            process.wait()
+    def load(self, url: str, rate: int, streams: int, stream_seconds: float = 4) -> AbstractContextManager[dict[str, Any]]:
+        """Clients of the fleet, for as long as the block runs."""
+        return clients(["ip", "netns", "exec", self.network.name], url, KEY, rate, 40, streams, stream_seconds, "openai:gpt-sim")
 
     def coollm(self, *arguments: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
         environment = clean_environment(HOME=str(self.home))
@@ -76,7 +63,7 @@ class Admin:
         return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def admin(new_host: Callable[[], TestHost], wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Admin:  # noqa: F811
     """A fleet of three, installed by `coollm fleet install`."""
     home = tmp_path_factory.mktemp("admin")

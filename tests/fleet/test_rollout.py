@@ -97,7 +97,8 @@ def test_upgrade_and_back_under_load(front: Front, wheels: Path) -> None:
         up = admin.json("fleet", "upgrade", NEW, "--wheelhouse", str(wheels), "--batch", "1,100%", "--soak", "2s", "--yes")
         assert up["ok"], up
         assert front.versions() == [NEW] * 3
-        back = admin.json("fleet", "rollback", "--batch", "100%", "--yes")
+        assert "leaves none that serves" in admin.coollm("fleet", "rollback", "--batch", "100%", "--yes").stderr
+        back = admin.json("fleet", "rollback", "--batch", "1,100%", "--yes")
         assert back["ok"], back
     whole(clients)
     assert front.versions() == before

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.host.clients import clients
 from tests.host.hosts import Network, TestHost, why_not
 
 WHEELHOUSE = "/srv/wheelhouse"
@@ -51,9 +51,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 
 
 @pytest.fixture(scope="session")
-def wheelhouse() -> Path:
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What scripts/release makes of this checkout."""
-    target = ROOT / "build" / "host-tests"
+    target = tmp_path_factory.mktemp("release")
     subprocess.run([ROOT / "scripts" / "release", target], check=True, capture_output=True, cwd=ROOT)
     return target / "wheelhouse"
 
@@ -62,7 +62,6 @@ def wheelhouse() -> Path:
 def releases(wheelhouse: Path) -> Path:
     """Where tests put wheels of other releases, as a host sees it under /srv/releases."""
     target = wheelhouse.parent / "releases"
-    shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     return target
 
@@ -97,25 +96,11 @@ class Installed:
     def json(self, *arguments: str, check: bool = True) -> Any:
         return json.loads(self.coollm(*arguments, "--json", check=check).stdout)
 
-    @contextmanager
     def load(
         self, rate: int = 200, connections: int = 40, streams: int = 50, stream_seconds: float = 20, model: str = "openai:gpt-sim"
-    ) -> Iterator[dict[str, Any]]:
-        """Clients that go on while the block runs; what came of them is in the dictionary when it is over."""
-        arguments = ["http://127.0.0.1:2906", KEY, rate, connections, streams, stream_seconds, model]
-        command = self.host.beside(sys.executable, str(Path(__file__).with_name("load.py")), *map(str, arguments))
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        found: dict[str, Any] = {}
-        try:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            assert process.stdout.readline() == "ready\n"
-            yield found
-            process.stdin.close()
-            found.update(json.loads(process.stdout.read()))
-        finally:
-            process.kill()
-            process.wait()
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """Clients that go on while the block runs."""
+        return clients(self.host.beside(), "http://127.0.0.1:2906", KEY, rate, connections, streams, stream_seconds, model)
 
 
 @pytest.fixture(scope="session")

@@ -15,17 +15,18 @@ from itertools import pairwise
 from coollm_cli.ops.load import Load
 
 COSTS = (
-    (0.0, 6.5),
-    (0.04, 6.5),
-    (0.08, 5.2),
-    (0.1, 3.6),
-    (0.12, 2.05),
-    (0.2, 1.72),
-    (0.31, 1.5),
-    (0.42, 1.4),
-    (0.55, 1.33),
-    (0.76, 1.27),
-    (0.9, 1.05),
+    (0.0, 9.7),
+    (0.04, 9.7),
+    (0.08, 7.6),
+    (0.1, 5.2),
+    (0.12, 3.2),
+    (0.2, 2.55),
+    (0.26, 2.45),
+    (0.31, 2.2),
+    (0.41, 2.0),
+    (0.55, 1.94),
+    (0.76, 1.85),
+    (0.9, 1.47),
     (1.0, 1.0),
 )
 """How busy a worker is, and how many times what a request costs a full one."""
@@ -36,11 +37,11 @@ FULL = 0.97
 COMFORTABLE = 0.7
 """What is recommended at most, so that a burst or the loss of an instance finds room."""
 
-REQUEST_SECONDS = 0.00030
+REQUEST_SECONDS = 0.000206
 """Processor time of a small request in a full worker, where nothing can be measured: of the machine that COSTS is from."""
 
-STREAM_SHARE = 0.0013
-"""The part of a processor that a stream of 50 pieces a second takes, of the same machine."""
+STREAM_SHARE = 0.0008
+"""The part of a processor that a stream of 50 pieces a second takes, of the same machine: 14 to 16 µs for each piece (`scripts/bench --only streams`)."""
 
 STREAM_BYTES = 40_000
 WORKER_BYTES = 90_000_000

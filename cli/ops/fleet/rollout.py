@@ -64,9 +64,14 @@ def plan(inventory: Inventory, hosts: Sequence[FleetHost], action: dict[str, Any
         raise OperationFailed(f"not every host is well: {'; '.join(ill)}", "mend them first, choose others by --host, or allow --max-failures")
     if action["kind"] == "upgrade":
         pack(Path(action["wheelhouse"]))
+    batches = batches_of(batch, names)
+    everyone = {one.name for one in inventory.fleet.hosts}
+    if inventory.fleet.load_balancers and len(everyone) > 1 and any(set(one) == everyone for one in batches):
+        raise UsageError(f"--batch {batch}: a batch of every host leaves none that serves", "smaller batches, such as 1 or 25%")
     parameters = parameters_of(inventory, hosts) | {
         "action": action,
-        "batches": batches_of(batch, names),
+        "is_alone": len(everyone) == 1,
+        "batches": batches,
         "soak_seconds": soak_seconds,
         "max_failures": max_failures,
     }
@@ -134,7 +139,8 @@ def _attempt(entry: Entry, name: str, remote: Remote, balancers: Balancers, para
 
 
 def _one(name: str, remote: Remote, balancers: Balancers, parameters: dict[str, Any]) -> dict[str, Any]:
-    _tell(lambda: balancers.set_state(name, DRAIN))
+    if not parameters["is_alone"]:
+        _tell(lambda: balancers.set_state(name, DRAIN))
     action = parameters["action"]
     if action["kind"] == "upgrade":
         wheels = pack(Path(action["wheelhouse"]))
