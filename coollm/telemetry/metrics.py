@@ -30,7 +30,7 @@ LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 # Models come from clients where a provider lists none: beyond this many the label says "other".
-MOST_MODELS = 500
+MOST_MODELS = 400
 
 # The same of clients: what each of them uses is in the ledger in any case.
 MOST_CLIENTS = 1000

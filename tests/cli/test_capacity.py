@@ -52,9 +52,9 @@ def test_streams_take_their_share() -> None:
     assert model.most_requests(cost, 2, 8, 300) == pytest.approx((2 * model.FULL - 0.3) / 0.0003)
     assert model.most_requests(cost, 8, 2) == model.most_requests(cost, 2, 8), "more workers than cores have no more"
     assert model.most_requests(cost, 1, 1, 5000) == 0
-    busy_with_streams = model.cost_of(load(30, 0.6, streams=400))
+    busy_with_streams = model.cost_of(load(30, 0.6, streams=800))
     assert busy_with_streams.is_measured
-    assert busy_with_streams.stream_share == pytest.approx(0.6 / 400, rel=0.1)
+    assert busy_with_streams.stream_share == pytest.approx(0.6 / 800, rel=0.1)
 
 
 def test_advice() -> None:
@@ -94,8 +94,8 @@ def test_what_if_of_nonsense(text: str) -> None:
 
 
 def test_of_a_gateway_that_works(tmp_path: Path) -> None:
-    provider = {"id": "openai", "type": "openai", "base_url": "simulator://", "api_keys": ["sk-one"], "models": ["gpt-sim"], "limits": {"req_per_min": 600_000}}
-    clients = [{"id": "app", "key": "client-key-of-the-tests", "limits": {"req_per_min": 60_000}}]
+    provider = {"id": "openai", "type": "openai", "base_url": "simulator://", "api_keys": ["sk-one"], "models": ["gpt-sim"], "limits": {"req_per_min": 60_000}}
+    clients = [{"id": "app", "key": "client-key-of-the-tests", "limits": {"req_per_min": 50_000}}]
     with serve(tmp_path, {"llm_providers": [provider], "api_keys": clients}, workers=1) as gateway:
         stopped = threading.Event()
 

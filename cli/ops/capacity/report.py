@@ -157,7 +157,7 @@ def _limit(who: str, kind: str, row: dict[str, Any] | None, limit: float | None,
         "what": f"{kind} a minute",
         "peak": round(peak, 1),
         "limit": limit,
-        "used": round(peak / limit, 4),
+        "used": round(peak / limit, 6),
         "days": _days(model.days_until(peak, limit, grows)),
     }
 
@@ -172,7 +172,7 @@ def _budget(budget: dict[str, Any]) -> dict[str, Any]:
         "what": f"dollars a {budget['period']}",
         "peak": round(used, 4),
         "limit": limit,
-        "used": round(used / limit, 4),
+        "used": round(used / limit, 6),
         "days": _days(days if days is None or ends is None or days < ends else None),
     }
 
