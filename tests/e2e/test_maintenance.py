@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import GatewayHandle, serve, wait_for
+from tests.conftest import GatewayHandle, coollm, serve, wait_for
 
 
 def told(gateway: GatewayHandle, period: str) -> dict[str, Any]:
@@ -49,3 +49,24 @@ def test_days_weeks_and_months(tmp_path: Path) -> None:
     gone = told(gateway, "daily")
     assert "health" in tasks(gone)
     assert gone["usage"] == {}
+
+
+def test_a_month_has_a_backup_and_its_proof(tmp_path: Path) -> None:
+    made = coollm("backup", "keygen", "drill.key", "--json", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    backup = {"recipients": [json.loads(made.stdout)["recipient"]], "target": str(tmp_path / "backups"), "drill_identity_file": str(tmp_path / "drill.key")}
+    provider = {"id": "openai", "type": "openai", "base_url": "simulator://", "api_keys": ["sk-one"], "models": ["gpt-sim"]}
+    with serve(tmp_path, {"llm_providers": [provider], "backup": backup}, workers=1) as gateway:
+        assert gateway.chat("gpt-sim").status_code == 200
+        assert "backups" in tasks(told(gateway, "weekly"))
+        monthly = told(gateway, "monthly")
+        assert "backup" not in tasks(monthly), monthly
+        listed = json.loads(gateway.coollm("backup", "list", "--json").stdout)["backups"]
+        assert len(listed) == 1
+        assert listed[0]["drilled"]
+        assert "backups" not in tasks(told(gateway, "weekly"))
+        # The backup's place is gone: that is said, and everything else is done.
+        (tmp_path / "backups").rename(tmp_path / "elsewhere")
+        (tmp_path / "backups").write_text("no directory")
+        failed = told(gateway, "monthly")
+        assert "backup" in tasks(failed)
