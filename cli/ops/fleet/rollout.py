@@ -27,7 +27,7 @@ from coollm.core.config.fleet import FleetHost
 from coollm.core.errors import CoollmError, OperationFailed, Paused, Unreachable, UsageError
 
 SECONDS = 1800.0
-RECONNECT_SECONDS = 60.0
+RECONNECT_SECONDS = 40.0
 HEALTHY_SECONDS = 60.0
 LOCKED = 6
 STEPS_BACK = ("10%", "50%", "100%")
