@@ -23,6 +23,8 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.host.machines import network, new_host, releases, wheelhouse  # noqa: F401  fixtures
+
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30
 

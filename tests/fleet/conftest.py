@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import clean_environment
 from tests.host.clients import clients
-from tests.host.conftest import CONFIG, KEY, network, new_host, releases, wheelhouse  # noqa: F401  fixtures
+from tests.host.conftest import CONFIG, KEY
 from tests.host.hosts import TestHost
 
 NAMES = ("gw1", "gw2", "gw3")
@@ -64,7 +64,7 @@ class Admin:
 
 
 @pytest.fixture(scope="session")
-def admin(new_host: Callable[[], TestHost], wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Admin:  # noqa: F811
+def admin(new_host: Callable[[], TestHost], wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Admin:
     """A fleet of three, installed by `coollm fleet install`."""
     home = tmp_path_factory.mktemp("admin")
     made = Admin(home, {name: new_host() for name in NAMES})

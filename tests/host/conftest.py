@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.host.clients import clients
-from tests.host.hosts import Network, TestHost, why_not
+from tests.host.hosts import TestHost
+from tests.host.machines import WHEELHOUSE
 
-WHEELHOUSE = "/srv/wheelhouse"
-RELEASES = "/srv/releases"
 KEY = "coollm-client-of-the-host-tests"
 
 CONFIG = f"""version: "1.0"
@@ -38,47 +36,6 @@ api_keys:
     key: "{KEY}"
     limits: {{req_per_min: 1000000}}
 """
-
-
-@pytest.fixture(scope="session")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
-    made = Network(tmp_path_factory.mktemp("hosts"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="session")
-def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What scripts/release makes of this checkout."""
-    target = tmp_path_factory.mktemp("release")
-    subprocess.run([ROOT / "scripts" / "release", target], check=True, capture_output=True, cwd=ROOT)
-    return target / "wheelhouse"
-
-
-@pytest.fixture(scope="session")
-def releases(wheelhouse: Path) -> Path:
-    """Where tests put wheels of other releases, as a host sees it under /srv/releases."""
-    target = wheelhouse.parent / "releases"
-    target.mkdir()
-    return target
-
-
-@pytest.fixture(scope="session")
-def new_host(network: Network, wheelhouse: Path, releases: Path) -> Iterator[Callable[[], TestHost]]:
-    """Boots a bare host with the wheelhouse, on which coollm is bootstrapped in a virtual environment."""
-    made: list[TestHost] = []
-
-    def boot() -> TestHost:
-        host = TestHost(network, [(wheelhouse, WHEELHOUSE), (releases, RELEASES)])
-        made.append(host)
-        return host
-
-    yield boot
-    for host in made:
-        host.close()
 
 
 BOOTSTRAP = f"/usr/bin/python3 -m venv /srv/bootstrap && /srv/bootstrap/bin/pip install -q --no-index --find-links {WHEELHOUSE} coollm"

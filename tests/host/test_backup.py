@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import clean_environment, wait_for
-from tests.host.conftest import BOOTSTRAP, CONFIG, KEY, WHEELHOUSE, Installed
+from tests.host.conftest import BOOTSTRAP, CONFIG, KEY, Installed
 from tests.host.hosts import Network, TestHost, sh
+from tests.host.machines import WHEELHOUSE
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.host.conftest import CONFIG, KEY, RELEASES, WHEELHOUSE, Installed, put_hook
+from tests.host.conftest import CONFIG, KEY, Installed, put_hook
+from tests.host.machines import RELEASES, WHEELHOUSE
 from tests.host.wheels import make_release
 
 pytestmark = pytest.mark.timeout(600)

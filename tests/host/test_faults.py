@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.host.conftest import BOOTSTRAP, CONFIG, RELEASES, WHEELHOUSE, Installed, put_hook
+from tests.host.conftest import BOOTSTRAP, CONFIG, Installed, put_hook
 from tests.host.hosts import TestHost
+from tests.host.machines import RELEASES, WHEELHOUSE
 
 pytestmark = pytest.mark.timeout(900)
 

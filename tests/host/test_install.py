@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from coollm.core.secrets import Secret
-from tests.host.conftest import BOOTSTRAP, RELEASES, WHEELHOUSE, Installed, put_hook
+from tests.host.conftest import BOOTSTRAP, Installed, put_hook
 from tests.host.hosts import TestHost
+from tests.host.machines import RELEASES, WHEELHOUSE
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.host.conftest import CONFIG, RELEASES, WHEELHOUSE, Installed
+from tests.host.conftest import CONFIG, Installed
+from tests.host.machines import RELEASES, WHEELHOUSE
 from tests.host.wheels import make_release
 
 pytestmark = pytest.mark.timeout(900)
