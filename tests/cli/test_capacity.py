@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coollm_cli.ops.capacity import model
@@ -16,7 +17,7 @@ from coollm_cli.ops.capacity.report import parse_what_if
 from coollm_cli.ops.load import Load
 
 from coollm.core.errors import UsageError
-from tests.conftest import serve
+from tests.conftest import serve, wait_for
 
 
 def load(requests: float, busy: float, streams: float = 0, workers: int = 1) -> Load:
@@ -121,8 +122,13 @@ def test_of_a_gateway_that_works(tmp_path: Path) -> None:
             500 * told["cost"]["cpu_us_per_request"] / 1e6 + 300 * told["cost"]["cpu_share_per_stream"], abs=0.02
         )
         assert told["what_if"]["guide"]["cores"] == "4-8"
-        assert {row["who"] for row in told["limits"]} == {"provider openai", "client app"}
-        assert all(0 < row["used"] < 1 for row in told["limits"])
+
+        def limits() -> list[dict[str, Any]]:
+            """From the ledger, into which the requests are shipped."""
+            found: list[dict[str, Any]] = json.loads(gateway.coollm("capacity", "--seconds", "1", "--json").stdout)["limits"]
+            return found if {row["who"] for row in found} == {"provider openai", "client app"} else []
+
+        assert all(0 < row["used"] < 1 for row in wait_for(limits, what="the limits"))
         text = gateway.coollm("capacity", "--seconds", "1").stdout
         assert "requests/s" in text
         assert "the guide's size" in text
