@@ -58,12 +58,12 @@ class Bundle:
     def collect(self) -> None:
         """Each part for itself: one that cannot be had says why, and the others come nevertheless."""
         parts: dict[str, Callable[[], Any]] = {
+            "processes.json": self._processes,  # what is under way now, before it ends
             "status.json": lambda: status.host_status(self.config, self.state),
             "doctor.json": lambda: [finding.as_json() for finding in doctor.examine(self.config, self.state)[0]],
             "health.json": self._health,
             "metrics.txt": self._metrics,
             "config.json": self._configuration,
-            "processes.json": self._processes,
             "system.json": self._system,
             "changes.json": self._changes,
             "audit.jsonl": self._audit,
@@ -100,6 +100,7 @@ class Bundle:
         found = []
         for name, report in host.live_workers(self.config):
             told: dict[str, Any] = {"instance": name, "pid": report.pid, "under_way": report.under_way, "streams": report.streams}
+            told["ages_seconds"] = report.ages
             told |= {"oldest_stream_seconds": report.oldest_stream_seconds, "connections": report.connections, "memory_bytes": report.memory_bytes}
             for file in PROCESS_FILES:
                 with contextlib.suppress(OSError):

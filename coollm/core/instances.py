@@ -65,7 +65,7 @@ class Instance(msgspec.Struct, frozen=True):
 
 class WorkerReport(msgspec.Struct):
     """What a worker tells. Totals are since it started, times of the epoch in seconds; `stamp` names what it serves, `refused_stamp` what it cannot serve, and
-    `refused` says why.
+    `refused` says why. `ages` are those of the oldest requests under way, in seconds.
     """
 
     pid: int
@@ -79,6 +79,7 @@ class WorkerReport(msgspec.Struct):
     under_way: int = 0
     streams: int = 0
     oldest_stream_seconds: float = 0.0
+    ages: list[float] = []
     requests: int = 0
     failed: int = 0
     streams_finished: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from bisect import bisect_left
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 from coollm.core.instances import LATENCY_BOUNDS
 
 FAILED = "5"
+MOST_AGES = 20
 
 
 class Served(Protocol):
@@ -62,3 +64,8 @@ class Traffic:
         """Requests under way, how many of them are streams, and the age of the oldest stream in seconds."""
         streams = [began for served, began in self._live.items() if served.is_stream]
         return len(self._live), len(streams), time.monotonic() - min(streams) if streams else 0.0
+
+    def ages(self) -> list[float]:
+        """How long the oldest requests that are under way have been, in seconds, the oldest first."""
+        now = time.monotonic()
+        return [round(now - began, 1) for began in heapq.nsmallest(MOST_AGES, self._live.values())]

@@ -227,6 +227,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             under_way=under_way,
             streams=streams,
             oldest_stream_seconds=round(oldest, 1),
+            ages=self._traffic.ages(),
             requests=traffic.requests,
             failed=traffic.failed,
             streams_finished=traffic.streams_finished,

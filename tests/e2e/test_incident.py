@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tarfile
+import threading
+import time
 from pathlib import Path
 
 from tests.conftest import GatewayHandle, serve
@@ -41,8 +43,12 @@ def test_what_is_in_a_bundle_and_what_keeps_it_from_being_written(tmp_path: Path
         assert preview.returncode == 0, preview.stderr
         assert set(json.loads(preview.stdout)["files"]) == PARTS
         assert not list(tmp_path.glob("coollm-incident-*"))
+        slow = threading.Thread(target=gateway.chat, args=("gpt-sim~latency_ms=9000",))
+        slow.start()
+        time.sleep(1.2)
         done = gateway.coollm("incident", "collect", "--output", "bundle.tar.gz")
         assert done.returncode == 0, done.stderr
+        slow.join()
         bundle = tmp_path / "bundle.tar.gz"
         assert bundle.stat().st_mode & 0o777 == 0o600
         found = contents(bundle)
@@ -51,6 +57,7 @@ def test_what_is_in_a_bundle_and_what_keeps_it_from_being_written(tmp_path: Path
         assert json.loads(found["health.json"])["status"]
         assert any(row["path"] == "server.listen" for row in json.loads(found["config.json"]))
         assert json.loads(found["processes.json"])[0]["descriptors"] > 0
+        assert max(age for row in json.loads(found["processes.json"]) for age in row["ages_seconds"]) > 0.5, "a request was under way"
         assert any("clients create mobile" in row["command"] for row in json.loads(found["changes.json"]))
         assert "clients create mobile" in found["timeline.md"]
         assert '"message": "request"' in found["app.log"]

@@ -35,10 +35,14 @@ def test_each_request_is_counted_once_by_how_it_ended() -> None:
     for served in (gone, fault):
         traffic.begin(served, time.monotonic())
     assert traffic.now()[:2] == (2, 2)
+    oldest = Served()
+    traffic.begin(oldest, time.monotonic() - 7)
+    assert [round(age) for age in traffic.ages()] == [7, 0, 0]
+    traffic.give_up(oldest, is_fault=False)
     traffic.give_up(gone, is_fault=False)
     traffic.give_up(fault, is_fault=True)
     traffic.give_up(fault, is_fault=True)
-    assert (traffic.requests, traffic.failed, traffic.streams_finished, traffic.streams_cut) == (7, 2, 1, 2)
+    assert (traffic.requests, traffic.failed, traffic.streams_finished, traffic.streams_cut) == (8, 2, 1, 2)
     assert sum(traffic.counts) == 3
     assert 0.002 <= LATENCY_BOUNDS[next(place for place, count in enumerate(traffic.counts) if count)] < 0.004
     assert traffic.now() == (0, 0, 0.0)
