@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.conftest import GatewayHandle, serve
+from tests.conftest import GatewayHandle, serve, wait_for
 
 SECRETS = ("sk-canary-of-a-vendor", "canary-admin-key-0123456789", "client-key-of-the-incident", "canary-nobody-refers-to")
 PARTS = {
@@ -43,6 +43,7 @@ def test_what_is_in_a_bundle_and_what_keeps_it_from_being_written(tmp_path: Path
         assert preview.returncode == 0, preview.stderr
         assert set(json.loads(preview.stdout)["files"]) == PARTS
         assert not list(tmp_path.glob("coollm-incident-*"))
+        wait_for(lambda: gateway.chat("gpt-sim").status_code == 200, what="the key that has just failed")
         slow = threading.Thread(target=gateway.chat, args=("gpt-sim~latency_ms=9000",))
         slow.start()
         time.sleep(1.2)
