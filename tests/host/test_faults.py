@@ -62,7 +62,7 @@ FAULTS = (
     Fault("the environment is for all to read", "permissions", "chmod 644 /etc/coollm/environment", "chmod 0600", "chmod 0600 /etc/coollm/environment"),
     Fault("the state is for all to read", "permissions", "chmod 755 /var/lib/coollm", "chmod 0700", "chmod 0700 /var/lib/coollm"),
     Fault("the master key is for all to read", "permissions", "chmod 644 /etc/coollm/master.key", "chmod 0600", "chmod 0600 /etc/coollm/master.key"),
-    Fault("the master key is gone", "master-key", "mv /etc/coollm/master.key /root/kept", "put back the copy", "mv /root/kept /etc/coollm/master.key"),
+    Fault("the master key is gone", "master-key", "mv /etc/coollm/master.key /srv/kept", "put back the copy", "mv /srv/kept /etc/coollm/master.key"),
     Fault("the file was edited", "config-drift", "echo '# x' >>/etc/coollm/config.yaml", "coollm config apply", f"{APPLY} /etc/coollm/config.yaml"),
     Fault(
         "an unknown key",
@@ -186,9 +186,9 @@ FAULTS = (
     Fault(
         "a line of the audit log was removed",
         "audit-fault",
-        "cp -p /var/log/coo-llm/audit.log /root/kept; sed -i 3d /var/log/coo-llm/audit.log; coollm audit verify; true",
+        "cp -p /var/log/coo-llm/audit.log /srv/kept; sed -i 3d /var/log/coo-llm/audit.log; coollm audit verify; true",
         "put back the log of a backup",
-        "cp -p /root/kept /var/log/coo-llm/audit.log; coollm audit verify",
+        "cp -p /srv/kept /var/log/coo-llm/audit.log; coollm audit verify",
     ),
 )
 
