@@ -14,7 +14,7 @@ from coollm_cli.ops.operation import Options, change
 from coollm_cli.output import Result, Table
 
 from coollm.core.config.fleet import FleetHost
-from coollm.core.errors import OperationFailed, UsageError
+from coollm.core.errors import OperationFailed
 from coollm.core.files import replace_file
 
 app = typer.Typer(help="Write haproxy's configuration, and steer what it sends to each host.", no_args_is_help=True, add_completion=False)
@@ -133,6 +133,4 @@ def drain(
 
 def _one(inventory: Path | None, config: Path | None, host: str) -> tuple[Inventory, FleetHost]:
     found = find_inventory(inventory, config)
-    if not host:
-        raise UsageError("which host?", f"hosts: {', '.join(one.name for one in found.fleet.hosts)}")
     return found, found.hosts([host])[0]

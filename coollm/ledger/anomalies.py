@@ -131,7 +131,7 @@ class Anomalies:
             os.close(descriptor)
 
     def _tell(self, found: Sequence[Anomaly]) -> None:
-        """Of several workers each may have told of it: so whoever looks says of all that it is over, too."""
+        """What this worker has told before and is over is told as over; what a worker told that has ended goes with it."""
         now = {(one.client, one.kind): one.ratio for one in found}
         for place in self._told - set(now):
             self._gauge.labels(*place).set(0)

@@ -171,7 +171,7 @@ class Metrics:
             "How many times its usual hour a client that is out of its ordinary has come to; 0 when that is over.",
             ["client", "kind"],
             registry=self.registry,
-            multiprocess_mode="mostrecent",
+            multiprocess_mode="livemostrecent",
         )
         self._cpu = Counter("coo_llm_worker_cpu_seconds", "Processor time of all workers.", registry=self.registry)
         self._memory = Gauge("coo_llm_worker_memory_bytes", "Memory of all workers.", registry=self.registry, multiprocess_mode="livesum")

@@ -41,7 +41,7 @@ REQUEST_SECONDS = 0.000206
 """Processor time of a small request in a full worker, where nothing can be measured: of the machine that COSTS is from."""
 
 STREAM_SHARE = 0.0008
-"""The part of a processor that a stream of 50 pieces a second takes, of the same machine: 14 to 16 µs for each piece (`scripts/bench --only streams`)."""
+"""The part of a processor that a stream of 50 pieces a second takes, of the same machine: 14 µs for each piece (`scripts/bench --only streams`), rounded up."""
 
 STREAM_BYTES = 40_000
 WORKER_BYTES = 90_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shlex
 import tarfile
@@ -21,8 +22,9 @@ SECONDS = 900.0
 CONFIGURATION, ENVIRONMENT = "/etc/coollm/config.yaml", "/etc/coollm/environment"
 
 
+@functools.cache
 def pack(wheelhouse: Path) -> bytes:
-    """The wheels of a directory, as a tar file. Raises UsageError."""
+    """The wheels of a directory, as a tar file, read once for all hosts. Raises UsageError."""
     wheels = sorted(wheelhouse.glob("*.whl")) if wheelhouse.is_dir() else []
     if not any(wheel.name.startswith("coollm-") for wheel in wheels):
         raise UsageError(f"--wheelhouse {wheelhouse}: there is no wheel of coollm in it", "scripts/release makes one")
