@@ -50,6 +50,7 @@ COMMANDS = (
     Row("undrain", "instances:undrain", "Open a drained instance to new connections again."),
     Row("upgrade", "upgrade:upgrade", "Go to another release."),
     Row("rollback", "upgrade:rollback", "Go back to the release that ran before the last upgrade."),
+    Row("orders", "orders:app", "Show and carry out what was ordered in the web console."),
     Row("undo", "undo:undo", "Take the last change of this host back."),
     Row("backup", "backup:app", "Make, verify, restore and prove encrypted backups."),
     Row("fleet", "fleet:app", "Operate many hosts over ssh."),

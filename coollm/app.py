@@ -13,7 +13,7 @@ from flask import Flask, Response, g, request
 from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.exceptions import HTTPException
 
-from coollm.api.access import authorize
+from coollm.api.access import authorize, is_local
 from coollm.api.cors import cors_headers
 from coollm.api.http import Exchange, Reply, new_request_id
 from coollm.api.refusal import refuse
@@ -36,6 +36,13 @@ class GatewayApp(Flask):
     services: Services
     hot: dict[str, Route]
 
+    @functools.cached_property
+    def console(self) -> Flask:
+        """The console. Where it is switched off nothing of it is there."""
+        from coollm.console.app import create_console
+
+        return create_console(self)
+
     def wsgi_app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """One request."""
         services = self.services
@@ -44,12 +51,22 @@ class GatewayApp(Flask):
             if environ["REQUEST_METHOD"] == "OPTIONS" and services.settings.server.cors.origins:
                 told = cors_headers(services.settings.server.cors, environ.get("HTTP_ORIGIN", ""), is_preflight=True)
                 return Reply(b"", 204 if told else 403, headers=told).start(start_response, new_request_id())
+            if environ["PATH_INFO"].startswith("/ui") and is_console(services, environ):
+                return self.console(environ, start_response)
             return super().wsgi_app(environ, start_response)
         exchange = Exchange(environ)
         reply = _serve_hot(services, found, exchange)
         if services.settings.server.cors.origins:
             reply.headers.update(cors_headers(services.settings.server.cors, environ.get("HTTP_ORIGIN", "")))
         return reply.start(start_response, exchange.request_id)
+
+
+def is_console(services: Services, environ: dict[str, Any]) -> bool:
+    """Whether a request is for the console, and that is served here."""
+    told = services.settings.server.webui
+    if not told.enabled or environ["PATH_INFO"][3:4] not in ("", "/"):
+        return False
+    return not told.local_only or is_local(environ)
 
 
 def _serve_hot(services: Services, route: Route, exchange: Exchange) -> Reply:

@@ -64,17 +64,21 @@ class Budgets:
         self._shipper = shipper
         self._owner = owner
 
+    def counted(self, store: Store) -> list[tuple[Scope, Charge, Standing]]:
+        """Every budget as the counters have it; the ledger is not asked. Raises StoreError."""
+        now = time.time()
+        found = [(scope, charge) for scope in self._limiter.scopes.budgeted() if (charge := budget_charge(scope, 0, now)) is not None]
+        standing = store.standing([charge for _, charge in found]) if found else {}
+        return [(scope, charge, standing[charge.counter]) for scope, charge in found]
+
     def states(self, store: Store, *, patience: float = 0.0) -> list[BudgetState]:
         """Every budget; with `patience` the ledger is asked again until all agree, so many seconds. Raises StoreError, and as the ledger does."""
-        now = time.time()
-        scopes = self._limiter.scopes.budgeted()
-        charges = [charge for scope in scopes if (charge := budget_charge(scope, 0, now)) is not None]
-        standing = store.standing(charges) if charges else {}
+        counted = self.counted(store)
         until_ms = int(time.time() * 1000)
         deadline = time.monotonic() + patience
         while True:
             in_thread(self._shipper.ship)
-            found = [self._state(scope, charge, standing[charge.counter], until_ms) for scope, charge in zip(scopes, charges, strict=True)]
+            found = [self._state(*one, until_ms) for one in counted]
             if time.monotonic() >= deadline or all(one.agrees for one in found):
                 return found
             gevent.sleep(ASK_AGAIN_SECONDS)
@@ -96,7 +100,7 @@ class Budgets:
         """
         if not self._limiter.scopes.budgeted():
             return
-        if not store.claim("recount", self._owner, RECOUNT_SECONDS):
+        if store.claim("recount", self._owner, RECOUNT_SECONDS) != self._owner:
             raise StoreError("another worker counts the budgets again")
         try:
             missing = [one for one in self.states(store, patience=PATIENCE_SECONDS) if one.difference < 0]

@@ -35,6 +35,8 @@ from coollm.identity.sessions import Sessions
 from coollm.ledger.access_book import AccessBook
 from coollm.ledger.anomalies import Anomalies
 from coollm.ledger.book import Ledger, open_ledger
+from coollm.ledger.console_book import ConsoleBook
+from coollm.ledger.live import LiveFigures
 from coollm.ledger.override_book import OverrideBook
 from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
@@ -91,6 +93,8 @@ class Services(msgspec.Struct, frozen=True):
     overrides: OverrideBook
     watcher: Watcher
     access: AccessBook
+    console_book: ConsoleBook
+    live: LiveFigures
     uses: Uses
     sessions: Sessions | None
     guard: AdminGuard
@@ -202,6 +206,8 @@ def build_services(
         overrides=overrides,
         watcher=Watcher(ledger, overrides, access, limiter, settings, in_force.hash_key, stored, uses),
         access=access,
+        console_book=ConsoleBook(ledger),
+        live=before.live if before and keeps_ledger else LiveFigures(ledger),
         uses=uses,
         sessions=Sessions(in_force.hash_key) if in_force.hash_key else None,
         guard=AdminGuard(store, settings.server.admin_requests_per_minute),

@@ -6,6 +6,8 @@
 | latency    | an open loop at 200, 500 and 1,000 requests a second                                                                  |
 | streams    | 500 and 1,000 streams of 50 chunks a second: CPU and added delay of a chunk, memory of a stream                       |
 | bodies     | requests of 1 MB                                                                                                      |
+| console    | requests per second with nobody and with so many people at the web console                                            |
+| fleet      | seconds of `coollm fleet status` for 1, 10 and 30 hosts                                                               |
 | commands   | `coollm --help` and `coollm health` beside a Typer program of two commands                                            |
 
 All features of the gateway are on: authentication, limits of client and key, usage log, ledger, metrics, routing over three keys.
@@ -35,9 +37,11 @@ CONNECTIONS = 64
 STORES = ("memory", "sqlite", "redis")
 RATES = (200, 500, 1000)
 STREAMS = (500, 1000)
-PARTS = ("throughput", "latency", "streams", "bodies", "commands", "capacity", "metrics")
+PARTS = ("throughput", "latency", "streams", "bodies", "commands", "capacity", "metrics", "console", "fleet")
 CAPACITY_RATES = (500, 1000, 1500)
 OBSERVED = 20_000
+WATCHERS = 10
+FLEETS, FLEET_ROUNDS = (1, 10, 30), 5
 
 WRK = """
 wrk.method = "POST"
@@ -254,6 +258,36 @@ class Bench:
 
         return measure(OBSERVED)
 
+    def console(self) -> dict[str, Row]:
+        """The same gateway without a console, and with one that people look at."""
+        from benchmark.console import NAME, PASSWORD, signed_in, watched
+
+        seconds, rounds = (4, 1) if self._quick else (10, 5)
+        webui = {"enabled": True, "admin_id": NAME, "admin_password": PASSWORD}
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(vendor(self._home)).port
+            without, watching = "no console", f"{WATCHERS} people at the console"
+            makers: dict[str, Callable[[], Any]] = {
+                without: lambda: coollm(self._home, "sqlite", port, name=without),
+                watching: lambda: coollm(self._home, "sqlite", port, name=watching, webui=webui),
+            }
+            servers = self._start(stack, makers)
+            cookies = signed_in(servers[-1], WATCHERS)
+
+            def measure(server: Server) -> Row:
+                with watched(server, cookies if server.name == watching else []):
+                    return wrk(server, self._home, seconds, BODY, CONNECTIONS)
+
+            return interleaved(servers, rounds, measure)
+
+    def fleet(self) -> dict[str, Row]:
+        """Seconds of `coollm fleet status` for one host and for thirty."""
+        from benchmark.fleet import measure
+
+        place = self._home / "fleet"
+        place.mkdir()
+        return measure(place, FLEETS, FLEET_ROUNDS)
+
     def commands(self) -> dict[str, Row]:
         """How long a command takes, from its start to its end."""
         (self._home / "two.py").write_text(TYPER)
@@ -346,6 +380,14 @@ def _show_metrics(rows: dict[str, Row]) -> None:
         print(f"| {name} | {row['value']} |")
 
 
+def _show_console(rows: dict[str, Row]) -> None:
+    print("| | requests/s | CPU of a request | p50 | p99 | failed |\n|---|---|---|---|---|---|")
+    first = next(iter(rows.values()))
+    for name, row in rows.items():
+        share = row["rate"] / first["rate"]
+        print(f"| {name} | {row['rate']:,.0f} ({share:.3f}) | {row['cpu_us']:.0f} µs | {row['p50_ms']} ms | {row['p99_ms']} ms | {row['failed']} |")
+
+
 SHOWN = {
     "throughput": _show_throughput,
     "latency": _show_latency,
@@ -354,6 +396,8 @@ SHOWN = {
     "commands": _show_commands,
     "capacity": _show_capacity,
     "metrics": _show_metrics,
+    "console": _show_console,
+    "fleet": _show_metrics,
 }
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -37,9 +38,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nothing listens on, below those that the kernel gives to outgoing connections: else one of them may have it before a server binds it."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = START_SECONDS, what: str = "the condition") -> Any:
@@ -285,26 +289,54 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+class Postgresql:
+    """A real PostgreSQL at `home`, as its own user."""
+
+    def __init__(self, home: Path) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").exists() else []
+        if not found:
+            pytest.skip("postgresql is not installed: apt-get install postgresql")
+        self.home, self.port, self._programs = home, free_port(), found[-1]
+        self.words = home.parent / f"{home.name}.txt"
+        self._as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+        if self._as_user:
+            shutil.chown(home, "postgres", "postgres")
+            for parent in home.parents:
+                if parent.stat().st_uid == os.getuid() and parent != Path("/") and not parent.stat().st_mode & 1:
+                    parent.chmod(parent.stat().st_mode | 0o011)
+
+    def make(self) -> None:
+        """An empty database."""
+        self.program("initdb", "-D", str(self.home / "data"), "-U", "ledger", "-A", "trust", "--no-sync")
+
+    def follow(self, primary: Postgresql) -> None:
+        """A standby of another."""
+        words = ["-h", "127.0.0.1", "-p", str(primary.port), "-U", "ledger", "--write-recovery-conf", "--no-sync", "--checkpoint=fast"]
+        self.program("pg_basebackup", "-D", str(self.home / "data"), *words)
+
+    def promote(self) -> None:
+        """Makes a primary of a standby."""
+        self.program("pg_ctl", "-D", str(self.home / "data"), "promote")
+
+    def program(self, name: str, *arguments: str) -> None:
+        done = subprocess.run([*self._as_user, str(self._programs / name), *arguments], capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        server = [str(self._programs / "postgres"), "-D", str(self.home / "data"), "-p", str(self.port), "-k", str(self.home)]
+        with running([*self._as_user, *server, "-c", "listen_addresses=127.0.0.1", "-F"], self.words, clean_environment()) as process:
+            wait_for(lambda: "ready to accept" in self.words.read_text(), what="PostgreSQL")
+            yield process
+
+
 @pytest.fixture(scope="session")
 def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real PostgreSQL."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").exists() else []
-    if not found:
-        pytest.skip("postgresql is not installed: apt-get install postgresql")
-    home, port = tmp_path_factory.mktemp("postgresql"), free_port()
-    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
-    if as_user:
-        shutil.chown(home, "postgres", "postgres")
-        for parent in home.parents:
-            if parent.stat().st_uid == os.getuid() and parent != Path("/") and not parent.stat().st_mode & 1:
-                parent.chmod(parent.stat().st_mode | 0o011)
-    data = home / "data"
-    subprocess.run([*as_user, found[-1] / "initdb", "-D", data, "-U", "ledger", "-A", "trust", "--no-sync"], check=True, capture_output=True, timeout=100)
-    command = [*as_user, str(found[-1] / "postgres"), "-D", str(data), "-p", str(port), "-k", str(home), "-c", "listen_addresses=127.0.0.1", "-F"]
-    with running(command, home.parent / "postgresql.txt", clean_environment()):
-        words = home.parent / "postgresql.txt"
-        wait_for(lambda: "ready to accept connections" in words.read_text(), what="PostgreSQL")
-        yield f"postgresql+psycopg://ledger@127.0.0.1:{port}/postgres"
+    server = Postgresql(tmp_path_factory.mktemp("postgresql"))
+    server.make()
+    with server.running():
+        yield f"postgresql+psycopg://ledger@127.0.0.1:{server.port}/postgres"
 
 
 @pytest.fixture(scope="session")

@@ -119,8 +119,8 @@ def test_shipped_files_are_found() -> None:
 def test_the_units_are_valid_and_hardened(tmp_path: Path) -> None:
     for file in (ROOT / "systemd").iterdir():
         shutil.copy(file, tmp_path / file.name.replace("@.", "@1."))
-    units = [str(file) for file in tmp_path.iterdir() if file.suffix in (".service", ".socket", ".timer", ".target", ".slice")]
-    assert len(units) == 20
+    units = [str(file) for file in tmp_path.iterdir() if file.suffix in (".service", ".socket", ".timer", ".target", ".slice", ".path")]
+    assert len(units) == 22
     environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False, env=environment)
     complaints = [line for line in done.stderr.splitlines() if "not executable" not in line and line]

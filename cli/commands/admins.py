@@ -124,6 +124,23 @@ def delete(admin: Id, config: options.Config = None, yes: options.Yes = False, d
     return change_host(config, None, lambda path, _: identities.delete_plan(path, "admin", admin), Options(dry_run, yes, json))
 
 
+@app.command()
+def reset(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The name that signs in: of the directory server, an administrator's id, or server.webui.admin_id.")
+    ],
+    config: options.Config = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> Result:
+    """Take somebody's second factor away, such as when the authenticator is lost, and end every session in the console.
+
+    Example: sudo coollm admins reset ann --yes
+    """
+    return change_host(config, None, lambda path, _: identities.reset_plan(path, name), Options(dry_run, yes, json))
+
+
 @app.command("test")
 def try_login(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Log this user in; without one the service's own bind is tried.")] = None,

@@ -171,10 +171,8 @@ def history(config: options.Config = None, state_dir: options.StateDirectory = N
 
     Example: coollm config history
     """
-    from coollm_cli.ops.apply import as_json
-
     path = find_config(config).absolute()
-    found = as_json(Generations(path, state_directory(path, state_dir)))
+    found = Generations(path, state_directory(path, state_dir)).listed()
     rows = [
         (
             one["number"],

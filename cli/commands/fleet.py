@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from coollm_cli import options, output
-from coollm_cli.ops.fleet import bootstrap, changes, configuration, execute, rollout
+from coollm_cli.ops.fleet import bootstrap, changes, configuration, execute, lease, rollout, scale, secrets
 from coollm_cli.ops.fleet import status as ops
 from coollm_cli.ops.fleet.inventory import Inventory, destination, find_inventory
+from coollm_cli.ops.gateway_client import find_gateway
 from coollm_cli.ops.operation import Options, change, go_on
 from coollm_cli.ops.times import duration
 from coollm_cli.output import Result, Table
 
 from coollm.core.config.fleet import FleetHost
-from coollm.core.errors import OperationFailed, UsageError
+from coollm.core.errors import LockHeld, OperationFailed, UsageError
 
 app = typer.Typer(help="Operate many hosts over ssh.", no_args_is_help=True, add_completion=False)
 config_app = typer.Typer(help="Put one configuration in force on every host, or on none.", no_args_is_help=True, add_completion=False)
@@ -164,7 +167,8 @@ def upgrade(
     """
     chosen, how = _chosen(inventory, config, host, group), Options(dry_run, yes, json, quiet)
     if resume or take_back:
-        return go_on(changes.host_of(chosen[0]), "fleet-rollout", how, abort=take_back)
+        with _alone(chosen[0], dry_run=dry_run):
+            return go_on(changes.host_of(chosen[0]), "fleet-rollout", how, abort=take_back)
     if release is None or wheelhouse is None:
         raise UsageError("which release?", "coollm fleet upgrade VERSION --wheelhouse DIR, or --resume, or --rollback")
     return _roll(chosen, {"kind": "upgrade", "release": release, "wheelhouse": str(wheelhouse.absolute())}, batch, soak, max_failures, how, resume=False)
@@ -194,9 +198,64 @@ def rollback(
 def _roll(chosen: tuple[Inventory, list[FleetHost]], action: dict[str, str], batch: str, soak: str, max_failures: int, how: Options, *, resume: bool) -> Result:
     inventory, hosts = chosen
     ours = changes.host_of(inventory)
-    if resume:
-        return go_on(ours, "fleet-rollout", how, abort=False)
-    return change(ours, lambda: rollout.plan(inventory, hosts, action, batch, duration("--soak", soak), max_failures), how)
+    with _alone(inventory, dry_run=how.dry_run):
+        if resume:
+            return go_on(ours, "fleet-rollout", how, abort=False)
+        return change(ours, lambda: rollout.plan(inventory, hosts, action, batch, duration("--soak", soak), max_failures), how)
+
+
+@app.command("secrets")
+def secrets_(
+    source: Annotated[str, typer.Option("--from", metavar="NAME", help="The host whose secrets the others get.")],
+    inventory: File = None,
+    host: Hosts = None,
+    group: Groups = None,
+    config: options.Config = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> Result:
+    """Give the secrets of one host to the others: what clients' keys are hashed under, which hosts of one ledger share, and those of the configuration.
+
+    Example: coollm fleet secrets --from gw1
+    """
+    found, hosts = _chosen(inventory, config, host, group)
+    first = found.hosts([source])[0]
+    targets = [one for one in hosts if one.name != source]
+    with _alone(found, dry_run=dry_run):
+        if not dry_run:
+            _ask([f"{one.name} gets the secrets of {source}" for one in targets], yes)
+        told = secrets.share(found, first, targets, dry_run=dry_run)
+    lines = [f"{row['host']}: {', '.join(row['names']) or 'has them already'}" if row["ok"] else f"{row['host']}: {row['what']}" for row in told]
+    ok = all(row["ok"] for row in told)
+    return Result({"ok": ok, "done": not dry_run, "hosts": told}, lines, as_json=json, exit_code=0 if ok else 1)
+
+
+@app.command("scale")
+def scale_(
+    count: Annotated[int | None, typer.Argument(metavar="[COUNT]", min=1, help="How many hosts there are to be.")] = None,
+    wheelhouse: Annotated[Path | None, typer.Option("--wheelhouse", metavar="DIR", help="What new hosts get, as scripts/release makes it.")] = None,
+    instances: Annotated[int, typer.Option("--instances", min=1, max=64, metavar="N", help="How many instances each new host runs.")] = 2,
+    resume: Resume = False,
+    take_back: TakeBack = False,
+    inventory: File = None,
+    config: options.Config = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Make hosts, or give them back, by a command of your own (`fleet.scale.command`), without a request that fails.
+
+    Example: coollm fleet scale 5 --wheelhouse wheelhouse --dry-run
+    """
+    found, how = find_inventory(inventory, config), Options(dry_run, yes, json, quiet)
+    with _alone(found, dry_run=dry_run):
+        if resume or take_back:
+            return go_on(changes.host_of(found), "fleet-scale", how, abort=take_back)
+        if count is None:
+            raise UsageError("how many hosts?", "coollm fleet scale COUNT, or --resume, or --rollback")
+        return change(changes.host_of(found), lambda: scale.plan(found, count, wheelhouse, instances), how)
 
 
 @config_app.command("apply")
@@ -216,16 +275,36 @@ def config_apply(
     Example: coollm fleet config apply gateway.yaml --message 'a key more'
     """
     found, hosts = _chosen(inventory, config, host, group)
-    if not dry_run:
-        _ask([f"{one.name} ({destination(one)})" for one in hosts], yes)
-    told = configuration.apply(found, hosts, file, message, dry_run=dry_run)
+    with _alone(found, dry_run=dry_run):
+        return change(changes.host_of(found), lambda: configuration.plan(found, hosts, file, message), Options(dry_run, yes, json))
+
+
+@app.command(hidden=True)
+def claim(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What is claimed.")],
+    owner: Annotated[str, typer.Option("--owner", metavar="WHO", help="For whom.")],
+    seconds: Annotated[int, typer.Option("--seconds", metavar="N", min=1, max=600, help="For how long, if it is not prolonged.")] = 60,
+    release: Annotated[bool, typer.Option("--release", help="Give it up.")] = False,
+    config: options.Config = None,
+    json: options.Json = False,
+) -> Result:
+    """Claim something in the store of this host's gateway, which may be that of others, too. Exit 6 if another has it.
+
+    Example: coollm fleet claim fleet --owner tom@admin1
+    """
+    told = find_gateway(config).ask("/admin/v1/claims", {"name": name, "owner": owner, "seconds": seconds, "release": release})
+    line = "it is given up" if release else f"{told['owner']} has it"
+    return Result(told, [line], as_json=json, exit_code=0 if release or told["granted"] else LockHeld.exit_code)
+
+
+@contextlib.contextmanager
+def _alone(inventory: Inventory, *, dry_run: bool) -> Iterator[None]:
+    """Nobody else changes the fleet meanwhile."""
     if dry_run:
-        lines = [f"{row['host']}: {'would change' if row['changes'] else 'has it already'}" for row in told["hosts"]]
-    elif not told["changed"]:
-        lines = ["every host has this configuration: nothing to do"]
-    else:
-        lines = [f"{len(hosts)} hosts have configuration {told['digest'][:8]}"]
-    return Result(told, lines, as_json=json)
+        yield
+        return
+    with lease.FleetLease(inventory):
+        yield
 
 
 def _read(file: Path | None) -> bytes | None:

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 from coollm_cli import options
-from coollm_cli.ops.gateway_client import find_gateway
+from coollm_cli.ops.gateway_client import error_code, error_text, find_gateway
 from coollm_cli.ops.secret_input import read_secret
 from coollm_cli.ops.times import moment
 from coollm_cli.output import Result
+
+from coollm.core.errors import OperationFailed
 
 
 def login(
@@ -22,8 +24,16 @@ def login(
 ) -> Result:
     """Log in to a gateway's admin API with a name and a password. The token, good for an hour, goes in the place of an admin key.
 
+    Who has a second factor is asked for its code, too; with --password-file it can be piped in.
+
     Example: coollm login ann --url https://gateway.company.com
     """
     password = read_secret(f"password of {name}", password_file)
-    found = find_gateway(config, url).ask("/admin/v1/login", {"name": name, "password": password})
+    gateway, asked = find_gateway(config, url), {"name": name, "password": password}
+    reply = gateway.post("/admin/v1/login", asked)
+    if error_code(reply) == "second_factor_required":
+        reply = gateway.post("/admin/v1/login", {**asked, "code": read_secret("code of your authenticator")})
+    if reply.status != 200:
+        raise OperationFailed(error_text(reply))
+    found = reply.body
     return Result(found, [f"{found['name']}: {found['role']}, until {moment(found['ends'])}", found["token"]], as_json=json)

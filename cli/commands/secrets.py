@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from coollm_cli.ops.operation import Options
 from coollm_cli.ops.secret_input import read_secret
 from coollm_cli.output import Result, Table
 
+from coollm.core.errors import UsageError
 from coollm.core.paths import find_config, state_directory
 
 app = typer.Typer(help="Set, list and import encrypted secrets; change the master key.", no_args_is_help=True, add_completion=False)
@@ -57,6 +60,40 @@ def list_secrets(config: options.Config = None, state_dir: options.StateDirector
     found = ops.list_secrets(path, state_directory(path, state_dir))
     rows = [(row["name"], row["set"], row["by"], ", ".join(row["used_by"])) for row in found]
     return Result({"secrets": found}, [Table(("name", "set", "by", "used by"), rows, "there is no secret")], as_json=json)
+
+
+@app.command(hidden=True)
+def share(config: options.Config = None, state_dir: options.StateDirectory = None) -> None:
+    """Write what the hosts of a fleet have to have in common to standard output, which must be no terminal: `coollm fleet secrets` reads it.
+
+    Example: coollm secrets share | ssh gw2 coollm secrets accept --yes
+    """
+    if sys.stdout.isatty():
+        raise UsageError("secrets are not shown on a terminal", "coollm fleet secrets --from HOST")
+    path = find_config(config).absolute()
+    json.dump(ops.shared(path, state_directory(path, state_dir)), sys.stdout)
+
+
+@app.command(hidden=True)
+def accept(
+    config: options.Config = None,
+    state_dir: options.StateDirectory = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Set the secrets that another host has written (`secrets share`), from standard input.
+
+    Example: coollm secrets share | ssh gw2 coollm secrets accept --yes
+    """
+    try:
+        given = json.load(sys.stdin)
+    except ValueError as error:
+        raise UsageError("standard input holds no secrets", "coollm secrets share writes them") from error
+    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+        raise UsageError("standard input holds no secrets", "coollm secrets share writes them")
+    return change_host(config, state_dir, lambda path, state: ops.accept_plan(path, state, given, dry_run=dry_run), Options(dry_run, yes, as_json, quiet))
 
 
 @app.command("delete")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from coollm_cli.ops.operation import Plan, Step
 from coollm_cli.ops.times import duration
 from coollm_cli.ops.watch import find_probe_model, wait_until_healthy
 
+from coollm.core.config.difference import differences
 from coollm.core.config.generations import SHORTEST_CONFIRM_SECONDS, Generations
 from coollm.core.config.inputs import stamp
 from coollm.core.config.load import load
@@ -87,7 +87,7 @@ def _apply_plan(config: Path, state: Path, file: Path, given: Path, confirm_seco
     }
     notes = [str(warning) for warning in loaded.warnings]
     old = _settings(config, effective.file) if effective else None
-    notes += _differences(effective.file.read_text("utf-8") if effective else "", content.decode("utf-8"), old, loaded.settings)
+    notes += differences(effective.file.read_text("utf-8") if effective else "", content.decode("utf-8"), old, loaded.settings)
     notes += restart_needs(old, loaded.settings)
     reverse = None
     if effective is not None:
@@ -130,7 +130,7 @@ def rollback_plan(config: Path, state: Path, number: int | None) -> Plan:
     }
     notes = [f"generation {effective.number} -> {wanted}"]
     old = _settings(config, effective.file)
-    notes += _differences(effective.file.read_text("utf-8"), target.file.read_text("utf-8"), old, loaded.settings)
+    notes += differences(effective.file.read_text("utf-8"), target.file.read_text("utf-8"), old, loaded.settings)
     notes += restart_needs(old, loaded.settings)
     reverse = ("config-apply", parameters | {"number": effective.number, "before": wanted, "reason": "undo"})
     return Plan("config-apply", parameters, apply_steps(parameters), notes, reverse=reverse)
@@ -248,7 +248,7 @@ def restart_needs(before: Settings | None, after: Settings) -> list[str]:
     }
     how = {
         "server.listen": "`coollm restart`",
-        "storage.runtime": "`coollm restart`: the other store knows nothing of the last minute, for which its on_failure decides what is admitted",
+        "storage.runtime": "`coollm restart`, which takes a minute more: the other store knows nothing of the last one, and is used after it",
     }
     return [f"{path} takes effect with {how.get(path, '`coollm restart --rolling`')}" for path, (old, new) in parts.items() if old != new]
 
@@ -277,12 +277,6 @@ def probe_model(config: Path, settings: Settings) -> str | None:
     return None if name is None else find_probe_model(host.client_of(name, places[name]), settings)
 
 
-def _differences(before: str, after: str, *settings: Settings | None) -> Sequence[str]:
-    redact = Redactor([secret for one in settings if one is not None for secret in one.secrets()])
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "in force", "new", n=1, lineterm="")
-    return [redact(line) for line in lines]
-
-
 def _write(config: Path, file: Path) -> None:
     """The configuration's own file, with the owner and the mode it had."""
     found = config.stat() if config.exists() else None
@@ -308,7 +302,7 @@ def diff_lines(config: Path, state: Path, first: str | None, second: str | None)
         before, after = (file.read_text("utf-8") for file in files)
     except OSError as error:
         raise OperationFailed(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return list(_differences(before, after, *(_settings(config, file) for file in files)))
+    return list(differences(before, after, *(_settings(config, file) for file in files)))
 
 
 def _file_of(name: str, generations: Generations) -> Path:
@@ -318,21 +312,3 @@ def _file_of(name: str, generations: Generations) -> Path:
 def confirm_seconds(text: str | None) -> float | None:
     """How long a configuration may be in force unconfirmed. Raises UsageError."""
     return None if text is None else duration("--confirm-within", text, SHORTEST_CONFIRM_SECONDS)
-
-
-def as_json(generations: Generations) -> list[dict[str, Any]]:
-    """Every generation, the newest first."""
-    effective = generations.effective()
-    pointer = generations.pointer()
-    return [
-        {
-            "number": one.number,
-            "applied": one.applied,
-            "by": one.by,
-            "reason": one.reason,
-            "digest": one.digest,
-            "in_force": effective is not None and one.number == effective.number,
-            "unconfirmed": pointer is not None and pointer.number == one.number and pointer.is_unconfirmed(time.time()),
-        }
-        for one in generations.all()
-    ]

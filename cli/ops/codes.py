@@ -180,6 +180,19 @@ ERRORS = (
     Code("locked_out", "Too many failed attempts from one address.", "wait as Retry-After says; coollm audit search --action denied says from where"),
     Code("role_required", "The administrator's role is not enough.", "coollm admins role ID admin"),
     Code("no_role", "The directory knows the person, but none of the groups has a role.", "auth.roles in the configuration; coollm admins test"),
+    Code("wrong_code", "The code of the authenticator is wrong, or was used before.", "wait for the next one; coollm admins reset NAME where it is lost"),
+    Code(
+        "second_factor_required", "This name has a second factor: the password alone is not enough.", "coollm login asks for its code; coollm admins reset NAME"
+    ),
+    Code(
+        "second_factor_unreadable",
+        "The second factor was set up with another secret for keys than this host has.",
+        "coollm fleet secrets gives all hosts the same; coollm admins reset NAME",
+    ),
+    Code("request_not_found", "Neither the ledger nor this host's log has the request.", "coollm explain ID on the host that served it"),
+    Code("generation_not_found", "There is no such generation of the configuration.", "coollm config history"),
+    Code("nothing_to_confirm", "No generation of the configuration waits to be confirmed.", "coollm config history"),
+    Code("order_not_written", "What was ordered could not be kept for the host.", "make room on the disk of the state directory; coollm doctor"),
     Code("wrong_password", "The name or the password is wrong.", "coollm admins test, where a directory is asked; server.webui.admin_password"),
     Code("invalid_session", "The session is not known: it has ended, or the gateway was given other keys.", "coollm login"),
     Code("expired_session", "The session has ended.", "coollm login"),

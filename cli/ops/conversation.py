@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from coollm_cli.ops.gateway_client import GatewayClient, Reply, error_text
-from coollm_cli.ops.request_log import find_request
 
 from coollm.core.errors import OperationFailed
+from coollm.core.request_log import find_request
 
 LOG_WAIT_SECONDS = 2.0
 

@@ -135,7 +135,7 @@ def journal_is_idle(patient: Patient) -> bool:
 def _timers(patient: Patient) -> Iterator[Finding]:
     if not patient.is_installed or patient.settings is None:
         return
-    for timer, is_wanted in units.wanted_timers(patient.settings, by_systemd=not units.has_cron()).items():
+    for timer, is_wanted in units.switched(patient.settings, by_systemd=not units.has_cron()).items():
         if is_wanted and not (systemd.is_enabled(timer) and systemd.is_active(timer)):
             yield Finding("timers", MEDIUM, f"{timer} is off")
 

@@ -173,9 +173,17 @@ def _reply(response: http.client.HTTPResponse) -> Reply:
 
 def error_text(reply: Reply) -> str:
     """What a refused request's body says."""
+    return f"the gateway answers {reply.status}: {_error(reply).get('message') or 'without a reason'}"
+
+
+def error_code(reply: Reply) -> str | None:
+    """The code of what it says; `coollm explain CODE` tells more."""
+    return _error(reply).get("code")
+
+
+def _error(reply: Reply) -> dict[str, Any]:
     error = reply.body.get("error") if isinstance(reply.body, dict) else None
-    message = error.get("message") if isinstance(error, dict) else None
-    return f"the gateway answers {reply.status}: {message or 'without a reason'}"
+    return error if isinstance(error, dict) else {}
 
 
 def running_instances(config: Path | None) -> list[Instance]:

@@ -87,6 +87,13 @@ def delete_plan(config: Path | None, kind: str, identity: str) -> Plan:
     return Plan("identity", parameters, steps(parameters), notes, asks=True)
 
 
+def reset_plan(config: Path, identity: str) -> Plan:
+    """Takes an administrator's second factor away, and ends the sessions in the console."""
+    parameters = _parameters(config, "admin", identity, "reset", body={})
+    notes = ["the second factor cannot be brought back: it is set up anew in the console", "every session in the console ends"]
+    return Plan("identity", parameters, steps(parameters), notes, asks=True)
+
+
 def steps(parameters: dict[str, Any]) -> list[Step]:
     """The step of any of these."""
     kind, identity, action = parameters["kind"], parameters["id"], parameters["action"]
@@ -121,12 +128,18 @@ def steps(parameters: dict[str, Any]) -> list[Step]:
         entry.kept["told"] = {"id": identity, "deleted": True}
         entry.kept["lines"] = [f"{what} is removed"]
 
+    def reset(entry: Entry) -> None:
+        told = find_gateway(config).ask(f"{path}/reset", parameters["body"])
+        factor = "is gone" if told["second_factor"] else "was not set up"
+        entry.kept["told"] = told
+        entry.kept["lines"] = [f"the second factor of {what} {factor}; sessions ended: {told['sessions']}"]
+
     def undo_create(_: Entry) -> None:
         if any(row["id"] == identity for row in rows_of(config, kind)):
             find_gateway(config).delete(path)
 
-    texts = {"create": "make", "change": "change", "rotate": "make another key for", "delete": "remove"}
-    do = {"create": create, "change": change, "rotate": rotate, "delete": delete}[action]
+    texts = {"create": "make", "change": "change", "rotate": "make another key for", "delete": "remove", "reset": "reset"}
+    do = {"create": create, "change": change, "rotate": rotate, "delete": delete, "reset": reset}[action]
     return [Step(action, f"{texts[action]} {what} in every worker", do, undo_create if action == "create" else None)]
 
 

@@ -107,7 +107,7 @@ def _is_right(step: str, parameters: dict[str, Any]) -> bool:
 
 
 def _has_timers(*, by_systemd: bool) -> bool:
-    return all(systemd.is_enabled(timer) == is_wanted for timer, is_wanted in units.wanted_timers(settings_in_force(), by_systemd=by_systemd).items())
+    return all(systemd.is_enabled(timer) == is_wanted for timer, is_wanted in units.switched(settings_in_force(), by_systemd=by_systemd).items())
 
 
 def _user() -> pwd.struct_passwd | None:
@@ -229,8 +229,8 @@ def write_units() -> None:
 
 
 def switch_timers() -> None:
-    """Switches the timers of regular jobs on and off, as the configuration in force and the scheduler want them."""
-    for timer, is_wanted in units.wanted_timers(settings_in_force(), by_systemd=not units.has_cron()).items():
+    """Switches the timers of regular jobs on and off, and what waits for orders, as the configuration in force and the scheduler want them."""
+    for timer, is_wanted in units.switched(settings_in_force(), by_systemd=not units.has_cron()).items():
         if systemd.is_enabled(timer) != is_wanted and (units.UNITS / timer).exists():
             systemd.systemctl("enable" if is_wanted else "disable", "--now", timer)
 
@@ -308,7 +308,7 @@ def uninstall_steps(parameters: dict[str, Any]) -> list[Step]:
 def _stop_all(names: list[str]) -> None:
     sockets = [systemd.PUBLIC_SOCKET, *(systemd.admin_socket(name) for name in names)]
     services = [systemd.service(name) for name in names]
-    systemd.attempt("disable", "--now", *units.TIMERS, units.AUTOSCALE_TIMER)
+    systemd.attempt("disable", "--now", *units.TIMERS, units.AUTOSCALE_TIMER, units.ORDERS_PATH)
     systemd.attempt("stop", *sockets)
     if services:
         systemd.systemctl("stop", *services, seconds=host.stop_seconds(names))

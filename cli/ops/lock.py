@@ -12,13 +12,14 @@ import getpass
 import json
 import os
 import platform
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from coollm_cli.ops.heartbeat import Heartbeat
 
 from coollm.core.errors import LockHeld, OperationFailed
 from coollm.core.files import replace_file
@@ -37,8 +38,7 @@ class Lease:
     def __init__(self, directory: Path, command: str) -> None:
         self._directory = directory
         self._command = command
-        self._stopped = threading.Event()
-        self._beating: threading.Thread | None = None
+        self._heartbeat = Heartbeat(self._beat, BEAT_SECONDS)
 
     def __enter__(self) -> Lease:
         """Raises LockHeld, and OperationFailed where it cannot be written."""
@@ -53,23 +53,19 @@ class Lease:
                 self._write()
         except OSError as error:
             raise OperationFailed(f"{self._directory}: the lock cannot be taken: {error.strerror}", "be root, or the user whose gateway it is") from error
-        self._beating = threading.Thread(target=self._beat, daemon=True)
-        self._beating.start()
+        self._heartbeat.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        if self._beating is not None:
-            self._beating.join()
+        self._heartbeat.stop()
         with contextlib.suppress(OSError), self._guard():
             if self._is_ours(self._read()):
                 (self._directory / LEASE).unlink()
 
     def _beat(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
-            with contextlib.suppress(OSError), self._guard():
-                if self._is_ours(self._read()):
-                    self._write()
+        with contextlib.suppress(OSError), self._guard():
+            if self._is_ours(self._read()):
+                self._write()
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -107,9 +103,22 @@ class Lease:
         return held is not None and held["pid"] == os.getpid() and held["host"] == platform.node()
 
 
+def is_being_changed(directory: Path) -> bool:
+    """Whether a command that lives changes the host whose own directory it is."""
+    try:
+        held = json.loads((directory / LEASE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return _is_alive(held)
+
+
+ON_BEHALF_OF = "COOLLM_ON_BEHALF_OF"
+"""The variable that says for whom root carries a command out; sudo lets nobody set it."""
+
+
 def actor() -> str:
-    """Who gives the command: the person behind sudo, where there is one."""
-    return os.environ.get("SUDO_USER") or getpass.getuser()
+    """Who gives the command: who has ordered it in the console, or the person behind sudo, where there is one."""
+    return os.environ.get(ON_BEHALF_OF) or os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def _is_alive(held: dict[str, Any]) -> bool:

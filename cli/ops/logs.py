@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from coollm_cli import output
-from coollm_cli.ops.request_log import parse_line
 from coollm_cli.output import Result
 
 from coollm.core.config.load import load
 from coollm.core.errors import ConfigurationError, OperationFailed, Unreachable
 from coollm.core.logs import log_file
 from coollm.core.paths import state_directory
+from coollm.core.request_log import parse_line
 
 LOOK_SECONDS = 0.2
 SHOWN = ("request_id", "client", "route", "provider", "model", "key_id", "status", "ending", "latency_ms", "cost_usd", "error", "reason", "cause")

@@ -70,6 +70,57 @@ def set_plan(config: Path, state: Path, name: str, value: str, *, dry_run: bool)
     return Plan("secret-set", parameters, set_steps(parameters), notes, reverse=reverse)
 
 
+def shared(config: Path, state: Path) -> dict[str, str]:
+    """What the hosts of a fleet have to have in common, in clear: what clients' keys are hashed under, and what the configuration refers to."""
+    need_owner(config)
+    store = secret_store(config, state)
+    return {name: store.get(name) for name in sorted(store.names()) if not name.startswith(VENDOR_KEY)}
+
+
+def accept_plan(config: Path, state: Path, given: dict[str, str], *, dry_run: bool) -> Plan:
+    """Sets those that differ from what another host has. Raises OperationFailed and UsageError."""
+    need_owner(config)
+    store = secret_store(config, state)
+    kept = store.names()
+    if not dry_run:
+        store.master.make()
+    rows = []
+    for name, value in sorted(given.items()):
+        if not NAME.fullmatch(name) or name.startswith(VENDOR_KEY):
+            raise UsageError(f"'{name[:80]}' is no name for a secret")
+        before = kept.get(name)
+        if before is None or store.get(name) != value:
+            sealed = None if dry_run else as_json(store.seal(name, value, actor()))
+            rows.append({"name": name, "sealed": sealed, "before": as_json(before) if before else None})
+    if not rows:
+        return Plan("secrets-accept", {}, (), nothing="every secret is that already")
+    parameters = {"config": str(config), "state": str(state), "rows": rows}
+    back = [{**row, "sealed": row["before"], "before": row["sealed"]} for row in rows]
+    told = {"names": [row["name"] for row in rows]}
+    return Plan("secrets-accept", parameters, accept_steps(parameters), reverse=("secrets-accept", {**parameters, "rows": back}), told=told)
+
+
+def accept_steps(parameters: dict[str, Any]) -> list[Step]:
+    """Steps of `secrets accept`, and of its undo."""
+    config, state = Path(parameters["config"]), Path(parameters["state"])
+
+    def put(which: str) -> None:
+        store = secret_store(config, state)
+        for row in parameters["rows"]:
+            store.put(row["name"], from_json(row[which]))
+
+    def take_in(entry: Entry) -> None:
+        wait_for_workers(config, state)
+        names = [row["name"] for row in parameters["rows"]]
+        entry.kept["told"] = {"names": names}
+        entry.kept["lines"] = [f"set: {', '.join(names)}"]
+
+    return [
+        Step("keep", f"keep {', '.join(row['name'] for row in parameters['rows'])}, encrypted", lambda _: put("sealed"), lambda _: put("before")),
+        Step("workers", "every worker takes them in", take_in, lambda _: None),
+    ]
+
+
 def delete_plan(config: Path, state: Path, name: str) -> Plan:
     """Removes a secret that nothing uses. Raises OperationFailed."""
     need_owner(config)

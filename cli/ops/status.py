@@ -11,6 +11,7 @@ from typing import Any
 from coollm_cli import output
 from coollm_cli.ops import host
 from coollm_cli.ops.backup import proof
+from coollm_cli.ops.lock import is_being_changed
 from coollm_cli.output import Result
 from coollm_cli.sparkline import sparkline
 
@@ -38,7 +39,23 @@ def host_status(config: Path, state_option: Path | None = None) -> dict[str, Any
 def _status(path: Path, before: dict[str, list[int]], seconds: float, state_option: Path | None = None) -> dict[str, Any]:
     instances = [_instance(one, before, seconds) for one in host.states(path)]
     state = state_directory(path, state_option)
-    return {"instances": instances, "configuration": _configuration(path, state), "backup": proof.told(state), "notes": _notes(path, state, instances)}
+    return {
+        "instances": instances,
+        "configuration": _configuration(path, state),
+        "backup": proof.told(state),
+        "change": _change(path, state),
+        "notes": _notes(path, state, instances),
+    }
+
+
+def _change(path: Path, state: Path) -> dict[str, Any] | None:
+    """What is not finished: {"command", "by", "alive"}, where `alive` says whether somebody is at it."""
+    try:
+        ours = host.host_of(path, state)
+        unfinished = ours.journal.unfinished()
+    except (CoollmError, OSError):
+        return None  # this user may not read it
+    return {"command": unfinished.command, "by": unfinished.by, "alive": is_being_changed(ours.directory)} if unfinished is not None else None
 
 
 def _configuration(path: Path, state: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from coollm_cli.ops.codes import ALL
 from coollm_cli.output import Result, Table
 
 from coollm.core.errors import OperationFailed
+from coollm.core.request_log import find_request
 
 COLUMNS = ("step", "after ms", "provider", "key", "model", "outcome", "status", "ms", "reason")
 
@@ -20,7 +21,7 @@ def story(request_id: str, config: Path | None, *, as_json: bool) -> Result:
     log = request_log.log_path(config)
     if log is None:
         raise OperationFailed("the log goes to standard error (logging.file is '-'), so nothing can be looked up in it", "journalctl -u 'coollm@*'")
-    line, others = request_log.find_request(request_id, log)
+    line, others = find_request(request_id, log)
     table = Table(COLUMNS, [_row(number, attempt) for number, attempt in enumerate(line["attempts"], 1)], "no vendor was asked")
     return Result({**line, "other_lines": others}, [*_before(line), table, *_after(line), *_others(others)], as_json=as_json)
 

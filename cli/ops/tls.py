@@ -26,6 +26,9 @@ from coollm.core.paths import admin_directory, is_installed, make_private
 DAY_SECONDS = 86400
 SERVED_SECONDS = 10.0
 LOOK_SECONDS = 0.2
+EVERY_WORKER_SECONDS = 1.5
+"""Each worker looks for another certificate once a second, and any of them may answer: when it is served for so long, all of them have it."""
+
 CONNECT_SECONDS = 5.0
 CHAIN, KEY = "fullchain.pem", "privkey.pem"
 """As certbot names them (https://eff-certbot.readthedocs.io/en/stable/using.html#where-are-my-certificates)."""
@@ -171,8 +174,10 @@ def _wait_until_served(entry: Entry, config: Path, state: Path) -> None:
     settings, tls = tls_of(config, state)
     new = read_certificate(read_file(Path(tls.cert_file)), tls.cert_file)
     ends = time.monotonic() + SERVED_SECONDS
-    found = served_now(settings)
-    while host.live_workers(config) and (found is None or found.fingerprint != new.fingerprint):
+    found, since = served_now(settings), time.monotonic()
+    while host.live_workers(config) and time.monotonic() - since < EVERY_WORKER_SECONDS:
+        if found is None or found.fingerprint != new.fingerprint:
+            since = time.monotonic()
         if time.monotonic() >= ends:
             raise OperationFailed(f"the gateway does not serve the new certificate within {SERVED_SECONDS:.0f} s", "coollm logs --level error says why")
         time.sleep(LOOK_SECONDS)

@@ -23,6 +23,8 @@ NAMES = (
     "coollm-maintenance-monthly.timer",
     "coollm-autoscale.service",
     "coollm-autoscale.timer",
+    "coollm-orders.path",
+    "coollm-orders.service",
     "coollm-backup.service",
     "coollm-backup.timer",
     "coollm-backup-config.service",
@@ -34,6 +36,7 @@ TIMERS = ("coollm-health.timer", "coollm-maintenance-daily.timer", "coollm-maint
 """Those that are on where systemd runs the regular jobs."""
 
 AUTOSCALE_TIMER = "coollm-autoscale.timer"
+ORDERS_PATH = "coollm-orders.path"
 DROP_IN = "50-coollm.conf"
 CREDENTIALS = Path("/etc/coollm/credentials")
 ENCRYPTED = ".cred"
@@ -61,9 +64,10 @@ def has_cron() -> bool:
     return any(path.exists() for path in cron())
 
 
-def wanted_timers(settings: Settings, *, by_systemd: bool) -> dict[str, bool]:
-    """Which timers are to be on, and which off; none where cron runs the jobs."""
-    return dict.fromkeys(TIMERS, by_systemd) | {AUTOSCALE_TIMER: by_systemd and settings.server.autoscale.enabled}
+def switched(settings: Settings, *, by_systemd: bool) -> dict[str, bool]:
+    """Which units beside the gateway are to be on, and which off; no timers where cron runs the jobs."""
+    timers = dict.fromkeys(TIMERS, by_systemd) | {AUTOSCALE_TIMER: by_systemd and settings.server.autoscale.enabled}
+    return timers | {ORDERS_PATH: settings.server.webui.enabled}
 
 
 def drop_ins(settings: Settings) -> dict[Path, str]:

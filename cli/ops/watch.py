@@ -128,26 +128,30 @@ def wait_until_healthy(name: str, directory: Path, probe_model: str | None) -> N
     client = client_of(name, directory)
     ends = time.monotonic() + HEALTHY_SECONDS
     while True:
-        reason = _why_unhealthy(client, probe_model)
+        reason, seconds = _why_unhealthy(client, probe_model)
         if not reason:
             return
+        # Another store than before is not used for a minute, and says for how long still.
+        ends = max(ends, time.monotonic() + seconds + HEALTHY_SECONDS) if seconds else ends
         if time.monotonic() >= ends:
             raise OperationFailed(f"instance {name} is not healthy: {reason}", f"journalctl -u coollm@{name}")
         time.sleep(0.5)
 
 
-def _why_unhealthy(client: GatewayClient, probe_model: str | None) -> str:
+def _why_unhealthy(client: GatewayClient, probe_model: str | None) -> tuple[str, float]:
+    """Why, and in how many seconds that is over by itself, 0 where nobody knows."""
     try:
         body = client.get("/health", timeout=5.0).body
     except CoollmError as error:
-        return error.message
+        return error.message, 0.0
     if not isinstance(body, dict) or "status" not in body:
-        return "what answers is not a coollm gateway"
+        return "what answers is not a coollm gateway", 0.0
     if body["status"] == "down":
-        return "; ".join(check["detail"] for check in body.get("checks", []) if check["status"] == "down")
+        down = [check for check in body.get("checks", []) if check["status"] == "down"]
+        return "; ".join(check["detail"] for check in down), max((float(check.get("seconds") or 0.0) for check in down), default=0.0)
     if probe_model is not None and not _is_answered(client, probe_model):
-        return f"a request for {probe_model} is not answered, which another instance answered before"
-    return ""
+        return f"a request for {probe_model} is not answered, which another instance answered before", 0.0
+    return "", 0.0
 
 
 def _is_answered(client: GatewayClient, model: str) -> bool:

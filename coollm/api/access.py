@@ -12,12 +12,14 @@ import json
 import socket
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from coollm.api.client_watch import WIRE_KEY
 from coollm.api.http import Exchange
 from coollm.api.routes import ROLE_OF, Access
 from coollm.core.errors import NotAllowed, NotAuthenticated
 from coollm.core.secrets import key_digest
+from coollm.core.types import AdminRole
 from coollm.identity.principal import Principal
 from coollm.identity.roster import Holder
 from coollm.identity.sessions import PREFIX as SESSION_PREFIX
@@ -29,14 +31,20 @@ LONGEST_ACTOR = 1000
 ADMIN_KEY_NAME = "admin_api_key"
 
 
+def is_local(environ: dict[str, Any]) -> bool:
+    """Whether a request came over one of the gateway's Unix sockets."""
+    wire = environ.get(WIRE_KEY)
+    return wire is not None and wire.family == socket.AF_UNIX
+
+
 def local_administrator(exchange: Exchange) -> Principal | None:
     """Who asks over the gateway's Unix socket, which only the gateway's own user and root can open; None for everybody else.
 
     The command says who gave it (`x-coollm-actor`): whoever can open the socket may do everything anyway. Source: unix(7), SO_PEERCRED.
     """
-    wire = exchange.environ.get(WIRE_KEY)
-    if wire is None or wire.family != socket.AF_UNIX:
+    if not is_local(exchange.environ):
         return None
+    wire = exchange.environ[WIRE_KEY]
     told = exchange.environ.get("HTTP_X_COOLLM_ACTOR", "")
     name = told if told.isprintable() and 0 < len(told) <= LONGEST_ACTOR else ""
     return Principal(kind="local", name=name or _peer(wire), role="admin", address="local")
@@ -49,10 +57,17 @@ def _peer(wire: Wire) -> str:
         return "local"
 
 
+CONSOLE_KEY = "coollm.console"
+"""Where the console says who has signed in, as it asks on his behalf: what a client sends does not come there (PEP 3333: its headers begin with HTTP_)."""
+
+
 def authorize(services: Services, exchange: Exchange, access: Access) -> Principal | None:
     """Who asks; None on public routes. Raises NotAuthenticated, NotAllowed and LimitReached."""
     if access is Access.PUBLIC:
         return None
+    signed_in: Principal | None = exchange.environ.get(CONSOLE_KEY)
+    if signed_in is not None:
+        return _with_role(services, exchange, signed_in, ROLE_OF.get(access, "operator"))
     if access is Access.CLIENT:
         return _client(services, exchange)
     local = local_administrator(exchange)
@@ -96,7 +111,10 @@ def _administrator(services: Services, exchange: Exchange, access: Access) -> Pr
         services.guard.failed(address)
         services.audit.tell(None, "denied", address=address, reason=error.code, method=exchange.environ["REQUEST_METHOD"], path=_path(exchange))
         raise
-    needed = ROLE_OF[access]
+    return _with_role(services, exchange, principal, ROLE_OF[access])
+
+
+def _with_role(services: Services, exchange: Exchange, principal: Principal, needed: AdminRole) -> Principal:
     if not principal.may(needed):
         services.audit.tell(principal, "denied", reason="role", method=exchange.environ["REQUEST_METHOD"], path=_path(exchange))
         raise NotAllowed(f"this needs the role {needed}, and {principal.name} is {principal.role or 'a client'}", code="role_required")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-
 import msgspec
 from flask import Response, g
 
@@ -13,17 +11,15 @@ from coollm.api.body import parse_body, read_body
 from coollm.api.clients import hash_key, key_rows, make_key, replace_key
 from coollm.api.fields import required_text, typed
 from coollm.api.routes import Access, Route
-from coollm.core.errors import GatewayFault, InvalidRequest, NotAllowed, NotAuthenticated, OperationFailed, UnknownRoute, Unreachable
+from coollm.api.sign_in import sign_in
+from coollm.core.errors import InvalidRequest, UnknownRoute
 from coollm.core.registry import did_you_mean
-from coollm.core.secrets import key_digest
 from coollm.core.types import ADMIN_ROLES, AdminRole, Json
 from coollm.identity.principal import Principal
 from coollm.identity.sessions import Sessions
 from coollm.identity.stored import ADMIN, StoredAdmin, check_identifier, now_ms
 from coollm.ledger.threads import in_thread
 from coollm.services import Services
-
-LONGEST_PASSWORD = 1024
 
 
 def create(services: Services) -> Response:
@@ -92,22 +88,14 @@ def who(services: Services) -> Response:  # noqa: ARG001
 
 
 def log_in(services: Services) -> Response:
-    """A session for {"name", "password"}, of the directory or of the configuration's own administrator: a token to send in the place of an admin key."""
+    """A session for {"name", "password"} of the directory or of the configuration's own administrator, and the "code" of a second factor where there is one: a
+    token to send in the place of an admin key.
+    """
     address = address_of(services, g.exchange)
     services.guard.admit(address)
     asked = parse_body(read_body(services, g.exchange))
     name, password = required_text(asked, "name"), required_text(asked, "password")
-    if len(name) > LONGEST_PASSWORD or len(password) > LONGEST_PASSWORD:
-        raise InvalidRequest(f"a name and a password have at most {LONGEST_PASSWORD} characters")
-    services.guard.check_lock(_user(name))
-    services.watcher.look()
-    try:
-        principal = _logged_in(services, name, password, address)
-    except (NotAuthenticated, NotAllowed) as error:
-        services.guard.failed(address)
-        services.guard.failed(_user(name))
-        services.audit.tell(None, "login", state="refused", name=name[:64], address=address, reason=error.code)
-        raise
+    principal = sign_in(services, name, password, typed(asked, "code", str, "text") or "", address)
     role = principal.role
     assert role is not None  # noqa: S101  who has none was refused
     sessions = services.sessions or Sessions(hash_key(services))
@@ -116,37 +104,12 @@ def log_in(services: Services) -> Response:
     return json_response({"token": token, "name": principal.name, "role": role, "ends": ends})
 
 
-def _logged_in(services: Services, name: str, password: str, address: str) -> Principal:
-    if name in services.watcher.roster.shut_out:
-        raise NotAuthenticated("wrong name or password", code="wrong_password")
-    console = services.settings.server.webui
-    if console.admin_password is not None and name == console.admin_id:
-        if not hmac.compare_digest(console.admin_password.digest(), key_digest(password)):
-            raise NotAuthenticated("wrong name or password", code="wrong_password")
-        return Principal(kind="password", name=name, role="admin", address=address)
-    auth = services.settings.auth
-    if auth is None:
-        raise NotAuthenticated("wrong name or password", code="wrong_password")
-    try:
-        from coollm.core.directory import Directory, WrongPassword  # its package is there where a directory is configured
-    except ImportError as error:
-        raise GatewayFault("auth.type is ldap, and the package ldap3 is not installed", status=503, code="directory_unavailable") from error
-    directory = Directory(auth)
-    try:
-        _, role = in_thread(lambda: directory.log_in(name, password))
-    except WrongPassword as error:
-        raise NotAuthenticated(error.message, code="wrong_password") from error
-    except (Unreachable, OperationFailed) as error:
-        services.audit.tell(None, "login", state="failed", name=name[:64], address=address, reason=services.redact(error.message))
-        message = f"{error.message}; the administrator of the host can still do everything there"
-        raise GatewayFault(message, status=503, code="directory_unavailable") from error
-    if role not in ADMIN_ROLES:
-        raise NotAllowed("no group of yours has a role here (auth.roles)", code="no_role")
-    return Principal(kind="ldap", name=name, role=role, address=address)
-
-
-def _user(name: str) -> str:
-    return f"user/{key_digest(name).hex()[:16]}"
+def reset(services: Services, identity: str) -> Response:
+    """Takes somebody's second factor away, and ends every session of his in the console."""
+    had_factor = in_thread(lambda: services.console_book.drop_second_factor(identity))
+    ended = in_thread(lambda: services.console_book.end_all_of(identity))
+    g.changed = {"admin": identity[:64], "second_factor": had_factor, "sessions": ended}
+    return json_response({"id": identity, "second_factor": had_factor, "sessions": ended})
 
 
 def _role(asked: Json) -> AdminRole:
@@ -182,5 +145,6 @@ ROUTES = (
     Route("/admin/v1/admins", ("POST",), Access.ADMIN, create, "admin_admins_create", changes=True),
     Route("/admin/v1/admins/<identity>", ("PUT",), Access.ADMIN, change, "admin_admin_change", changes=True),
     Route("/admin/v1/admins/<identity>", ("DELETE",), Access.ADMIN, remove, "admin_admin_delete", changes=True),
+    Route("/admin/v1/admins/<identity>/reset", ("POST",), Access.ADMIN, reset, "admin_admin_reset", changes=True),
     Route("/admin/v1/admins/<identity>/rotate", ("POST",), Access.ADMIN, rotate, "admin_admin_rotate", changes=True),
 )

@@ -7,14 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 from flask import Response, current_app, g, request
 
 from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
+from coollm.api.fields import whole
 from coollm.api.routes import Access, Route
 from coollm.changeover import CHANGEOVER
-from coollm.core.config.explain import plain
+from coollm.core.config.difference import differences
+from coollm.core.config.explain import Explained, explain_all, plain
 from coollm.core.config.faults import Fault
 from coollm.core.config.generations import SHORTEST_CONFIRM_SECONDS, Generations
 from coollm.core.config.load import Loaded, load
@@ -41,8 +44,64 @@ def apply(services: Services) -> Response:
 
 
 def validate(services: Services) -> Response:
-    """Every fault of a configuration, each with line and column: {"valid", "errors", "warnings"}."""
-    return json_response(_told(_check(services, _text_of(services))[0]))
+    """Every fault of a configuration, each with line and column: {"valid", "errors", "warnings"}, and as "changes" the lines in which it differs."""
+    loaded, content = _check(services, _text_of(services))
+
+    def changes() -> list[str]:
+        before = _in_force(services).read_text("utf-8-sig")
+        return list(differences(before, content.decode(), services.settings, loaded.settings))
+
+    return json_response({**_told(loaded), "changes": in_thread(changes) if loaded.settings is not None else []})
+
+
+def effective(services: Services) -> Response:
+    """Every value in force, with where it came from. Secrets are masked."""
+
+    def explain() -> list[Explained]:
+        loaded = load(_config(), content=_in_force(services), state=services.state)
+        return explain_all(loaded) if loaded.settings is not None else []
+
+    return json_response({"values": [msgspec.structs.asdict(row) for row in in_thread(explain)]})
+
+
+def history(services: Services) -> Response:
+    """Every generation that is kept, the newest first; and how long the one in force stays so unless it is confirmed."""
+    generations = Generations(_config(), services.state)
+    pointer = generations.pointer()
+    now = time.time()
+    seconds = pointer.revert_at - now if pointer is not None and pointer.revert_at is not None and pointer.is_unconfirmed(now) else None
+    return json_response({"generations": in_thread(generations.listed), "reverts_in_seconds": None if seconds is None else round(seconds, 1)})
+
+
+def rollback(services: Services) -> Response:
+    """Puts an earlier generation in force again: {"generation"}, by default the one before. `?confirm_within=5m` as with another configuration."""
+    asked = parse_body(read_body(services, g.exchange) or b"{}")
+    generations = Generations(_config(), services.state)
+    kept = in_thread(generations.all)
+    now = generations.effective()
+    number = whole(asked, "generation")
+    if number is None:
+        number = next((one.number for one in kept if now is not None and one.number < now.number), None)
+    target = next((one for one in kept if one.number == number), None)
+    if now is None or target is None:
+        known = ", ".join(str(one.number) for one in kept) or "none was applied yet"
+        raise InvalidRequest(f"there is no such generation to go back to; kept: {known}", param="generation", code="generation_not_found")
+    if target.number == now.number:
+        return json_response({"generation": now.number, "changed": False})
+    text = in_thread(lambda: target.file.read_text("utf-8-sig"))
+    return _apply(services, text, f"back to generation {target.number}, over the admin API")
+
+
+def confirm(services: Services) -> Response:
+    """Keeps a generation that would revert."""
+    generations = Generations(_config(), services.state)
+    pointer = generations.pointer()
+    if pointer is None or not pointer.is_unconfirmed(time.time()):
+        raise InvalidRequest("no generation waits to be confirmed: it is, or it has reverted", code="nothing_to_confirm", status=409)
+    generations.set(pointer.number, pointer.previous)
+    current_app.extensions[CHANGEOVER].look()
+    g.changed = {"generation": pointer.number}
+    return json_response({"generation": pointer.number, "confirmed": True})
 
 
 def policy(services: Services) -> Response:
@@ -154,6 +213,10 @@ ROUTES = (
     Route("/admin/v1/config", ("GET",), Access.VIEWER, read, "admin_config"),
     Route("/admin/v1/config", ("POST", "PUT"), Access.ADMIN, apply, "admin_config_apply", changes=True),
     Route("/admin/v1/config/validate", ("POST",), Access.VIEWER, validate, "admin_config_validate"),
+    Route("/admin/v1/config/effective", ("GET",), Access.VIEWER, effective, "admin_config_effective"),
+    Route("/admin/v1/config/history", ("GET",), Access.VIEWER, history, "admin_config_history"),
+    Route("/admin/v1/config/rollback", ("POST",), Access.ADMIN, rollback, "admin_config_rollback", changes=True),
+    Route("/admin/v1/config/confirm", ("POST",), Access.ADMIN, confirm, "admin_config_confirm", changes=True),
     Route("/admin/v1/config/policy", ("GET",), Access.VIEWER, policy, "admin_config_policy"),
     Route("/admin/v1/config/policy", ("POST", "PUT"), Access.ADMIN, apply_policy, "admin_config_policy_apply", changes=True),
     Route("/admin/v1/reload", ("POST",), Access.OPERATOR, reload, "admin_reload", changes=True),

@@ -47,8 +47,10 @@ def _store(services: Services) -> Json:
     except StoreError:
         services.metrics.store_up.set(0)
         rule = services.settings.storage.runtime.on_failure
-        why = "is another one than before, or has lost its counters, until a minute has passed" if services.store.has_forgotten else "does not answer"
-        return {"name": "store", "status": DOWN if rule == "deny" else DEGRADED, "detail": f"{kind} {why}: {_WITHOUT_STORE[rule]}"}
+        seconds = services.store.seconds_until_trusted
+        why = "does not answer" if seconds is None else "is another one than before, or has lost its counters, until a minute has passed"
+        told: Json = {"name": "store", "status": DOWN if rule == "deny" else DEGRADED, "detail": f"{kind} {why}: {_WITHOUT_STORE[rule]}"}
+        return told if seconds is None else {**told, "seconds": round(seconds, 1)}
     services.metrics.store_up.set(1)
     return {"name": "store", "status": OK, "detail": f"{kind} answers"}
 

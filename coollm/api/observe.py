@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast, get_args
 
@@ -14,15 +15,19 @@ from flask import Response, request
 from coollm.api.answers import json_response
 from coollm.api.routes import Access, Route
 from coollm.api.usage import FOREVER_MS, check_choice, instant
+from coollm.core.audit_status import read_audit_status
 from coollm.core.errors import InvalidRequest
 from coollm.core.logs import log_file
 from coollm.core.paths import find_config
-from coollm.core.types import Json
+from coollm.core.types import Json, Target
 from coollm.core.vendor_keys import VendorKeys, read_vendor_keys
 from coollm.ledger.book import By
 from coollm.ledger.threads import in_thread
+from coollm.limits.charges import KeyCharges
+from coollm.limits.estimate import Estimate
 from coollm.routing.catalog import key_ids
 from coollm.services import Services
+from coollm.stores.base import Charge, StoreError
 
 FIGURES = {
     "latency": ("requests", "latency_ms"),
@@ -71,7 +76,7 @@ def keys(services: Services) -> Response:
     and when last.
     """
     kept = in_thread(lambda: read_vendor_keys(services.state))
-    cooling = services.store.cooldowns()
+    cooling, limits = services.store.cooldowns(), _limits(services)
     since_ms = int((time.time() - DAY_SECONDS) * 1000)
     uses = None
     if request.args.get("uses") == "1":
@@ -100,11 +105,38 @@ def keys(services: Services) -> Response:
                     "failures": stats.failures,
                     "seconds": round(stats.seconds, 6),
                     "in_flight": stats.in_flight,
+                    "limits": limits.get(f"{provider.id}/{key_id}", []),
                     **({"requests_24h": requests_24h, "last_used_ms": last_used_ms} if uses is not None else {}),
                 }
             )
     retired = [{"provider": one.provider, "key": one.id, "retired": one.at, "by": one.by} for one in kept.retired]
     return json_response({"keys": rows, "retired": retired})
+
+
+def _limits(services: Services) -> dict[str, list[Json]]:
+    """What of each key's limits is used now, by the key's name in stores; nothing where the store does not answer."""
+    charges: dict[str, list[Charge]] = {}
+    for provider in services.settings.llm_providers:
+        limits = provider.limits
+        for key_id in key_ids(provider):
+            target = Target(
+                provider=provider.id,
+                type=provider.type,
+                key_id=key_id,
+                model="",
+                req_per_min=limits.req_per_min,
+                tokens_per_min=limits.tokens_per_min,
+                concurrent=limits.concurrent,
+                session_tokens=limits.session_limit,
+                session_seconds=int(limits.session_type),
+            )
+            charges[target.key] = KeyCharges(target).of(target, Estimate(reserved_input_tokens=0))
+    asked = [charge for own in charges.values() for charge in own]
+    try:
+        used = services.store.used(asked) if asked else {}
+    except StoreError:
+        return {}
+    return {key: [{"what": one.counter.rpartition(":")[2], "used": used[one.counter], "limit": one.limit} for one in own] for key, own in charges.items()}
 
 
 def _state(kept: VendorKeys, provider: str, key_id: str, *, cooling: bool) -> str:
@@ -138,11 +170,21 @@ def logs(services: Services) -> Response:
 
 
 def audit(services: Services) -> Response:
-    """The last lines of the audit log: `limit` of them."""
+    """The last lines of the audit log: `limit` of them, of those of an `actor`, of an `action`, or with a `text`. Of a long log the last part is looked through
+    (`coollm audit search` looks through all).
+    """
     log, limit = services.audit.log, _limit()
     if log is None:
         return json_response({"entries": [], "note": "logging.audit.enabled is false"})
-    return json_response({"entries": in_thread(lambda: _tail(log.path, limit))})
+    exact = {name: value for name in ("actor", "action") if (value := request.args.get(name))}
+    text = request.args.get("text", "")
+
+    def is_wanted(entry: Json) -> bool:
+        return all(entry.get(name) == value for name, value in exact.items()) and (not text or text in json.dumps(entry, ensure_ascii=False))
+
+    known = read_audit_status(services.state)
+    chain = {"verified": known.verified or None, "lines": known.lines, "faults": known.faults, "trouble": services.audit.trouble() or None}
+    return json_response({"entries": in_thread(lambda: _tail(log.path, limit, is_wanted)), "chain": chain})
 
 
 def _limit() -> int:
@@ -152,22 +194,24 @@ def _limit() -> int:
     return int(text)
 
 
-def _tail(path: Path, limit: int) -> list[Json]:
+def _tail(path: Path, limit: int, is_wanted: Callable[[Json], bool] = lambda _: True) -> list[Json]:
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            lines = deque((line for line in file.read().split(b"\n") if line), maxlen=limit)
+            lines = file.read().split(b"\n")
     except OSError:
         return []
-    found = []
-    for line in lines:
+    found: deque[Json] = deque(maxlen=limit)
+    for line in reversed(lines):
+        if len(found) == limit:
+            break
         try:
             told = json.loads(line)
         except ValueError:
             continue  # cut by the beginning of what was read, or still being written
-        if isinstance(told, dict):
-            found.append(told)
-    return found
+        if isinstance(told, dict) and is_wanted(told):
+            found.appendleft(told)
+    return list(found)
 
 
 ROUTES = (

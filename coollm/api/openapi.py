@@ -12,6 +12,7 @@ from flask import Response
 
 from coollm import __version__
 from coollm.api.routes import Access, Route
+from coollm.core.orders import ACTIONS
 from coollm.core.registry import ENDPOINTS
 from coollm.core.types import ADMIN_ROLES, Json
 from coollm.services import Services
@@ -76,15 +77,20 @@ BODIES: dict[str, Json] = {
     "batches": {},
     "batch": {},
     "admin_providers_test": _object("", {"provider": _TEXT, "key": _TEXT, "model": _TEXT}),
+    "admin_claims": _object("name owner", {"name": _TEXT, "owner": _TEXT, "seconds": _COUNT, "release": {"type": "boolean"}}),
+    "admin_orders_give": _object("action", {"action": {"enum": list(ACTIONS)}, "instance": {"type": "string", "pattern": "^[1-9][0-9]?$"}}),
     "admin_usage_rebuild": {},
     "admin_usage_prune": _object("before", {"before": {**_TEXT, "examples": ["2026-01-01T00:00:00Z"]}}),
     "admin_clients_create": _object("id", {"id": _ID, **_CLIENT}),
     "admin_client_rotate": _object("", {"overlap": {**_TEXT, "examples": ["24h"]}}),
     "admin_admins_create": _object("id", {"id": _ID, "role": {"enum": list(ADMIN_ROLES)}}),
     "admin_admin_rotate": _object("", {"overlap": {**_TEXT, "examples": ["24h"]}}),
-    "admin_login": _object("name password", {"name": _TEXT, "password": _TEXT}),
+    "admin_admin_reset": {},
+    "admin_login": _object("name password", {"name": _TEXT, "password": _TEXT, "code": {"type": "string"}}),
     "admin_config_apply": {},
     "admin_config_validate": {},
+    "admin_config_rollback": _object("", {"generation": _COUNT}),
+    "admin_config_confirm": {},
     "admin_config_policy_apply": {},
     "admin_reload": {},
     "admin_compliance_erase": _object("client", {"client": _TEXT}),

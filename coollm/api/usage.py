@@ -64,6 +64,11 @@ def anomalies(services: Services) -> Response:
     return json_response({"anomalies": rows})
 
 
+def live(services: Services) -> Response:
+    """The last quarter of an hour by the minute, how long answers took, and the last requests. What ended within the last seconds may be missing."""
+    return json_response(services.live.now())
+
+
 def export(services: Services) -> Response:
     """Every request of a time, one JSON line each."""
     start, end = instant("start", 0), instant("end", FOREVER_MS)
@@ -123,6 +128,7 @@ ROUTES = (
     Route("/admin/v1/stats/trend", ("GET",), Access.VIEWER, trend, "admin_stats_trend"),
     Route("/admin/v1/stats/latency", ("GET",), Access.VIEWER, latency, "admin_stats_latency"),
     Route("/admin/v1/stats/errors", ("GET",), Access.VIEWER, errors, "admin_stats_errors"),
+    Route("/admin/v1/live", ("GET",), Access.VIEWER, live, "admin_live"),
     Route("/admin/v1/anomalies", ("GET",), Access.VIEWER, anomalies, "admin_anomalies"),
     Route("/admin/v1/usage/export", ("GET",), Access.VIEWER, export, "admin_usage_export"),
     Route("/admin/v1/usage/verify", ("GET",), Access.VIEWER, verify, "admin_usage_verify"),

@@ -75,7 +75,7 @@ _RENEW = Script("if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('PEXPI
 
 def open_answers(settings: RuntimeStorage, state: Path, most_bytes: int) -> AnswerStore:  # noqa: ARG001  the signature of all
     """The answers at `storage.runtime.addr`. Raises as the store of counters there."""
-    return RedisAnswers(connect(settings, HASH_TAG), most_bytes)
+    return RedisAnswers(connect(settings, HASH_TAG, waits=False), most_bytes)
 
 
 class RedisAnswers:

@@ -126,6 +126,9 @@ ENDPOINTS = Registry(
         "configuration": "coollm.api.configuration:ROUTES",
         "observe": "coollm.api.observe:ROUTES",
         "compliance": "coollm.api.compliance:ROUTES",
+        "claims": "coollm.api.claims:ROUTES",
+        "requests": "coollm.api.requests:ROUTES",
+        "operations": "coollm.api.operations:ROUTES",
     },
 )
 

@@ -93,7 +93,7 @@ class SecretStore:
         """A sealed secret in clear, by the master keys that are here. Raises OperationFailed."""
         data_key = self._data_key(name, sealed, keys)
         try:
-            return _decrypt(data_key, sealed.value, _value_label(name)).decode()
+            return decrypt(data_key, sealed.value, _value_label(name)).decode()
         except (InvalidTag, ValueError) as error:
             raise OperationFailed(f"the secret '{name}' is damaged: it is not what was written", f"coollm secrets set {name}") from error
 
@@ -104,8 +104,8 @@ class SecretStore:
         if not value or len(value) > LONGEST_VALUE:
             raise OperationFailed("a secret has 1 to 65536 characters", "give it on standard input")
         master, data_key = self.master.current(), AESGCM.generate_key(256)
-        wrapped = _encrypt(master, data_key, _key_label(name, key_id(master)))
-        return Sealed(_encrypt(data_key, value.encode(), _value_label(name)), {key_id(master): wrapped}, time.time(), by)
+        wrapped = encrypt(master, data_key, _key_label(name, key_id(master)))
+        return Sealed(encrypt(data_key, value.encode(), _value_label(name)), {key_id(master): wrapped}, time.time(), by)
 
     def put(self, name: str, sealed: Sealed | None) -> None:
         """Keeps a sealed secret, or removes it. Raises OperationFailed."""
@@ -121,7 +121,7 @@ class SecretStore:
         with self._changing() as kept:
             for name, sealed in kept.items():
                 if key_id(key) not in sealed.keys:
-                    sealed.keys[key_id(key)] = _encrypt(key, self._data_key(name, sealed, keys), _key_label(name, key_id(key)))
+                    sealed.keys[key_id(key)] = encrypt(key, self._data_key(name, sealed, keys), _key_label(name, key_id(key)))
             return len(kept)
 
     def check_all(self, key: bytes) -> None:
@@ -131,7 +131,7 @@ class SecretStore:
             try:
                 if wrapped is None:
                     raise ValueError
-                _decrypt(_decrypt(key, wrapped, _key_label(name, key_id(key))), sealed.value, _value_label(name))
+                decrypt(decrypt(key, wrapped, _key_label(name, key_id(key))), sealed.value, _value_label(name))
             except (InvalidTag, ValueError) as error:
                 raise OperationFailed(f"the secret '{name}' does not open with the new master key") from error
 
@@ -148,7 +148,7 @@ class SecretStore:
         for master_id, wrapped in sealed.keys.items():
             if master_id in keys:
                 with contextlib.suppress(InvalidTag, ValueError):
-                    return _decrypt(keys[master_id], wrapped, _key_label(name, master_id))
+                    return decrypt(keys[master_id], wrapped, _key_label(name, master_id))
         raise OperationFailed(
             f"the secret '{name}' does not open with the master key that is here ({', '.join(keys)}): it was set with {', '.join(sealed.keys)}",
             f"put back the master key that was at {self.master.file}, or set the secret again",
@@ -187,12 +187,14 @@ def make_hash_key(config: Path, state: Path) -> bytes:
     return bytes.fromhex(store.get(HASH_KEY))
 
 
-def _encrypt(key: bytes, clear: bytes, label: bytes) -> str:
+def encrypt(key: bytes, clear: bytes, label: bytes) -> str:
+    """AES-GCM under a key of 32 bytes, as text; it can be read with the same label alone."""
     nonce = secrets.token_bytes(NONCE_BYTES)
     return base64.b64encode(nonce + AESGCM(key).encrypt(nonce, clear, label)).decode()
 
 
-def _decrypt(key: bytes, text: str, label: bytes) -> bytes:
+def decrypt(key: bytes, text: str, label: bytes) -> bytes:
+    """What was encrypted. Raises InvalidTag and ValueError."""
     data = base64.b64decode(text, validate=True)
     clear: bytes = AESGCM(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], label)
     return clear

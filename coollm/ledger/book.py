@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from gevent.monkey import get_original
 from sqlalchemy import Connection, Engine, Table, and_, case, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import SingletonThreadPool
@@ -59,13 +59,16 @@ class Ledger:
             raise OperationFailed(f"the ledger ({shown[:20]}) cannot be opened: {type(error).__name__}", way_out) from error
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _prepare_sqlite)
-        self._lock = threading.Lock()
+        # Native: a lock of gevent's that threads wait for, each with a loop of its own, was seen to be let go without the one that waits being told.
+        self._lock = get_original("_thread", "allocate_lock")()
         self._is_prepared = False
 
     def prepare(self) -> None:
         """Makes the tables or brings them up to date, once. Raises SQLAlchemyError if the database does not answer or refuses, and OperationFailed if a newer
         gateway wrote it.
         """
+        if self._is_prepared:
+            return
         with self._lock:
             if not self._is_prepared:
                 migrate(self._engine)
@@ -327,8 +330,14 @@ def _pool(url: str) -> dict[str, Any]:
 
 
 def _patience(url: str) -> dict[str, int]:
-    """How many seconds a server may take to accept a connection."""
-    return {} if url.startswith("sqlite") else {"connect_timeout": CONNECT_SECONDS}
+    """How many seconds a server may take to accept a connection; and after which one that is gone without a word, with its host, is given up.
+
+    Source: https://www.postgresql.org/docs/current/libpq-connect.html (keepalives_…, and tcp_user_timeout in milliseconds)
+    """
+    if url.startswith("sqlite"):
+        return {}
+    gone = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": CONNECT_SECONDS * 1000}
+    return {"connect_timeout": CONNECT_SECONDS, **(gone if url.startswith("postgresql") else {})}
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -19,7 +19,7 @@ LONGEST_ERROR = 64
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What a request used. `at_ms` is when it ended, `charged_ms` when budgets were charged for it, in milliseconds of the epoch; money is in billionths of a
     dollar, None where no price is known. A `cached` one was answered by the cache, which saved `saved_nano_usd`; a `second` one
-    by the second request of a race. `error` is the code of what the client was told.
+    by the second request of a race. `first_token_ms` is 0 where nothing was streamed. `error` is the code of what the client was told.
     """
 
     request_id: str
@@ -46,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     cached: bool = False
     second: bool = False
     latency_ms: int = 0
+    first_token_ms: int = 0
     error: str = ""
 
     @property
@@ -86,6 +87,7 @@ def entry_of(record: RequestRecord) -> Entry:
         cached=record.cache == HIT,
         second=record.is_second,
         latency_ms=round(record.latency_seconds * 1000),
+        first_token_ms=round((record.first_token_seconds or 0.0) * 1000),
         error=(record.error.code or record.error.type)[:LONGEST_ERROR] if record.error else "",
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import and_, case, func, select
 
@@ -17,6 +17,7 @@ from coollm.limits.settlement import Ending
 Slot = Literal["hour", "day"]
 SLOT_MS = {"hour": HOUR_MS, "day": DAY_MS}
 MOST_SLOTS = 1500
+SECOND_MS = 1000
 MOST_ROWS = 50
 SHARES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
@@ -83,3 +84,87 @@ def errors(ledger: Ledger, start_ms: int, end_ms: int) -> list[Json]:
         for cause, status, provider, count, last in rows
     ]
     return sorted(found, key=lambda row: (-row["requests"], row["cause"]))
+
+
+NARROWED = ("client", "team", "provider", "model")
+"""What the last requests can be narrowed to."""
+
+LOOKED_THROUGH = 100_000
+"""So many of the last requests are looked through for those that are wanted: a browser does not make the ledger read all of itself."""
+
+_SHOWN = (
+    "request_id",
+    "at_ms",
+    "client",
+    "team",
+    "provider",
+    "model",
+    "key_id",
+    "route",
+    "status",
+    "ending",
+    "latency_ms",
+    "first_token_ms",
+    "cached",
+    "error",
+)
+
+
+def last(ledger: Ledger, limit: int, since_ms: int, wanted: Mapping[str, str], *, failed: bool) -> list[Json]:
+    """The last requests, the newest first, of the LOOKED_THROUGH that ended last."""
+    recent = select(usage).where(usage.c.at_ms > since_ms).order_by(usage.c.at_ms.desc()).limit(LOOKED_THROUGH).subquery() if wanted or failed else usage
+    query = select(recent).where(recent.c.at_ms > since_ms).order_by(recent.c.at_ms.desc()).limit(limit)
+    for name, value in wanted.items():
+        query = query.where(recent.c[name] == value)
+    if failed:
+        query = query.where(recent.c.status >= FIRST_ERROR)
+    with ledger.reading() as connection:
+        return [_shown(row) for row in connection.execute(query).mappings()]
+
+
+def entry(ledger: Ledger, request_id: str) -> Json | None:
+    """What is known of one request; None if it is not there."""
+    with ledger.reading() as connection:
+        row = connection.execute(select(usage).where(usage.c.request_id == request_id)).mappings().first()
+    return None if row is None else _shown(row)
+
+
+def _shown(row: Mapping[Any, Any]) -> Json:
+    cost = row["cost_nano_usd"]
+    told = {name: row[name] for name in _SHOWN}
+    tokens = {"input_tokens": sum(row[name] for name in COUNTS[:4]), "output_tokens": sum(row[name] for name in COUNTS[4:])}
+    return {**told, **tokens, "cached_input_tokens": row["cached_input_tokens"], "cost_usd": None if cost is None else cost / NANO_USD}
+
+
+class Second(NamedTuple):
+    """What ended within a second of the epoch."""
+
+    second: int
+    requests: int
+    errors: int
+    tokens: int
+    cost_usd: float
+
+
+def seconds(ledger: Ledger, first: int) -> list[Second]:
+    """Each second from one of the epoch on in which something ended."""
+    second = usage.c.at_ms // SECOND_MS
+    tokens = sum((usage.c[name] for name in COUNTS[1:]), usage.c[COUNTS[0]])
+    is_one = case((usage.c.ending == Ending.HEDGED.value, 0), else_=1)
+    sums = (func.sum(is_one), func.sum(case((usage.c.status >= FIRST_ERROR, is_one), else_=0)), func.sum(tokens), func.sum(usage.c.cost_nano_usd))
+    with ledger.reading() as connection:
+        rows = connection.execute(select(second, *sums).where(usage.c.at_ms >= first * SECOND_MS).group_by(second)).all()
+    return [Second(int(row[0]), int(row[1]), int(row[2]), int(row[3]), int(row[4] or 0) / NANO_USD) for row in rows]
+
+
+def quick(ledger: Ledger, since_ms: int, most: int) -> Json:
+    """How long answers took lately, and how long until their first token, in milliseconds: of the last `most` that a vendor gave since then."""
+    query = select(usage.c.latency_ms, usage.c.first_token_ms).where(usage.c.at_ms >= since_ms, usage.c.status < FIRST_ERROR, usage.c.provider != "")
+    with ledger.reading() as connection:
+        rows = connection.execute(query.order_by(usage.c.at_ms.desc()).limit(most)).all()
+    whole, first = sorted(int(row[0]) for row in rows), sorted(int(row[1]) for row in rows if row[1])
+    return {"p50_ms": _share(whole, 0.5), "p95_ms": _share(whole, 0.95), "first_token_p50_ms": _share(first, 0.5), "first_token_p95_ms": _share(first, 0.95)}
+
+
+def _share(ordered: Sequence[int], share: float) -> int | None:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None

@@ -57,7 +57,13 @@ def _causes(connection: Connection) -> None:
     _add_columns(connection, usage)
 
 
-STEPS: tuple[Step, ...] = (_charged_and_saved, _access_and_latency, _causes)
+def _console(connection: Connection) -> None:
+    """Version 5: the console's sessions, second factors, and when the first token came."""
+    _add_columns(connection, usage)
+    metadata.create_all(connection)
+
+
+STEPS: tuple[Step, ...] = (_charged_and_saved, _access_and_latency, _causes, _console)
 """Step number n brings version n to version n + 1."""
 
 NEWEST = len(STEPS) + 1

@@ -34,6 +34,7 @@ usage = Table(
     Column("service_tier", String(16), nullable=False, server_default=""),
     Column("estimated", Boolean, nullable=False),
     Column("latency_ms", BigInteger, nullable=False, server_default="0"),
+    Column("first_token_ms", BigInteger, nullable=False, server_default="0"),
     Column("error", String(64), nullable=False, server_default=""),
 )
 
@@ -120,6 +121,35 @@ access_key_uses = Table(
     Column("last_used_ms", BigInteger, nullable=False),
 )
 """How often each key was used, and when last."""
+
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False, index=True),
+    Column("former_digest", String(64), nullable=False, index=True),
+    Column("rotated_ms", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(1024), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("proof", String(64), nullable=False),
+    Column("form_token", String(64), nullable=False),
+    Column("notice", Text, nullable=False),
+    Column("began_ms", BigInteger, nullable=False),
+    Column("used_ms", BigInteger, nullable=False),
+    Column("confirmed_ms", BigInteger, nullable=False),
+)
+"""Who has signed in to the console, by hashes of what the browser keeps."""
+
+second_factors = Table(
+    "second_factors",
+    metadata,
+    Column("who", String(64), primary_key=True),
+    Column("secret", Text, nullable=False),
+    Column("is_confirmed", Boolean, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+)
+"""The second factor of administrators, by a hash of the name; its secret is encrypted."""
 
 erasures = Table(
     "erasures",

@@ -82,7 +82,7 @@ class Keeper:
         if not may_reap:
             return
         orphans = self._store.orphans(DEAD_AFTER_SECONDS)
-        if not orphans or not self._store.claim("orphans", self._owner, DEAD_AFTER_SECONDS):
+        if not orphans or self._store.claim("orphans", self._owner, DEAD_AFTER_SECONDS) != self._owner:
             return
         told: dict[str, int] = {}
         # The hold of an attempt, whose id is longer, tells which vendor key was at work when the worker died.

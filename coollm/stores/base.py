@@ -226,8 +226,8 @@ class Store(Protocol):
     def charge(self, charges: Sequence[Charge]) -> None:
         """Adds to counters, whether there is room or not; a negative amount takes off, and never below zero."""
 
-    def claim(self, name: str, owner: str, seconds: float) -> bool:
-        """Whether `owner` now has `name` to itself for `seconds`: nobody else has claimed it, or their time is over. Claiming again prolongs it."""
+    def claim(self, name: str, owner: str, seconds: float) -> str:
+        """Who has `name` to himself now: `owner`, for `seconds`, unless another has claimed it and his time is not over. Claiming again prolongs it."""
 
     def release(self, name: str, owner: str) -> None:
         """Gives up a claim of the owner's."""

@@ -162,7 +162,7 @@ class GuardedStore:
     def charge(self, charges: Sequence[Charge]) -> None:
         self._only(lambda: self._store.charge(charges))
 
-    def claim(self, name: str, owner: str, seconds: float) -> bool:
+    def claim(self, name: str, owner: str, seconds: float) -> str:
         return self._only(lambda: self._store.claim(name, owner, seconds))
 
     def release(self, name: str, owner: str) -> None:
@@ -241,9 +241,11 @@ class GuardedStore:
         gevent.spawn(self._wait_for_recovery)
 
     @property
-    def has_forgotten(self) -> bool:
-        """Whether it answers, and is not trusted yet: it is another store than before, or has lost its counters."""
-        return self.is_failing and self._forgot_at is not None
+    def seconds_until_trusted(self) -> float | None:
+        """Of one that answers, and is another store than before or has lost its counters: how long it is not used yet. None of any other."""
+        if not self.is_failing or self._forgot_at is None:
+            return None
+        return max(0.0, FORGOTTEN_SECONDS - (self._clock() - self._forgot_at))
 
     def _check_identity(self) -> None:
         """Whether the store is still the one that this host's gateway used last. Raises StoreError; then it is asked again when it answers."""

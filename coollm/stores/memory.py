@@ -185,13 +185,13 @@ class MemoryStore:
         for one in charges:
             _charge(self._place(one, now), now)
 
-    def claim(self, name: str, owner: str, seconds: float) -> bool:
+    def claim(self, name: str, owner: str, seconds: float) -> str:
         now = self._clock()
         until, holder = self._claims.get(name, (0.0, owner))
         if until > now and holder != owner:
-            return False
+            return holder
         self._claims[name] = (now + seconds, owner)
-        return True
+        return owner
 
     def release(self, name: str, owner: str) -> None:
         if self._claims.get(name, (0.0, ""))[1] == owner:

@@ -318,9 +318,9 @@ return 1
 # KEYS: the claim. ARGV: owner, milliseconds.
 _CLAIM = Script("""
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+if holder and holder ~= ARGV[1] then return holder end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+return ARGV[1]
 """)
 
 # KEYS: the claim. ARGV: owner.
@@ -447,8 +447,8 @@ class RedisStore:
             written = orjson.dumps([places.written(charge) for charge in charges])
             self._redis.run(_CHARGE, places.keys, [written, KEPT_AFTER_SECONDS])
 
-    def claim(self, name: str, owner: str, seconds: float) -> bool:
-        return bool(self._redis.run(_CLAIM, [CLAIM + name], [owner, max(1, round(seconds * 1000))]))
+    def claim(self, name: str, owner: str, seconds: float) -> str:
+        return str(self._redis.run(_CLAIM, [CLAIM + name], [owner, max(1, round(seconds * 1000))]).decode())
 
     def release(self, name: str, owner: str) -> None:
         self._redis.run(_RELEASE, [CLAIM + name], [owner])

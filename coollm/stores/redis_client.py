@@ -30,17 +30,17 @@ from coollm.wire import TlsWire, Waiter, Wire
 
 TIMEOUT_SECONDS = 2.0
 
-# How long to wait for a cluster that is on the move, and for a new master.
+# How long to wait before a cluster that is on the move, or a new master, is looked for again.
 PAUSE_SECONDS = 0.05
 
 # Within so many turns of the loop after it was sent for, an answer has come at once.
 PROMPT_TURNS = 3
 
 # Another node has our keys now, or will have them in a moment.
-ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
+ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED", "NOREPLICAS")
 
 Dial = Callable[[float], Wire]
-"""Opens a connection to the node that has our keys, until a time of `time.monotonic()`. Raises OSError and StoreError."""
+"""Opens a connection to the node that has our keys, until a time of `time.monotonic()`. Raises OSError."""
 
 
 class Script:
@@ -55,11 +55,15 @@ class _Elsewhere(ConnectionResetError):
     """The connection was given up, for another node has our keys."""
 
 
+class _NoNode(OSError):
+    """Nobody can say which node has our keys, for now."""
+
+
 class Redis:
     """Commands and scripts. Everything raises StoreError and nothing else. It connects when it is first asked, and again when its connection has ended."""
 
-    def __init__(self, dial: Dial, login: Sequence[str] = ()) -> None:
-        """`login` are the words of AUTH."""
+    def __init__(self, dial: Dial, login: Sequence[str] = (), failover_seconds: float = 0.0) -> None:
+        """`login` are the words of AUTH; for `failover_seconds` a new master is waited for."""
         import hiredis
 
         self._pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
@@ -68,6 +72,7 @@ class Redis:
         self._is_nonsense: tuple[type[Exception], ...] = (hiredis.ProtocolError,)
         self._dial = dial
         self._login = login
+        self._failover_seconds = max(failover_seconds, TIMEOUT_SECONDS) if failover_seconds else 0.0
         self._lock = RLock()
         self._hub: Any = None
         self._wire: Wire | None = None
@@ -90,19 +95,23 @@ class Redis:
         self._drop(ConnectionAbortedError("closed"))
 
     def _ask(self, words: tuple[Any, ...], whole: Callable[[], tuple[Any, ...]] | None = None) -> Any:
-        until, is_again = time.monotonic() + TIMEOUT_SECONDS, False
+        ends, is_again = time.monotonic() + (self._failover_seconds or TIMEOUT_SECONDS), False
         while True:
             try:
-                wire, reply = self._exchange(self._pack(words), until)
+                wire, reply = self._exchange(self._pack(words), min(ends, time.monotonic() + TIMEOUT_SECONDS))
             except TimeoutError as error:
-                raise StoreError("Redis: it does not answer in time") from error
+                if time.monotonic() + PAUSE_SECONDS >= ends:
+                    raise StoreError("Redis: it does not answer in time") from error
+                continue
             except _Elsewhere:
                 gevent.sleep(PAUSE_SECONDS)  # another has heard it
                 continue
             except OSError as error:
-                # Once more, for a connection that the server has closed.
-                if is_again:
+                # Once more, for a connection that the server has closed; for as long as a new master may take, where there can be one.
+                if is_again and (not self._failover_seconds or time.monotonic() + PAUSE_SECONDS >= ends):
                     raise StoreError(f"Redis: {error.strerror or error}") from error
+                if is_again:
+                    gevent.sleep(PAUSE_SECONDS)
                 is_again = True
                 continue
             if not isinstance(reply, self._is_error):
@@ -111,7 +120,7 @@ class Redis:
             kind = said.partition(" ")[0]
             if kind == "NOSCRIPT" and whole is not None:
                 words, whole = whole(), None
-            elif kind in ELSEWHERE and time.monotonic() + PAUSE_SECONDS < until:
+            elif kind in ELSEWHERE and time.monotonic() + PAUSE_SECONDS < ends:
                 if self._wire is wire:
                     self._drop(_Elsewhere(said))
                 gevent.sleep(PAUSE_SECONDS)
@@ -209,8 +218,10 @@ class Redis:
             waiter.fail(error)
 
 
-def connect(settings: RuntimeStorage, hash_tag: str) -> Redis:
-    """Redis at `storage.runtime`; in a cluster the node that has the keys with this hash tag. Raises OperationFailed if a package is not installed."""
+def connect(settings: RuntimeStorage, hash_tag: str, *, waits: bool = True) -> Redis:
+    """Redis at `storage.runtime`; in a cluster the node that has the keys with this hash tag. `waits` is for what cannot do without a new master, which takes
+    seconds. Raises OperationFailed if a package is not installed.
+    """
     try:
         import hiredis  # noqa: F401
         import redis  # noqa: F401
@@ -218,7 +229,8 @@ def connect(settings: RuntimeStorage, hash_tag: str) -> Redis:
         raise OperationFailed("storage.runtime.type is redis, but the redis package is not installed", "pip install 'coollm[redis]'") from error
     password = settings.password.reveal() if settings.password else None
     login = [*([settings.username] if settings.username else []), password] if password else []
-    return Redis(_dial(settings, hash_tag), login)
+    failover_seconds = settings.failover_wait if waits and settings.mode != "single" else 0.0
+    return Redis(_dial(settings, hash_tag), login, failover_seconds)
 
 
 def _dial(settings: RuntimeStorage, hash_tag: str) -> Dial:
@@ -258,18 +270,26 @@ def library_options(settings: RuntimeStorage) -> dict[str, Any]:
     return {**login, **tls, "socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
 
 
+def _once() -> dict[str, Any]:
+    """A node that does not answer is not asked again by the package, which waits for seconds in between: another one is asked, and we ask again ourselves."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return {"retry": Retry(NoBackoff(), 0)}
+
+
 def _node_of_slot(settings: RuntimeStorage, addresses: Sequence[Address], hash_tag: str) -> tuple[str, int]:
     import redis
     from redis.cluster import ClusterNode
 
     try:
         nodes = [ClusterNode(one.host, one.port) for one in addresses]
-        with contextlib.closing(redis.RedisCluster(startup_nodes=nodes, **library_options(settings))) as cluster:
+        with contextlib.closing(redis.RedisCluster(startup_nodes=nodes, **library_options(settings), **_once())) as cluster:
             node = cluster.get_node_from_key(hash_tag)
-    except redis.RedisError as error:
-        raise StoreError(f"Redis: {error}") from error
+    except (redis.RedisError, redis.exceptions.RedisClusterException) as error:  # the second is none of the first
+        raise _NoNode(str(error)) from error
     if node is None:
-        raise StoreError("Redis: no node of the cluster has our slot")
+        raise _NoNode("no node of the cluster has our slot")
     return str(node.host), int(node.port)
 
 
@@ -277,12 +297,12 @@ def _master(settings: RuntimeStorage, addresses: Sequence[Address]) -> tuple[str
     import redis
     from redis.sentinel import Sentinel
 
-    told = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+    told = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, **_once()}
     sentinel = Sentinel([(one.host, one.port) for one in addresses], sentinel_kwargs=told)
     try:
         host, port = sentinel.discover_master(settings.master_name)
     except redis.RedisError as error:
-        raise StoreError(f"Redis: {error}") from error
+        raise _NoNode(str(error)) from error
     finally:
         for one in sentinel.sentinels:
             one.close()

@@ -133,5 +133,5 @@ class _Translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         import redis
 
-        if isinstance(error, redis.RedisError):
+        if isinstance(error, redis.RedisError | redis.exceptions.RedisClusterException):
             raise Unreachable(f"Redis: {' '.join(str(error).split())[:200]}", "see that storage.runtime.addr answers") from error

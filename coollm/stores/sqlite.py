@@ -138,13 +138,18 @@ class SqliteStore:
     def charge(self, charges: Sequence[Charge]) -> None:
         self._alone(lambda: self._add(charges, self._clock()))
 
-    def claim(self, name: str, owner: str, seconds: float) -> bool:
+    def claim(self, name: str, owner: str, seconds: float) -> str:
         now = self._clock()
         statement = (
             "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until "
             "WHERE owner = excluded.owner OR until <= ?"
         )
-        return self._alone(lambda: self._connection.execute(statement, (name, owner, now + seconds, now)).rowcount == 1)
+
+        def work() -> str:
+            self._connection.execute(statement, (name, owner, now + seconds, now))
+            return str(self._connection.execute("SELECT owner FROM claims WHERE name = ?", (name,)).fetchone()[0])
+
+        return self._alone(work)
 
     def release(self, name: str, owner: str) -> None:
         self._alone(lambda: self._connection.execute("DELETE FROM claims WHERE name = ? AND owner = ?", (name, owner)))

@@ -158,7 +158,9 @@ def nginx_proxy(home: Path, vendor_port: int, name: str = "nginx") -> Iterator[S
 
 
 @contextlib.contextmanager
-def coollm(home: Path, store: str, vendor_port: int, *, name: str = "", workers: int = 1, cores: str = SERVER_CORE) -> Iterator[Server]:
+def coollm(
+    home: Path, store: str, vendor_port: int, *, name: str = "", workers: int = 1, cores: str = SERVER_CORE, webui: dict[str, object] | None = None
+) -> Iterator[Server]:
     """The gateway with a store, all features on: limits of client and keys, usage log, ledger, metrics, routing over three keys."""
     name = name or f"coollm {store}"
     port, place = free_port(), home / name
@@ -166,7 +168,7 @@ def coollm(home: Path, store: str, vendor_port: int, *, name: str = "", workers:
     limits = {"req_per_min": 100_000_000, "tokens_per_min": 100_000_000_000}
     settings = {
         "version": "1.0",
-        "server": {"listen": f"127.0.0.1:{port}", "workers": workers},
+        "server": {"listen": f"127.0.0.1:{port}", "workers": workers, **({"webui": webui} if webui else {})},
         "llm_providers": [
             {
                 "id": "vendor",

@@ -146,7 +146,7 @@ def test_an_address_that_dawdles_is_not_waited_for(start: Callable[..., int]) ->
         connector = Connector(names=names_of(full.getsockname(), ("127.0.0.1", port)))
         began = time.monotonic()
         connector.open(Origin(is_tls=False, host="vendor", port=port), until()).close()
-        assert 0.2 < time.monotonic() - began < 1.5
+        assert 0.2 < time.monotonic() - began < 2
         with pytest.raises(TimeoutError):
             Connector(names=names_of(full.getsockname(), full.getsockname())).open(Origin(is_tls=False, host="vendor", port=port), time.monotonic() + 0.6)
         for one in waiting:

@@ -125,7 +125,8 @@ def master_home(tmp_path_factory: pytest.TempPathFactory, keys: tuple[str, Path]
 @pytest.fixture
 def site(master_home: tuple[Path, Path, str], keys: tuple[str, Path]) -> Site:
     copy, place, _ = master_home
-    shutil.rmtree(place)
+    while place.exists():  # a process that ends takes the last files of its databases away itself
+        shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(copy, place)
     return Site(place, *keys)
 

@@ -15,7 +15,7 @@ from coollm_cli.ops.backup.names import new_name
 
 from tests.backup.conftest import Bucket, Site, in_bucket
 
-SHORT, LONG = 8, 200
+SHORT, LONG = 4, 200
 NOTHING = {"last": 1, "daily": 1, "weekly": 0, "monthly": 0, "yearly": 0}
 
 

@@ -235,7 +235,7 @@ def sql_of(site: Site, url: str) -> None:
     (site.state / "ledger.sqlite").unlink()
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.soak)])
 def test_a_ledger_in_a_database(site: Site, stored_key: str, kind: str, request: pytest.FixtureRequest) -> None:
     """Rebuilt there from the usage logs, backed up by its tables, emptied, restored, and taken back."""
     from coollm.ledger.book import Ledger
@@ -303,7 +303,7 @@ def budget(site: Site) -> float:
     return next(row["used_usd"] for row in rows if row["id"] == "app")
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
 def test_killed_at_every_write_of_the_journal_it_is_finished_or_taken_back(site: Site, when: str) -> None:
     """Alternately by the same command, and by another."""
     name = site.backup()

@@ -456,16 +456,16 @@ def test_a_redis_that_has_forgotten_says_so(redis_url: str, tmp_path: Path) -> N
 
 def test_a_claim_is_one_owners_until_its_time_is_over(open_again: Any) -> None:
     first, second = open_again(), open_again()
-    assert first.claim("work", "one", 1.0)
-    assert first.claim("work", "one", 1.0), "prolonged"
-    assert not second.claim("work", "two", 5)
-    assert second.claim("other work", "two", 5)
+    assert first.claim("work", "one", 1.0) == "one"
+    assert first.claim("work", "one", 1.0) == "one", "prolonged"
+    assert second.claim("work", "two", 5) == "one"
+    assert second.claim("other work", "two", 5) == "two"
     second.release("work", "two")
-    assert not second.claim("work", "two", 5), "nobody gives up another's claim"
+    assert second.claim("work", "two", 5) == "one", "nobody gives up another's claim"
     time.sleep(1.05)
-    assert second.claim("work", "two", 5)
+    assert second.claim("work", "two", 5) == "two"
     second.release("work", "two")
-    assert first.claim("work", "one", 5)
+    assert first.claim("work", "one", 5) == "one"
 
 
 def test_a_charge_without_asking(store: Store) -> None:

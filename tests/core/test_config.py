@@ -53,11 +53,19 @@ def test_vendors_come_from_the_environment_when_the_file_names_none() -> None:
     assert ["api_keys[0].allowed_providers[1]" in warning.path for warning in loaded.warnings].count(True) == 1
 
 
-def test_keys_without_effect_are_said(tmp_path: Path) -> None:
-    warned = {warning.path for warning in load(DATA / "guide.yaml", GUIDE_VARIABLES).warnings}
-    assert not {path for path in warned if path.startswith(("auth", "compliance", "logging", "server"))}
-    (tmp_path / "coollm.yaml").write_text("server: {webui: {enabled: true}}\n")
-    assert "server.webui.enabled" in {warning.path for warning in load(tmp_path / "coollm.yaml", {}).warnings}
+@pytest.mark.parametrize(
+    ("server", "warned"),
+    [
+        ("{webui: {enabled: true}}", False),
+        ("{listen: ':2906', webui: {enabled: true}}", True),
+        ("{listen: ':2906', webui: {enabled: true, local_only: true}}", False),
+        ("{listen: ':2906', trusted_proxies: [10.0.0.1], webui: {enabled: true}}", False),
+        ("{listen: ':2906', webui: {enabled: false}}", False),
+    ],
+)
+def test_a_console_that_nobody_can_sign_in_to_is_said(tmp_path: Path, server: str, warned: bool) -> None:
+    (tmp_path / "coollm.yaml").write_text(f"server: {server}\n")
+    assert ("server.webui.enabled" in {warning.path for warning in load(tmp_path / "coollm.yaml", {}).warnings}) is warned
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import anthropic
 import pytest
 import requests
 
+from tests import firewall
 from tests.conftest import GatewayHandle, SimulatorHandle, serve, simulated
 
 MODELS = ["gpt-sim", "claude-sim", "gemini-sim"]
@@ -17,16 +18,20 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "days": {
 TOOLS: Any = [{"name": "trip", "description": "plan", "input_schema": SCHEMA}]
 
 
-@pytest.fixture(scope="module")
-def gateway(simulator: SimulatorHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHandle]:
+@pytest.fixture(scope="module", params=firewall.PARAMETERS)
+def gateway(request: pytest.FixtureRequest, simulator: SimulatorHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHandle]:
     clients = [
         {"id": "app", "key": "client-key-of-the-tests"},
         {"id": "narrow", "key": "narrow-key-0001", "allowed_providers": ["gemini"]},
         {"id": "slow", "key": "slow-key-0001", "limits": {"req_per_min": 1}},
     ]
     policy = {"retry": {"max_attempts": 1, "timeout": "1s"}}
-    with serve(tmp_path_factory.mktemp("anthropic"), {"llm_providers": simulated(simulator.url), "api_keys": clients, "policy": policy}) as handle:
-        yield handle
+    home = tmp_path_factory.mktemp("anthropic")
+    with (
+        serve(home, {"llm_providers": simulated(simulator.url), "api_keys": clients, "policy": policy}) as handle,
+        firewall.reached(request.param, home, handle) as found,
+    ):
+        yield found
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_both_keys_work_while_they_overlap_and_who_uses_the_old_one_is_known(gat
 
     def load() -> None:
         with requests.Session() as session:
-            while not stopped.is_set():
+            while not stopped.wait(0.02):
                 body = {"model": "gpt-sim", "messages": [{"role": "user", "content": "x"}]}
                 reply = session.post(f"{gateway.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {keys[-1]}"}, timeout=30)
                 if reply.status_code != 200:

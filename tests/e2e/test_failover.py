@@ -106,7 +106,7 @@ def test_an_open_breaker_refuses_at_once(simulator: SimulatorHandle, tmp_path: P
         second = gateway.chat("gpt-sim")
         assert (second.status_code, second.json()["error"]["code"]) == (503, "no_usable_key")
         assert 1 <= int(second.headers["retry-after"]) <= 6
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4
         assert gateway.coollm("health").returncode == 4
         assert "cooling: vendor_error" in gateway.coollm("providers").stdout
         time.sleep(5)

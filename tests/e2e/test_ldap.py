@@ -21,6 +21,7 @@ from coollm.core.directory import Directory, WrongPassword
 from coollm.core.errors import OperationFailed, Unreachable
 from coollm.core.secrets import Secret
 from tests.conftest import GatewayHandle, SimulatorHandle, clean_environment, free_port, running, serve, simulated, wait_for
+from tests.console.visitor import Visitor
 
 BASE = "dc=company,dc=com"
 SERVICE, SERVICE_PASSWORD = f"cn=admin,{BASE}", "service password"
@@ -229,7 +230,7 @@ def gateway(slapd: Slapd, simulator: SimulatorHandle, tmp_path_factory: pytest.T
         "ca_file": str(slapd.authority),
         "roles": {role: list(getattr(ROLES, role)) for role in ("admin", "operator", "viewer")},
     }
-    server = {"admin_requests_per_minute": 1000, "trusted_proxies": ["127.0.0.1"]}
+    server = {"admin_requests_per_minute": 1000, "trusted_proxies": ["127.0.0.1"], "webui": {"enabled": True}}
     with serve(tmp_path_factory.mktemp("ldap"), {"llm_providers": simulated(simulator.url)[:1], "auth": auth, "server": server}) as handle:
         yield handle
 
@@ -260,6 +261,22 @@ def test_a_session_of_the_directory(gateway: GatewayHandle) -> None:
 
 def who(gateway: GatewayHandle, token: str) -> requests.Response:
     return requests.get(f"{gateway.url}/admin/v1/whoami", headers={"authorization": f"Bearer {token}", "x-forwarded-for": "10.9.0.9"}, timeout=10)
+
+
+def test_the_console_lets_people_of_the_directory_in(gateway: GatewayHandle) -> None:
+    for name, role in (("ann", "admin"), ("bob", "operator"), ("dave", "viewer")):
+        visitor = Visitor(gateway)
+        assert visitor.sign_in(name, f"{name} password").status_code == 303
+        assert f">{role}</span>" in visitor.page
+        assert "the directory server" in visitor.page
+    for name, password, status in (("eve", "eve password", 403), ("ann", "wrong", 401), ("*", "ann password", 401)):
+        assert Visitor(gateway).sign_in(name, password).status_code == status
+    bob = Visitor(gateway)
+    bob.sign_in("bob", "bob password")
+    assert bob.get("/ui/configuration/edit").status_code == 403
+    assert gateway.coollm("admins", "revoke", "bob", "--yes").returncode == 0
+    wait_for(lambda: bob.get("/ui/").status_code == 303, 5, "what is shut out to be out")
+    assert gateway.coollm("admins", "revoke", "bob", "--undo", "--yes").returncode == 0
 
 
 def test_a_name_that_is_shut_out_is_out_at_once(gateway: GatewayHandle) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests import firewall
 from tests.conftest import GatewayHandle, SimulatorHandle, serve, simulated
 
 MODELS = ["gpt-sim", "claude-sim", "gemini-sim"]
@@ -21,16 +22,17 @@ SCHEMA = {
 TOOLS: Any = [{"type": "function", "function": {"name": "trip", "description": "plan", "parameters": SCHEMA}}]
 
 
-@pytest.fixture(scope="module")
-def gateway(simulator: SimulatorHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHandle]:
+@pytest.fixture(scope="module", params=firewall.PARAMETERS)
+def gateway(request: pytest.FixtureRequest, simulator: SimulatorHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHandle]:
     clients = [
         {"id": "app", "key": "client-key-of-the-tests"},
         {"id": "narrow", "key": "narrow-key-0001", "allowed_providers": ["gemini"]},
         {"id": "old", "key": "expired-key-0001", "expires_at": "2020-01-01"},
         {"id": "slow", "key": "slow-key-0001", "limits": {"req_per_min": 1}},
     ]
-    with serve(tmp_path_factory.mktemp("sdk"), {"llm_providers": simulated(simulator.url), "api_keys": clients}) as handle:
-        yield handle
+    home = tmp_path_factory.mktemp("sdk")
+    with serve(home, {"llm_providers": simulated(simulator.url), "api_keys": clients}) as handle, firewall.reached(request.param, home, handle) as found:
+        yield found
 
 
 @pytest.fixture

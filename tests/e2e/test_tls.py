@@ -56,7 +56,7 @@ def test_a_renewal_under_load(gateway: GatewayHandle, tmp_path: Path) -> None:
 
     def load(keeps: bool) -> None:
         session = requests.Session()
-        while not stopped.is_set():
+        while not stopped.wait(0.01):
             try:
                 statuses.append(chat(gateway, session if keeps else requests))
             except requests.RequestException as error:

@@ -39,7 +39,7 @@ def load(gateway: GatewayHandle) -> Iterator[list[int]]:
 
     def ask() -> None:
         with requests.Session() as session:
-            while not stopped.is_set():
+            while not stopped.wait(0.02):
                 body = {"model": "gpt-sim", "messages": [{"role": "user", "content": "x"}]}
                 statuses.append(session.post(f"{gateway.url}/v1/chat/completions", json=body, headers=gateway.headers, timeout=30).status_code)
 

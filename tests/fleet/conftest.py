@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,28 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import clean_environment
+from coollm.core.certificates import self_signed
+from tests.conftest import GatewayHandle, clean_environment, serve
 from tests.host.clients import clients
 from tests.host.conftest import CONFIG, KEY
 from tests.host.hosts import TestHost
 
 NAMES = ("gw1", "gw2", "gw3")
+
+
+@contextlib.contextmanager
+def two_gateways(home: Path, server: dict[str, Any] | None = None) -> Iterator[list[GatewayHandle]]:
+    """Two of them at `home`, and a certificate for what stands before them: cert.pem, and both.pem with its key."""
+    chain, key = self_signed(("127.0.0.1",))
+    (home / "cert.pem").write_bytes(chain)
+    (home / "both.pem").write_bytes(chain + key)
+    provider = {"id": "openai", "type": "openai", "base_url": "simulator://", "api_keys": ["sk-one"], "models": ["gpt-sim", "gpt-sim~*"]}
+    with contextlib.ExitStack() as stack:
+        found = []
+        for name in ("a", "b"):
+            (home / name).mkdir()
+            found.append(stack.enter_context(serve(home / name, {"llm_providers": [provider], "server": server or {}}, workers=1)))
+        yield found
 
 
 class Admin:
@@ -38,6 +56,13 @@ class Admin:
         """Writes fleet.yaml."""
         ssh = {"config_file": str(self.home / "ssh_config"), "connect_timeout": "3s"}
         (self.home / "fleet.yaml").write_text(yaml.safe_dump({"fleet": {**fleet, "ssh": ssh}}))
+
+    def with_drain(self, seconds: int) -> str:
+        """The name of a configuration that differs from gateway.yaml in `server.drain_seconds` alone."""
+        text = (self.home / "gateway.yaml").read_text()
+        assert "drain_seconds: 30" in text
+        (self.home / "other.yaml").write_text(text.replace("drain_seconds: 30", f"drain_seconds: {seconds}"))
+        return "other.yaml"
 
     def know(self, *hosts: TestHost) -> None:
         """Keeps their keys, as `ssh` would have asked."""
@@ -78,3 +103,39 @@ def admin(new_host: Callable[[], TestHost], wheelhouse: Path, tmp_path_factory: 
     done = made.coollm(*arguments, "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     return made
+
+
+class Front:
+    """The load balancer, and the fleet behind it."""
+
+    def __init__(self, admin: Admin, host: TestHost) -> None:
+        self.admin, self.host = admin, host
+        self.url = f"http://{host.address}:2906"
+
+    def versions(self) -> list[str]:
+        return [row["version"] for row in self.admin.json("fleet", "status")["hosts"]]
+
+
+@pytest.fixture(scope="session")
+def front(admin: Admin, new_host: Callable[[], TestHost]) -> Front:
+    host = new_host()
+    admin.know(host)
+    with (admin.home / "ssh_config").open("a") as file:
+        file.write(f"Host lb1\n  HostName {host.address}\n")
+    hosts = [{"name": name, "http": f"{admin.hosts[name].address}:2906"} for name in NAMES]
+    admin.write({"hosts": hosts, "load_balancers": [{"name": "lb1", "address": "lb1"}]})
+    text = admin.coollm("lb", "render", "--bind", ":2906", "--rate", "1000000").stdout
+    host.write("/etc/haproxy/haproxy.cfg", text)
+    host.run("mkdir -p /run/haproxy && systemctl restart haproxy")
+    made = Front(admin, host)
+    deadline = time.monotonic() + 20
+    while admin.coollm("lb", "status").returncode != 0:
+        assert time.monotonic() < deadline, admin.coollm("lb", "status").stdout
+        time.sleep(0.5)
+    return made
+
+
+def whole(clients: dict[str, Any]) -> None:
+    assert clients["failed"] == []
+    assert clients["streams_cut"] == []
+    assert clients["requests"] > 300

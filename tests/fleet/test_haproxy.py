@@ -18,10 +18,8 @@ import pytest
 import requests
 import yaml
 
-from coollm.core.certificates import self_signed
-from tests.conftest import GatewayHandle, clean_environment, coollm, free_port, running, serve, wait_for
-
-PROVIDER = {"id": "openai", "type": "openai", "base_url": "simulator://", "api_keys": ["sk-one"], "models": ["gpt-sim", "gpt-sim~*"]}
+from tests.conftest import GatewayHandle, clean_environment, coollm, free_port, running, wait_for
+from tests.fleet.conftest import two_gateways
 
 
 class Front:
@@ -47,12 +45,7 @@ class Front:
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     home = tmp_path_factory.mktemp("front")
-    chain, key = self_signed(("127.0.0.1",))
-    (home / "cert.pem").write_bytes(chain)
-    (home / "both.pem").write_bytes(chain + key)
-    for name in ("a", "b"):
-        (home / name).mkdir()
-    with serve(home / "a", {"llm_providers": [PROVIDER]}, workers=1) as a, serve(home / "b", {"llm_providers": [PROVIDER]}, workers=1) as b:
+    with two_gateways(home) as (a, b):
         port, metrics = free_port(), free_port()
         hosts = [{"name": name, "http": f"127.0.0.1:{one.port}"} for name, one in (("gw1", a), ("gw2", b))]
         balancer = {"name": "lb1", "socket": str(home / "s")}
@@ -167,6 +160,14 @@ def test_faults_of_the_command(front: Front, tmp_path: Path) -> None:
     assert twice.returncode == 3
     assert "fleet.hosts[1].name" in twice.stderr
     (tmp_path / "fleet.yaml").write_text("fleet: {hosts: [{name: gw1}]}\n")
+    sly = coollm("lb", "render", "--bind", ":443\n    http-request allow", cwd=tmp_path)
+    assert sly.returncode == 2
+    assert "--bind" in sly.stderr
+    (tmp_path / "sly.yaml").write_text("fleet: {hosts: [{name: gw1, http: 'a:1; disable server coollm/gw2'}, {name: gw2, address: -oProxyCommand=id}]}\n")
+    refused = coollm("lb", "render", "--inventory", "sly.yaml", cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "fleet.hosts[0].http: expected HOST:PORT" in refused.stderr
+    assert "fleet.hosts[1].address" in refused.stderr
     nothing = coollm("lb", "status", cwd=tmp_path)
     assert nothing.returncode == 1
     assert "names no load balancers" in nothing.stderr

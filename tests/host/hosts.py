@@ -129,6 +129,8 @@ class TestHost:
             link.symlink_to("/lib/systemd/system/ssh.service")
         (self.root / "etc/machine-id").write_text(secrets.token_hex(16) + "\n")
         (self.root / "etc/hostname").write_text(f"{self.name}\n")
+        for name in (".bashrc", ".profile", ".bash_profile"):  # what a person's shell does here is no part of a host
+            (self.root / "root" / name).write_text("")
         ssh = self.root / "root/.ssh"
         ssh.mkdir(mode=0o700, exist_ok=True)
         (ssh / "authorized_keys").write_text((self.network.directory / "key.pub").read_text())

@@ -188,8 +188,10 @@ def test_a_store_that_forgot_is_not_used_until_no_window_reaches_back_and_budget
     store.time += FORGOTTEN_SECONDS - 1
     guard.probe()
     assert (guard.is_failing, counted, guard.epoch) == (True, [], 0)
+    assert guard.seconds_until_trusted == pytest.approx(1, abs=0.01)
     store.time += 2
     guard.probe()
+    assert guard.seconds_until_trusted is None
     assert (guard.is_failing, counted, guard.epoch) == (False, [store], 1)
     assert guard.decide([CHARGE], [KEY]).chosen == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import requests
@@ -9,6 +10,7 @@ from coollm_cli.ops.monitoring.log_fields import FIELDS
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
+from coollm.telemetry.metrics import LATENCY_BUCKETS
 from tests.conftest import serve, wait_for
 
 CONFIGURATION = {
@@ -30,10 +32,13 @@ def test_a_slow_request_can_be_looked_up_from_its_bucket(tmp_path: Path) -> None
                 if sample.exemplar is not None:
                     assert sample.name == "coo_llm_latency_seconds_bucket"
                     assert sample.exemplar.value <= float(sample.labels["le"])
-                    found[sample.exemplar.labels["request_id"]] = (sample.labels["model"], float(sample.labels["le"]), sample.exemplar.timestamp)
-        assert found[fast][:2] == ("gpt-sim", 0.05)
-        assert found[slow][:2] == ("gpt-sim~latency_ms=700", 1.0)
-        assert found[slow][2] is not None
+                    seen = sample.exemplar
+                    found[seen.labels["request_id"]] = (sample.labels["model"], float(sample.labels["le"]), seen.value, seen.timestamp)
+        assert [found[request_id][0] for request_id in (fast, slow)] == ["gpt-sim", "gpt-sim~latency_ms=700"]
+        for _, bound, seconds, at in found.values():
+            assert bound == next(one for one in (*LATENCY_BUCKETS, math.inf) if seconds <= one)
+            assert at is not None
+        assert found[fast][2] < 0.7 <= found[slow][2]
         # The plain format has no place for them, and stays as it is.
         plain = wait_for(lambda: requests.get(f"{gateway.url}/metrics", timeout=10).text, 5, "an answer")
         assert slow not in plain

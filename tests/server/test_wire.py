@@ -46,7 +46,7 @@ def test_who_waits_is_told_when_the_time_is_over(pair: tuple[Wire, socket.socket
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             wire.receive(soon(0.1))
-        assert 0.05 < time.monotonic() - began < 1
+        assert 0.05 < time.monotonic() - began < 5
     with pytest.raises(TimeoutError):
         wire.receive(soon(-1))
     theirs.sendall(b"late")

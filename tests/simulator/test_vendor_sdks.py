@@ -118,7 +118,7 @@ def test_gemini_tools_json_and_errors(gemini_client: genai.Client) -> None:
 def test_pace_and_faults(openai_client: openai.OpenAI) -> None:
     started = time.monotonic()
     list(openai_client.chat.completions.create(model="gpt-sim~rate=50~tokens=10", messages=say(), stream=True))
-    assert 0.15 < time.monotonic() - started < 2
+    assert 0.15 < time.monotonic() - started < 10
     with pytest.raises(openai.APIError):
         openai_client.chat.completions.create(model="gpt-sim~cut_after=10", messages=say())
     unknown = openai_client.with_options(api_key="sk-x~usage=0").chat.completions.create(model="gpt-sim", messages=say())

@@ -25,13 +25,15 @@ START_MS = 20_000 * DAY_MS
 FILL = f"""
 WITH RECURSIVE number(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < {REQUESTS} - 1)
 INSERT INTO usage (request_id, at_ms, charged_ms, client, team, provider, model, key_id, route, status, ending, input_tokens, cached_input_tokens,
-  cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, cost_nano_usd, saved_nano_usd, cached, second, service_tier, estimated)
+  cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, cost_nano_usd, saved_nano_usd, cached, second, service_tier, estimated,
+  latency_ms, first_token_ms)
 SELECT printf('req_%032x', n), {START_MS} + n * {DAYS * DAY_MS // REQUESTS}, {START_MS} + n * {DAYS * DAY_MS // REQUESTS}, 'client-' || (n * 7919 % {CLIENTS}),
-  '', 'openai', 'model-' || (n % {MODELS}), 'k', 'chat', 200, 'answered', 100, 0, 0, 0, 20, 0, 12345, 0, 0, 0, '', 0 FROM number
+  '', 'openai', 'model-' || (n % {MODELS}), 'k', 'chat', 200, 'answered', 100, 0, 0, 0, 20, 0, 12345, 0, 0, 0, '', 0,
+  200 + n % 3000, 100 + n % 700 FROM number
 """
 SUM = """
 INSERT INTO usage_{unit}s SELECT at_ms / {milliseconds}, client, provider, model, count(*), 0, sum(input_tokens), 0, 0, 0, sum(output_tokens), 0,
-  sum(cost_nano_usd), 0, 0, 0, 0 FROM usage GROUP BY 1, 2, 3, 4
+  sum(cost_nano_usd), 0, 0, 0, 0, sum(latency_ms) FROM usage GROUP BY 1, 2, 3, 4
 """
 
 # In a process of its own, whose memory is its own.

@@ -61,6 +61,16 @@ def test_a_redis_that_went_and_came_back(tmp_path: Path) -> None:
     redis.close()
 
 
+@pytest.mark.parametrize("mode", ["single", "sentinel", "cluster"])
+def test_nobody_is_there(mode: str) -> None:
+    redis = redis_at(f"127.0.0.1:{free_port()}", mode=mode, failover_wait=2.0)
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="Redis: "):
+        redis.command("PING")
+    assert time.monotonic() - began < 5
+    redis.close()
+
+
 def test_a_password_that_is_wrong(tmp_path: Path) -> None:
     port = free_port()
     with redis_server(tmp_path, port, "--requirepass", "right-password"):

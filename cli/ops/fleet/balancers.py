@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coollm_cli.ops.fleet.inventory import Inventory
-from coollm_cli.ops.fleet.ssh import Remote
+from coollm_cli.ops.fleet.ssh import Remote, ask_again
 
 from coollm.core.config.fleet import LoadBalancer
 from coollm.core.errors import OperationFailed, Unreachable
@@ -66,6 +66,25 @@ class Balancers:
         for one in self._all:
             self._change(one, f"set weight {one.backend}/{host} {weight}")
 
+    def add(self, host: str, address: str, weight: int) -> None:
+        """A host of which haproxy's file knows nothing yet, until its next reload. Raises Unreachable and OperationFailed."""
+        for one in self._all:
+            place = f"{one.backend}/{host}"
+            said = self._say(one, f"add server {place} {address} check inter 1s fall 2 rise 2 slowstart 5s weight {weight}").strip()
+            if said and not any(word in said for word in ("New server registered", "Already exists")):
+                raise OperationFailed(
+                    f"{one.name}: add server {place}: {said.splitlines()[0][:200]}", "haproxy 2.6 or newer; coollm lb render, coollm lb reload"
+                )
+            self._change(one, f"enable health {place}")
+            self._change(one, f"enable server {place}")
+
+    def remove(self, host: str) -> None:
+        """A host to which nothing goes any more: out of the list, where it is not in haproxy's file, and else out of service. Raises as `add`."""
+        for one in self._all:
+            place = f"{one.backend}/{host}"
+            self._change(one, f"set server {place} state maint")
+            self._say(one, f"del server {place}")
+
     def _change(self, one: LoadBalancer, command: str) -> None:
         said = self._say(one, command).strip()
         if said:
@@ -73,7 +92,8 @@ class Balancers:
 
     def _say(self, one: LoadBalancer, command: str) -> str:
         if one.address is not None:
-            done = self._remotes[one.name].run("python3", "-c", TALK, one.socket, data=f"{command}\n".encode(), seconds=30.0)
+            remote, data = self._remotes[one.name], f"{command}\n".encode()
+            done = ask_again(lambda: remote.run("python3", "-c", TALK, one.socket, data=data, seconds=30.0))
             if done.exit_code != 0:
                 reason = (done.errors.strip().splitlines() or ["it does not answer"])[-1]
                 raise Unreachable(f"{one.name}: {one.socket}: {reason[:200]}", "stats socket … level admin, in haproxy's configuration")

@@ -12,6 +12,7 @@ from typing import Any
 
 from coollm_cli import output
 from coollm_cli.ops.fleet.inventory import Inventory
+from coollm_cli.ops.fleet.secrets import share
 from coollm_cli.ops.fleet.ssh import Remote, in_parallel, remotes
 
 from coollm.core.config.fleet import FleetHost
@@ -19,6 +20,7 @@ from coollm.core.errors import CoollmError, OperationFailed, UsageError
 
 PLACE = "/var/tmp/coollm-bootstrap"  # noqa: S108  root's alone, and removed at the end
 SECONDS = 900.0
+INSTALLED = "installed"
 CONFIGURATION, ENVIRONMENT = "/etc/coollm/config.yaml", "/etc/coollm/environment"
 
 
@@ -48,7 +50,25 @@ def install(inventory: Inventory, hosts: Sequence[FleetHost], wheels: bytes, fil
         return {"host": host.name, "ok": True, "what": what}
 
     with remotes(inventory.fleet, hosts) as found:
-        return in_parallel(inventory.fleet, list(hosts), one)
+        rows = in_parallel(inventory.fleet, list(hosts), one)
+    return _share(inventory, hosts, rows)
+
+
+def _share(inventory: Inventory, hosts: Sequence[FleetHost], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Hosts that are new get the secrets that the others have in common, before any client has a key there."""
+    new = {row["host"] for row in rows if row["ok"] and row["what"] == INSTALLED}
+    failed = {row["host"] for row in rows if not row["ok"]}
+    old = [one for one in inventory.fleet.hosts if one.name not in new | failed]
+    source = old[0] if old else next((one for one in hosts if one.name in new), None)
+    targets = [one for one in hosts if one.name in new and one is not source]
+    if source is None or not targets:
+        return rows
+    try:
+        told = {row["host"]: row for row in share(inventory, source, targets)}
+    except CoollmError as error:
+        told = {one.name: {"ok": False, "what": error.message} for one in targets}
+    faults = {name: row["what"] for name, row in told.items() if not row["ok"]}
+    return [{**row, "ok": False, "what": f"secrets of {source.name}: {faults[row['host']]}"} if row["host"] in faults else row for row in rows]
 
 
 def _install(remote: Remote, wheels: bytes, files: dict[str, bytes], instances: int) -> str:
@@ -65,8 +85,8 @@ def _install(remote: Remote, wheels: bytes, files: dict[str, bytes], instances: 
         done = remote.run(f"{PLACE}/venv/bin/coollm", *words, seconds=SECONDS)
         told = done.as_json() if done.exit_code == 0 else None
         if told is None:
-            raise OperationFailed(f"{remote.where}: coollm install: {_last(done.errors)}", "the same command goes on where it stopped")
-        return "installed" if told.get("changed") else "is as it has to be"
+            raise OperationFailed(f"{remote.where}: coollm install: {done.reason}", "the same command goes on where it stopped")
+        return INSTALLED if told.get("changed") else "is as it has to be"
     finally:
         remote.run("rm", "-rf", PLACE)
 
@@ -74,10 +94,4 @@ def _install(remote: Remote, wheels: bytes, files: dict[str, bytes], instances: 
 def _need(remote: Remote, line: str, data: bytes | None = None) -> None:
     done = remote.run("sh", "-c", line, data=data, seconds=SECONDS)
     if done.exit_code != 0:
-        raise OperationFailed(f"{remote.where}: {_last(done.errors) or f'exit {done.exit_code}'}", f"tried: {shlex.quote(line)[:200]}")
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or [""])[-1][:400]
+        raise OperationFailed(f"{remote.where}: {done.reason}", f"tried: {shlex.quote(line)[:200]}")

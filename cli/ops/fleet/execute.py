@@ -22,7 +22,7 @@ def execute(inventory: Inventory, hosts: Sequence[FleetHost], words: Sequence[st
             return {"host": host.name, "exit_code": None, "unreachable": error.message}
         return {"host": host.name, "exit_code": done.exit_code, "stdout": done.output, "stderr": done.errors}
 
-    with remotes(inventory.fleet, hosts) as found:
+    with remotes(inventory.fleet, hosts, once=True) as found:
         return in_parallel(inventory.fleet, list(hosts), lambda host: one(host, found[host.name]))
 
 

@@ -17,7 +17,9 @@ RUN = "/run/haproxy"
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for. `certificate` is a PEM file with chain and key; `admin_from` are networks that may reach /admin and /metrics; `stick` is a header."""
+    """What is asked for. `certificate` is a PEM file with chain and key; `admin_from` are networks that may reach /admin and /metrics; `stick` is a header;
+    `nameserver` is HOST:PORT of one that knows hosts whose addresses change.
+    """
 
     bind: str = ":443"
     certificate: str | None = None
@@ -27,12 +29,13 @@ class Options:
     stick: str | None = None
     socket: str = f"{RUN}/admin.sock"
     metrics: str = "127.0.0.1:8405"
+    nameserver: str | None = None
     user: str | None = "haproxy"
 
 
 def render(inventory: Inventory, options: Options) -> str:
     """The whole file."""
-    return "\n".join((_global(options), _defaults(), _frontend(options), _backend(inventory, options), _metrics(options)))
+    return "\n".join((_global(options), _defaults(), *_names(options), _frontend(options), _backend(inventory, options), _metrics(options)))
 
 
 def _global(options: Options) -> str:
@@ -58,6 +61,8 @@ def _defaults() -> str:
     option dontlognull
     # A piece of a stream is handed on at once.
     option http-no-delay
+    # A reload closes no idle connection under the request that a client just sends: it is answered, and closed then.
+    option idle-close-on-response
     timeout connect 5s
     # A head or a body that comes a little at a time is given up; a stream may be silent while a model thinks.
     timeout http-request 30s
@@ -70,6 +75,14 @@ def _defaults() -> str:
     option redispatch 1
     retry-on conn-failure
 """
+
+
+def _names(options: Options) -> list[str]:
+    """Hosts whose addresses change are asked for again and again."""
+    if options.nameserver is None:
+        return []
+    waits = ("timeout resolve 1s", "timeout retry 1s", "hold valid 5s", "hold obsolete 30s")
+    return ["resolvers names", f"    nameserver first {options.nameserver}", *(f"    {wait}" for wait in waits), ""]
 
 
 def _frontend(options: Options) -> str:
@@ -103,11 +116,18 @@ def _backend(inventory: Inventory, options: Options) -> str:
         "    http-check send meth GET uri /ready ver HTTP/1.1 hdr host coollm",
         "    # A host that is drained says 404: what it serves goes on, and nothing new comes.",
         "    http-check disable-on-404",
+        "    # A host that is gone without a word: what it served is given up within fifteen seconds, and not after the ten minutes of a silent stream.",
+        "    option srvtcpka",
+        "    srvtcpka-idle 5s",
+        "    srvtcpka-intvl 3s",
+        "    srvtcpka-cnt 3",
     ]
     if options.stick:
         lines += ["    stick-table type string len 64 size 1m expire 30m", f"    stick on req.hdr({options.stick})"]
+    found = " resolvers names init-addr last,libc,none" if options.nameserver else ""
     lines.append("    default-server check inter 1s fall 2 rise 2 slowstart 5s")
-    lines += [f"    server {host.name} {http_address(host)} weight {host.weight}" for host in inventory.fleet.hosts]
+    # On each server: of a default-server haproxy 2.6.12 takes tcp-ut and does nothing with it (seen with strace).
+    lines += [f"    server {host.name} {http_address(host)} weight {host.weight} tcp-ut 15s{found}" for host in inventory.fleet.hosts]
     return "\n".join([*lines, ""])
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from coollm.core.config.fleet import Fleet, FleetHost
 from coollm.core.config.load import load
 from coollm.core.errors import ConfigurationError, OperationFailed, UsageError
@@ -13,6 +15,7 @@ from coollm.core.paths import SYSTEM_CONFIG, find_config
 from coollm.core.registry import did_you_mean
 
 FILE_NAME = "fleet.yaml"
+FOLDER = "fleet.d"
 DEFAULT_PORT = 2906
 
 
@@ -64,4 +67,16 @@ def _read(file: Path) -> Inventory:
         raise ConfigurationError(loaded.faults)
     if not loaded.settings.fleet.hosts:
         raise OperationFailed(f"{file} names no hosts", "fleet: {hosts: [{name: gw1, address: gw1.company.com}]}")
-    return Inventory(file, loaded.settings.fleet)
+    fleet = loaded.settings.fleet
+    return Inventory(file, msgspec.structs.replace(fleet, hosts=(*fleet.hosts, *made_hosts(file))))
+
+
+def made_hosts(file: Path) -> list[FleetHost]:
+    """Hosts that `coollm fleet scale` has made: `fleet.d/NAME.json` beside the inventory, in the order in which they came. Raises OperationFailed."""
+    found = []
+    for one in sorted((file.parent / FOLDER).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        try:
+            found.append(msgspec.json.decode(one.read_bytes(), type=FleetHost))
+        except (OSError, msgspec.MsgspecError) as error:
+            raise OperationFailed(f"{one}: it names no host: {error}", 'a file has {"name": "gw4", "address": "10.0.0.14"}') from error
+    return found

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from coollm_cli import output
+from coollm_cli.ops.fleet import jobs
 from coollm_cli.ops.fleet.balancers import DRAIN, READY, Balancers
 from coollm_cli.ops.fleet.bootstrap import pack
 from coollm_cli.ops.fleet.changes import parameters_of, reached
-from coollm_cli.ops.fleet.inventory import Inventory
+from coollm_cli.ops.fleet.inventory import Inventory, find_inventory
 from coollm_cli.ops.fleet.ssh import Done, Remote, in_parallel
-from coollm_cli.ops.fleet.status import OK, fleet_status
+from coollm_cli.ops.fleet.status import OK, UNREACHABLE, fleet_status, host_row
 from coollm_cli.ops.journal import Entry
 from coollm_cli.ops.operation import Plan, Step
 
@@ -27,9 +28,7 @@ from coollm.core.config.fleet import FleetHost
 from coollm.core.errors import CoollmError, OperationFailed, Paused, Unreachable, UsageError
 
 SECONDS = 1800.0
-RECONNECT_SECONDS = 40.0
 HEALTHY_SECONDS = 60.0
-LOCKED = 6
 STEPS_BACK = ("10%", "50%", "100%")
 STEP_SECONDS = 1.0
 WHEELS = "/var/opt/coollm/fleet-wheels"
@@ -74,6 +73,7 @@ def plan(inventory: Inventory, hosts: Sequence[FleetHost], action: dict[str, Any
         "batches": batches,
         "soak_seconds": soak_seconds,
         "max_failures": max_failures,
+        "versions": {row["host"]: row["version"] for row in told["hosts"]},
     }
     notes = [f"{len(names)} hosts, {sum(row['streams'] for row in told['hosts'])} streams now; {len(inventory.fleet.load_balancers)} load balancers are told"]
     reverse = ("fleet-rollout", parameters | {"action": {"kind": "rollback"}}) if action["kind"] == "upgrade" else None
@@ -88,8 +88,9 @@ def steps(parameters: dict[str, Any]) -> list[Step]:
         soak = parameters["soak_seconds"] if number == 1 and len(parameters["batches"]) > 1 else 0.0
         watched = f", then watch for {soak:.0f} s" if soak else ""
         text = f"{', '.join(names)}: out of the load balancers, {action['kind']}, healthy, back{watched}"
-        undo = _undo(names, parameters) if action["kind"] == "upgrade" else None
-        made.append(Step(f"batch-{number}", text, _do(names, parameters, soak), undo))
+        goes_back = action["kind"] == "upgrade"
+        undo = _undo(names, parameters) if goes_back else _let_in(names, parameters)
+        made.append(Step(f"batch-{number}", text, _do(names, parameters, soak), undo, cleans=not goes_back))
     made.append(Step("end", "look at every host, and make the receipt", lambda entry: _end(entry, parameters)))
     return made
 
@@ -98,17 +99,19 @@ def _do(names: Sequence[str], parameters: dict[str, Any], soak: float) -> Callab
     def do(entry: Entry) -> None:
         entry.kept.setdefault("began", time.time())
         with reached(parameters) as (inventory, remotes, balancers):
-            left = [name for name in names if name not in entry.kept.get("receipts", {})]
+            failed: dict[str, str] = entry.kept.setdefault("failures", {})
+            left = [name for name in names if name not in entry.kept.get("receipts", {}) and name not in failed]
             faults = in_parallel(inventory.fleet, left, lambda name: _attempt(entry, name, remotes[name], balancers, parameters))
+            failed |= {
+                name: fault.message for name, fault in zip(left, faults, strict=True) if isinstance(fault, CoollmError) and not isinstance(fault, Unreachable)
+            }
             lost = [fault for fault in faults if isinstance(fault, Unreachable)]
             if lost:
                 raise Paused(
                     f"{lost[0].message}; {_where(entry, parameters)}", "--resume goes on when it is there again, --rollback takes back what was changed"
                 )
-            failed = entry.kept.setdefault("failures", [])
-            failed += [fault.message for fault in faults if isinstance(fault, CoollmError)]
             if len(failed) > parameters["max_failures"]:
-                raise OperationFailed(failed[-1], "coollm fleet status")
+                raise OperationFailed(list(failed.values())[-1], "coollm fleet status")
             if soak:
                 _watch(inventory, [one for one in inventory.fleet.hosts if one.name in names], soak)
 
@@ -128,7 +131,7 @@ def _watch(inventory: Inventory, hosts: Sequence[FleetHost], seconds: float) -> 
 def _attempt(entry: Entry, name: str, remote: Remote, balancers: Balancers, parameters: dict[str, Any]) -> CoollmError | None:
     """Changes a host; what went wrong, if something did."""
     try:
-        receipt = _one(name, remote, balancers, parameters)
+        receipt = _one(name, remote, balancers, parameters, _job(entry, name))
     except CoollmError as error:
         output.progress(f"    {name}: {error.message}")
         return error
@@ -138,7 +141,11 @@ def _attempt(entry: Entry, name: str, remote: Remote, balancers: Balancers, para
     return None
 
 
-def _one(name: str, remote: Remote, balancers: Balancers, parameters: dict[str, Any]) -> dict[str, Any]:
+def _job(entry: Entry, name: str) -> str:
+    return f"{entry.id}-{name}"
+
+
+def _one(name: str, remote: Remote, balancers: Balancers, parameters: dict[str, Any], job: str) -> dict[str, Any]:
     if not parameters["is_alone"]:
         _tell(lambda: balancers.set_state(name, DRAIN))
     action = parameters["action"]
@@ -150,10 +157,10 @@ def _one(name: str, remote: Remote, balancers: Balancers, parameters: dict[str, 
         words = ["upgrade", action["release"], "--wheelhouse", WHEELS]
     else:
         words = ["restart", "--rolling"] if action["kind"] == "restart" else ["rollback"]
-    done = _again(remote, lambda: remote.coollm(*words, "--yes", "--json", seconds=SECONDS))
+    done = jobs.do(remote, job, *words, "--yes", "--json", seconds=SECONDS)
     if done.exit_code != 0:
         _tell(lambda: balancers.set_state(name, READY))  # it serves: its own command has put it back
-        raise OperationFailed(f"{name}: {_reason(done)}", f"ssh {remote.where} coollm status")
+        raise OperationFailed(f"{name}: {done.reason}", f"ssh {remote.where} coollm status")
     _wait_until_healthy(name, remote)
     _tell(lambda: balancers.set_weight(name, STEPS_BACK[0]))
     _tell(lambda: balancers.set_state(name, READY))
@@ -165,21 +172,16 @@ def _one(name: str, remote: Remote, balancers: Balancers, parameters: dict[str, 
 
 
 def _again(remote: Remote, ask: Callable[[], Done]) -> Done:
-    """A connection that was cut does not end what goes on there: the same command, given again, finishes it. Raises Unreachable when nothing helps."""
-    ends = time.monotonic() + RECONNECT_SECONDS
+    """Asks again where a connection was cut. Raises Unreachable when nothing helps for a while."""
+    ends = time.monotonic() + jobs.RECONNECT_SECONDS
     while True:
         try:
-            done = ask()
+            return ask()
         except Unreachable:
             if time.monotonic() >= ends:
                 raise
             remote.close()
-            time.sleep(2.0)
-            continue
-        if done.exit_code != LOCKED:
-            return done
-        ends = time.monotonic() + RECONNECT_SECONDS  # it is being changed still, and answers
-        time.sleep(2.0)
+            time.sleep(1.0)
 
 
 def _tell(change: Callable[[], None]) -> None:
@@ -197,16 +199,20 @@ def _wait_until_healthy(name: str, remote: Remote) -> None:
         if done.exit_code == 0:
             return
         if time.monotonic() >= ends:
-            raise OperationFailed(f"{name} is not healthy: {_reason(done)}", f"ssh {remote.where} coollm health")
+            raise OperationFailed(f"{name} is not healthy: {done.reason}", f"ssh {remote.where} coollm health")
         time.sleep(1.0)
 
 
 def _undo(names: Sequence[str], parameters: dict[str, Any]) -> Callable[[Entry], None]:
     def undo(entry: Entry) -> None:
-        changed = [name for name in names if name in entry.kept.get("receipts", {})]
         back = parameters | {"action": {"kind": "rollback"}}
         with reached(parameters) as (inventory, remotes, balancers):
+            hosts = [one for one in inventory.fleet.hosts if one.name in names]
+            versions = in_parallel(inventory.fleet, hosts, lambda host: _settled_version(host, remotes[host.name], _job(entry, host.name)))
+            # One that was changed when whoever gave the command died has no receipt.
+            changed = [host.name for host, version in zip(hosts, versions, strict=True) if version != parameters["versions"][host.name]]
             faults = in_parallel(inventory.fleet, changed, lambda name: _attempt_back(entry, name, remotes[name], balancers, back))
+            _back_in([name for name in names if name not in changed], balancers)
         lost = [fault for fault in faults if fault is not None]
         if lost:
             raise lost[0]
@@ -214,9 +220,42 @@ def _undo(names: Sequence[str], parameters: dict[str, Any]) -> Callable[[Entry],
     return undo
 
 
+def _let_in(names: Sequence[str], parameters: dict[str, Any]) -> Callable[[Entry], None]:
+    def undo(entry: Entry) -> None:  # noqa: ARG001
+        with reached(parameters) as (_, _, balancers):
+            _back_in(names, balancers)
+
+    return undo
+
+
+def _back_in(names: Sequence[str], balancers: Balancers) -> None:
+    """Hosts that were taken out of the load balancers, and then nothing came of it, get requests again."""
+    for name in names if len(balancers) else ():
+        _tell(lambda name=name: balancers.set_weight(name, STEPS_BACK[-1]))  # type: ignore[misc]
+        _tell(lambda name=name: balancers.set_state(name, READY))  # type: ignore[misc]
+
+
+def _settled_version(host: FleetHost, remote: Remote, job: str) -> str | None:
+    """What a host runs when nobody changes it any more. Raises Unreachable, and OperationFailed where a change was left half made there."""
+    jobs.wait_until_ended(remote, job, seconds=SECONDS)
+    ends = time.monotonic() + SECONDS
+    while True:
+        row = host_row(host, remote)
+        if row["status"] == UNREACHABLE:
+            raise Unreachable(f"{host.name}: {row['notes'][0]}", "coollm fleet upgrade --rollback, when it is there again")
+        change = row["change"]
+        if change is None:
+            return str(row["version"])
+        if not change["alive"]:
+            raise OperationFailed(f"{host.name}: `{change['command']}` was killed there", "give it again there, then coollm fleet upgrade --rollback")
+        if time.monotonic() >= ends:
+            raise OperationFailed(f"{host.name}: `{change['command']}` has not ended there", "coollm fleet status")
+        time.sleep(2.0)
+
+
 def _attempt_back(entry: Entry, name: str, remote: Remote, balancers: Balancers, parameters: dict[str, Any]) -> CoollmError | None:
     try:
-        _one(name, remote, balancers, parameters)
+        _one(name, remote, balancers, parameters, f"{_job(entry, name)}-back")
     except CoollmError as error:
         return error
     with _writing:
@@ -232,9 +271,8 @@ def _where(entry: Entry, parameters: dict[str, Any]) -> str:
 
 
 def _end(entry: Entry, parameters: dict[str, Any]) -> None:
-    with reached(parameters) as (inventory, _, _):
-        told = fleet_status(inventory, inventory.hosts(parameters["hosts"]))
-    failures = entry.kept.get("failures", [])
+    told = _looked_at(parameters)
+    failures = list(entry.kept.get("failures", {}).values())
     ill = [f"{row['host']} is {row['status']}" for row in told["hosts"] if row["status"] != OK]
     receipts = entry.kept.get("receipts", {})
     sums = {name: sum(receipt.get(name, 0) for receipt in receipts.values()) for name in SUMS}
@@ -255,7 +293,12 @@ def _end(entry: Entry, parameters: dict[str, Any]) -> None:
     ]
 
 
-def _reason(done: Done) -> str:
-    lines = [line.strip() for line in done.errors.splitlines() if line.strip()]
-    errors = [line.removeprefix("error:").strip() for line in lines if line.startswith("error:")]
-    return (errors or lines or [f"exit {done.exit_code}"])[-1][:400]
+def _looked_at(parameters: dict[str, Any]) -> dict[str, Any]:
+    """How every host is, asked again for a while where one is not well: a connection may be cut, and a load average has its moments."""
+    inventory = find_inventory(Path(parameters["inventory"]), None)
+    ends = time.monotonic() + jobs.RECONNECT_SECONDS
+    while True:
+        told = fleet_status(inventory, inventory.hosts(parameters["hosts"]))
+        if all(row["status"] == OK for row in told["hosts"]) or time.monotonic() >= ends:
+            return told
+        time.sleep(2.0)

@@ -18,7 +18,7 @@ SECONDS = 30.0
 
 def fleet_status(inventory: Inventory, hosts: Sequence[FleetHost]) -> dict[str, Any]:
     """{"hosts": [...], "drift": {digest: [names]}, "ok": ...}; the digests are those of configurations, and there is no drift where all have the same."""
-    with remotes(inventory.fleet, hosts) as found:
+    with remotes(inventory.fleet, hosts, once=True) as found:
         rows = in_parallel(inventory.fleet, list(hosts), lambda one: host_row(one, found[one.name]))
     digests: dict[str, list[str]] = {}
     for row in rows:
@@ -33,9 +33,9 @@ def fleet_status(inventory: Inventory, hosts: Sequence[FleetHost]) -> dict[str, 
 def host_row(host: FleetHost, remote: Remote) -> dict[str, Any]:
     """What a host says of itself. Nothing is raised."""
     row: dict[str, Any] = {"host": host.name, "address": destination(host), "status": FAILED, "version": None, "generation": None, "digest": None}
-    row |= {"instances": 0, "serving": 0, "requests_per_second": 0.0, "streams": 0, "failed": 0, "notes": []}
+    row |= {"instances": 0, "serving": 0, "requests_per_second": 0.0, "streams": 0, "failed": 0, "change": None, "notes": []}
     try:
-        told = remote.coollm("status", "--json", seconds=SECONDS).as_json()
+        told = remote.asked("status", "--json", seconds=SECONDS).as_json()
     except Unreachable as error:
         return {**row, "status": UNREACHABLE, "notes": [error.message]}
     except CoollmError as error:
@@ -49,6 +49,7 @@ def host_row(host: FleetHost, remote: Remote) -> dict[str, Any]:
         "streams": sum(one["streams"] for one in instances),
         "failed": sum(one["failed"] for one in instances),
         "version": _joined(one["version"] for one in serving),
+        "change": told.get("change"),
         "notes": told.get("notes", []),
     }
     configuration = told.get("configuration") or {}

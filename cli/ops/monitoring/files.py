@@ -3,7 +3,7 @@
 Sources: https://prometheus.io/docs/prometheus/latest/configuration/ (recording_rules, alerting_rules, configuration), https://prometheus.io/docs/alerting/latest/
 configuration/, https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/, https://vector.dev/docs/reference/configuration/,
 https://www.elastic.co/guide/en/beats/filebeat/current/filebeat-input-filestream.html, https://www.elastic.co/guide/en/elasticsearch/reference/current/
-mapping-field-meta.html.
+mapping-field-meta.html, https://grafana.com/docs/loki/latest/send-data/promtail/configuration/.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def rendered(targets: Sequence[str], webhook: str, log_directory: str, ca_file: 
         PROMETHEUS: _yaml(prometheus(targets, ca_file), "Scrapes the gateway: one address of each host, which answers for all workers of it."),
         ALERTMANAGER: _yaml(alertmanager(webhook), "Routes by severity. One notification for a severity and host; alerts are silenced by name."),
         "vector.yaml": _yaml(vector(log_directory), "Ships the JSON logs: every line has its fields already."),
+        "promtail.yaml": _yaml(promtail(log_directory), "Ships the JSON logs to Loki, with labels of few values alone: | json finds the rest."),
         "log-fields.json": json.dumps(mapping(), indent=2) + "\n",
         "filebeat.yml": _yaml(filebeat(log_directory), "Ships the JSON logs: every line has its fields already."),
     }
@@ -113,6 +114,19 @@ def filebeat(log_directory: str) -> dict[str, Any]:
             }
         ],
         "output.console": {"pretty": False},
+    }
+
+
+def promtail(log_directory: str) -> dict[str, Any]:
+    """The same for Loki."""
+    shown = {"time": "time", "level": "level", "logger": "logger"}
+    stages = [{"json": {"expressions": shown}}, {"timestamp": {"source": "time", "format": "RFC3339Nano"}}, {"labels": {"level": None, "logger": None}}]
+    labels = {"job": "coollm", "__path__": f"{log_directory}/*.log"}
+    return {
+        "server": {"disable": True},
+        "positions": {"filename": "/var/lib/promtail/positions.yaml"},
+        "clients": [{"url": "http://loki:3100/loki/api/v1/push"}],
+        "scrape_configs": [{"job_name": "coollm", "static_configs": [{"targets": ["localhost"], "labels": labels}], "pipeline_stages": stages}],
     }
 
 

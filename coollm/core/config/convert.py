@@ -188,7 +188,7 @@ def _reason(error: Exception, kind: Any, metas: tuple[Meta, ...]) -> str:
         if meta.ge is not None:
             return f"expected {expected(kind)} of at least {meta.ge}"
         if meta.pattern is not None:
-            return "expected letters, digits, '.', '_' and '-', at most 64, the first a letter or digit"
+            return f"expected {meta.title}" if meta.title else "expected letters, digits, '.', '_' and '-', at most 64, the first a letter or digit"
     return f"expected {expected(kind)}"
 
 

@@ -20,11 +20,10 @@ from coollm.core.secrets import MASK, Secret
 
 
 class SchemaField(msgspec.Struct, frozen=True):
-    """A key of the schema: its description, an example, and whether it is accepted without effect."""
+    """A key of the schema: its description and an example."""
 
     description: str
     example: Any
-    inert: bool
 
 
 @functools.cache
@@ -40,9 +39,8 @@ def _describe(kind: Any, path: str, found: dict[str, SchemaField]) -> None:
         below = f"{path}.{name}" if path else name
         inner, metas = _unwrap(hint)
         meta = next((meta for meta in metas if meta.description), None)
-        extra = (meta.extra if meta else None) or {}
         example = meta.examples[0] if meta and meta.examples else None
-        found[below] = SchemaField((meta.description if meta else "") or "", example, bool(extra.get("inert")))
+        found[below] = SchemaField((meta.description if meta else "") or "", example)
         if get_origin(inner) is tuple:
             inner, below = _unwrap(get_args(inner)[0])[0], below + "[]"
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):

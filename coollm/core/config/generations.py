@@ -22,6 +22,7 @@ import msgspec
 from coollm.core.errors import OperationFailed
 from coollm.core.files import replace_file
 from coollm.core.paths import is_installed, make_private
+from coollm.core.types import Json
 
 CURRENT = "current"
 CONFIG = "config.yaml"
@@ -104,6 +105,22 @@ class Generations:
             except OperationFailed:
                 continue  # one that is just being written
         return found
+
+    def listed(self) -> list[Json]:
+        """The same, as they are told of: which of them is in force, and which is unconfirmed."""
+        effective, pointer = self.effective(), self.pointer()
+        return [
+            {
+                "number": one.number,
+                "applied": one.applied,
+                "by": one.by,
+                "reason": one.reason,
+                "digest": one.digest,
+                "in_force": effective is not None and one.number == effective.number,
+                "unconfirmed": pointer is not None and pointer.number == one.number and pointer.is_unconfirmed(time.time()),
+            }
+            for one in self.all()
+        ]
 
     def add(self, content: bytes, by: str, reason: str, most: int = KEPT, oldest: float = 0.0) -> Generation:
         """Keeps a configuration as a new generation, which is not in force yet. Of older ones `most` stay, of those that were applied after `oldest`."""

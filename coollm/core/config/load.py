@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -198,11 +199,12 @@ def _each_once(faults: list[Fault]) -> list[Fault]:
 
 
 def _warnings(settings: Settings, origins: dict[str, Node]) -> tuple[Fault, ...]:
-    """What is allowed and yet worth saying: keys without effect, a gateway that nobody can use."""
+    """What is allowed and yet worth saying: a gateway or a console that nobody can use."""
     found: list[Fault] = []
-    for path, node in origins.items():
-        if path in inert_paths() and node.value is not None:
-            found.append(Fault(node.place, path, "is accepted, but this version does not act on it yet"))
+    server = settings.server
+    if server.webui.enabled and not (server.webui.local_only or server.tls or server.trusted_proxies or _is_loopback(server.listen.host)):
+        words = "nobody signs in over a network in clear: set server.tls, or server.trusted_proxies for a proxy with TLS, or server.webui.local_only"
+        found.append(Fault(origins["server.webui.enabled"].place, "server.webui.enabled", words))
     if not settings.llm_providers:
         found.append(Fault(None, "llm_providers", "no vendor is configured and none has its key in the environment: no request can be served"))
     if not settings.api_keys:
@@ -216,6 +218,13 @@ def _warnings(settings: Settings, origins: dict[str, Node]) -> tuple[Fault, ...]
     return tuple(found)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def secrets_in_clear(loaded: Loaded) -> tuple[Fault, ...]:
     """The secrets that stand in the file in clear, each with its place. Keys of simulated vendors are none, nor is an address without a password."""
     found = []
@@ -227,10 +236,3 @@ def secrets_in_clear(loaded: Loaded) -> tuple[Fault, ...]:
             continue
         found.append(Fault(node.place, path, "a secret stands here in clear", "coollm secrets import moves it to the secret store"))
     return tuple(found)
-
-
-def inert_paths() -> frozenset[str]:
-    """Paths of the keys that are accepted without effect."""
-    from coollm.core.config.explain import describe_schema
-
-    return frozenset(path for path, field in describe_schema().items() if field.inert)

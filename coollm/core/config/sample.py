@@ -33,7 +33,7 @@ def _field(owner: type[msgspec.Struct], field: msgspec.structs.FieldInfo, path: 
     section, is_list = _section_of(typing.get_type_hints(owner, include_extras=True)[field.name])
     is_set = field.name in values
     lead = "" if is_live and is_set else "# "
-    note = f"{indent}# {described.description}" + (" Accepted, without effect in this version." if described.inert else "")
+    note = f"{indent}# {described.description}"
     if section is None:
         value = values[field.name] if is_set else _default(field)
         shown = value if value is not None and value not in ([], {}) else described.example

@@ -27,7 +27,10 @@ class Tls(Section, frozen=True):
 class WebUi(Section, frozen=True):
     """The web console, and the administrator who logs in with a password."""
 
-    enabled: Annotated[bool, doc("Serve the console.", inert=True)] = False
+    enabled: Annotated[bool, doc("Serve the console under `/ui`.", True)] = False
+    local_only: Annotated[bool, doc("Serve it on the gateway's local sockets alone, which `ssh -L` reaches, and not where clients connect.")] = False
+    idle_timeout: Annotated[Duration, doc("Who does nothing for so long has to sign in again.", "30m")] = Duration(1800)
+    session_timeout: Annotated[Duration, doc("Everybody has to sign in again after so long.", "8h")] = Duration(28800)
     admin_id: Annotated[str, doc("Name of the local administrator.")] = "admin"
     admin_password: Annotated[Secret | None, doc("That one's password; without one nobody logs in so.", "${SECURE_PASSWORD}", password=True)] = None
 
@@ -269,6 +272,10 @@ class RuntimeStorage(Section, frozen=True):
     password: Annotated[Secret | None, doc("Redis password.", "${REDIS_PASSWORD}", password=True)] = None
     tls: Annotated[bool, doc("Speak TLS to Redis, whose certificate is verified.")] = False
     ca_file: Annotated[str | None, doc("With `tls`: who signs its certificate, PEM; the system's authorities if not given.", "/etc/coollm/redis-ca.pem")] = None
+    failover_wait: Annotated[
+        Duration,
+        doc("With `sentinel` and `cluster`: how long a request waits for a new master, or for a slot that moves, before `on_failure` decides.", "5s"),
+    ] = Duration(5)
     on_failure: Annotated[
         Literal["deny", "local", "allow"],
         doc("While the store fails or is slow: admit nothing, let each worker keep its share of the limits (and no budget), or admit everything."),

@@ -19,12 +19,10 @@ Percent = Annotated[float, Meta(gt=0, le=100)]
 Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 
 
-def doc(description: str, example: Any = None, *, inert: bool = False, one_or_many: bool = False, password: bool = False) -> Meta:
-    """What a key means. `inert` marks one that is accepted but not acted on yet: `config validate` says so. A `password` is any text; other secrets are keys,
-    which are sent in headers.
-    """
+def doc(description: str, example: Any = None, *, one_or_many: bool = False, password: bool = False) -> Meta:
+    """What a key means. A `password` is any text; other secrets are keys, which are sent in headers."""
     return Meta(
         description=description,
         examples=None if example is None else [example],
-        extra={"inert": inert, "one_or_many": one_or_many, "password": password},
+        extra={"one_or_many": one_or_many, "password": password},
     )
