@@ -2,6 +2,9 @@
 
 At one moment a counter is what requests that have ended cost, and what those that run have reserved. So it is compared with what the ledger has of the requests
 that had ended by then, without those that were still held, and with what these held. The ledger gets its lines a moment later, and is asked again.
+
+That moment lies between when the store was asked and when it had answered, and requests begin and end meanwhile: the two agree if the counter is between what
+the ledger has by the one time and by the other.
 """
 
 from __future__ import annotations
@@ -73,24 +76,28 @@ class Budgets:
 
     def states(self, store: Store, *, patience: float = 0.0) -> list[BudgetState]:
         """Every budget; with `patience` the ledger is asked again until all agree, so many seconds. Raises StoreError, and as the ledger does."""
+        asked_ms = _now_ms()
         counted = self.counted(store)
-        until_ms = int(time.time() * 1000)
+        answered_ms = _now_ms()
         deadline = time.monotonic() + patience
         while True:
             in_thread(self._shipper.ship)
-            found = [self._state(*one, until_ms) for one in counted]
+            found = [self._state(*one, asked_ms, answered_ms) for one in counted]
             if time.monotonic() >= deadline or all(one.agrees for one in found):
                 return found
             gevent.sleep(ASK_AGAIN_SECONDS)
 
-    def _state(self, scope: Scope, charge: Charge, standing: Standing, until_ms: int) -> BudgetState:
+    def _state(self, scope: Scope, charge: Charge, standing: Standing, asked_ms: int, answered_ms: int) -> BudgetState:
         running = sorted({hold.partition("/")[0] for hold in standing.held})
         starts, ends = charge.span.starts * 1000, (charge.span.ends or FOREVER) * 1000
         whose = self._limiter.scopes.members(scope)
-        spent, pruned = in_thread(
-            lambda: (self._ledger.spent(scope.kind, whose, starts, ends, until_ms, [*running, *standing.held]), self._ledger.pruned_before())
-        )
+
+        def spent_by(until_ms: int) -> int:
+            return self._ledger.spent(scope.kind, whose, starts, ends, until_ms, [*running, *standing.held])
+
+        most, least, pruned = in_thread(lambda: (spent_by(answered_ms), spent_by(asked_ms), self._ledger.pruned_before()))
         held = sum(standing.held.values())
+        spent = min(max(standing.used - held, least), most)
         return BudgetState(scope=scope, charge=charge, used=standing.used, held=held, spent=spent, is_exact=pruned <= starts)
 
     def recount(self, store: Store) -> None:
@@ -118,3 +125,7 @@ class Budgets:
             self.recount(store)
         except StoreError as error:
             _log.info("the budgets were not counted again", extra={"reason": str(error)})
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

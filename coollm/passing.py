@@ -29,7 +29,9 @@ _USAGE = re.compile(r'(?<!\\)"usage"\s*:\s*(?=\{)')
 
 
 class PassedThrough:
-    """An iterator over the bytes for the client. `close` settles, however it ended; it may be called more than once."""
+    """An iterator over the bytes for the client. It is told of and settled before its last bytes are given, or where it does not come so far, by `close`, which
+    may be called more than once.
+    """
 
     def __init__(self, gateway: Gateway, call: Call, grant: Grant, client: Reservation | None, vendor: VendorCall) -> None:
         exchange = vendor.exchange
@@ -45,6 +47,7 @@ class PassedThrough:
         self._last = b""
         self._is_ended = False
         self._is_closed = False
+        self._is_told = False
         self._error: RequestError | None = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -55,6 +58,7 @@ class PassedThrough:
             piece = next(self._pieces)
         except StopIteration:
             self._is_ended = True
+            self._tell()
             raise
         except GatewayStopping as error:
             self._error = error
@@ -71,15 +75,24 @@ class PassedThrough:
         if len(self._first) < KEPT_BYTES:
             self._first += piece[:KEPT_BYTES]
         self._last = (self._last + piece)[-KEPT_BYTES:]
+        if self._vendor.exchange.is_complete:
+            self._is_ended = True
+            self._tell()
         return piece
 
     def close(self) -> None:
-        """Settles what was used, lets go of the vendor and tells of the request."""
+        """Lets go of the vendor, and tells of the request and settles what was used, where that was not done before."""
         if self._is_closed:
             return
         self._is_closed = True
         self._vendor.close(is_wanted=self._is_ended)
         self._gateway.router.board.end(self.grant.target.key)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._is_told:
+            return
+        self._is_told = True
         ending = Ending.ANSWERED if self._is_ended else Ending.CUT if isinstance(self._error, StreamCut | GatewayStopping) else Ending.CLIENT_GONE
         if ending is Ending.CLIENT_GONE and self._error is None:
             self._error = ClientGone("the client closed its connection")

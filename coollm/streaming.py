@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class StreamAnswer:
-    """An iterator over the bytes for the client. `close` settles, however the stream ended; it may be called at any time, and more than once."""
+    """An iterator over the bytes for the client. It is told of and settled before its last bytes are given, or where it does not come so far, by `close`, which
+    may be called at any time, and more than once.
+    """
 
     def __init__(self, gateway: Gateway, run: Run, grant: Grant, vendor: VendorCall, started: float) -> None:
         call = run.call
@@ -47,6 +49,7 @@ class StreamAnswer:
         self._is_ended = False
         self._is_terminated = False
         self._is_closed = False
+        self._is_told = False
         self._error: RequestError | None = None
         self._fault: VendorError | Cancelled | None = None
 
@@ -65,11 +68,14 @@ class StreamAnswer:
         return self
 
     def __next__(self) -> bytes:
-        if self._held:
-            held, self._held = self._held, b""
-            return held
         if self._error is not None:
             raise StopIteration
+        frames, self._held = self._held or self._following(), b""
+        if self._is_ended:
+            self._tell()
+        return frames
+
+    def _following(self) -> bytes:
         try:
             if self._fault is not None:
                 raise self._fault
@@ -101,7 +107,7 @@ class StreamAnswer:
             self._gateway.router.board.end(self.grant.target.key)
 
     def close(self) -> None:
-        """Settles what was used, lets go of the vendor and tells of the request."""
+        """Lets go of the vendor, and tells of the request and settles what was used, where that was not done before."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -110,6 +116,12 @@ class StreamAnswer:
             self._vendor.exchange.drain()
         self._vendor.close(is_wanted=self._is_ended)
         self._gateway.router.board.end(self.grant.target.key)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._is_told:
+            return
+        self._is_told = True
         ending = self._ending()
         usage = settled_usage(ending, self._call.request, self._usage, self._characters)
         if ending is Ending.CLIENT_GONE and self._error is None:

@@ -174,6 +174,11 @@ class Exchange:
         """By lower-case names. Made when it is asked for: few answers' are."""
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._raw_headers}
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the answer has come, and what `pieces` gave was the last of it."""
+        return self._is_complete and not self._body
+
     def start(self, head: bytes, body: bytes | Body) -> Exchange:
         """Sends the request and reads the head of the answer. Closes itself if it fails."""
         try:

@@ -3,6 +3,8 @@
 A store that answers slowly is worse than one that is dead, for every request waits for it: three bad answers in a row open the breaker, and from then on the
 store is only asked whether it answers again, once a second, until it does so in time. No restart is needed.
 
+What was asked before a late answer came is late for the same reason, be it a disk that syncs or a network that stalls for a moment, and counts as one with it.
+
 | rule  | while the store fails                                                                                                                    |
 |-------|------------------------------------------------------------------------------------------------------------------------------------------|
 | deny  | nothing is admitted                                                                                                                      |
@@ -76,6 +78,7 @@ class GuardedStore:
         self._share = share
         self._clock = clock
         self._bad = 0
+        self._late_at = clock()
         self._local: MemoryStore | None = None
         self._held_locally: set[str] = set()
         self._owed: deque[Callable[[Store], None]] = deque(maxlen=MOST_OWED)
@@ -96,7 +99,7 @@ class GuardedStore:
                 decision = self._store.decide(charges, candidates, own, leased)
                 took = self._took(started)
                 if self._bad or took > SLOW_SECONDS:
-                    self._judge(_slowness(took))
+                    self._judge_time(started, took)
                 return decision
             except StoreForgot as error:
                 self._forget(str(error))
@@ -221,15 +224,22 @@ class GuardedStore:
         except StoreError as error:
             self._judge(str(error))
             raise
-        self._judge(_slowness(self._took(started)))
+        self._judge_time(started, self._took(started))
         return answer
 
     def _took(self, started: float) -> float:
         told = self._store.took
         return self._clock() - started if told is None else told
 
+    def _judge_time(self, started: float, took: float) -> None:
+        if took <= SLOW_SECONDS:
+            self._bad = 0
+        elif started >= self._late_at:
+            self._late_at = self._clock()
+            self._judge(f"it answers in {took * 1000:.0f} ms")
+
     def _judge(self, fault: str) -> None:
-        self._bad = self._bad + 1 if fault else 0
+        self._bad += 1
         if self._bad >= BAD_ANSWERS:
             self._fail(fault)
 
@@ -325,8 +335,3 @@ class GuardedStore:
         self._remember(identity)
         self._forgot_at = None
         return True
-
-
-def _slowness(seconds: float) -> str:
-    """What is said of an answer that took so long; nothing where it came in time."""
-    return f"it answers in {seconds * 1000:.0f} ms" if seconds > SLOW_SECONDS else ""

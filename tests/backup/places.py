@@ -49,7 +49,7 @@ def s3rver(words: Path, data: Path) -> Iterator[int]:
     if not (folder / "done").exists() or (folder / "done").read_text() != lock:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(source, folder)
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True, timeout=110)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent", f"--cache={ROOT / 'build' / 'npm-cache'}"], cwd=folder, check=True, timeout=110)
         (folder / "done").write_text(lock)
     port = free_port()
     command = [

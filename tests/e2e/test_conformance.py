@@ -419,7 +419,7 @@ def node_folder() -> Path:
     if not (folder / "done").exists() or (folder / "done").read_text() != lock:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(source, folder)
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True, timeout=110)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent", f"--cache={ROOT / 'build' / 'npm-cache'}"], cwd=folder, check=True, timeout=110)
         (folder / "done").write_text(lock)
     shutil.copy(source / "conformance.mjs", folder)
     return folder

@@ -41,6 +41,16 @@ def test_200_concurrent_streams_through_two_workers(gateway: GatewayHandle) -> N
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_its_line_is_in_the_usage_log_before_the_client_has_the_end(gateway: GatewayHandle, model: str) -> None:
+    """So a worker that is killed takes no answer along whose client has all of it."""
+    log = gateway.home / "state" / "logs" / "usage.log"
+    for _ in range(20):
+        with gateway.chat(f"{model}~tokens=3", stream=True) as answer:
+            assert b"data: [DONE]" in answer.iter_lines(chunk_size=1)
+            assert answer.headers["x-request-id"] in log.read_text()
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_each_chunk_arrives_when_the_vendor_writes_it(gateway: GatewayHandle, model: str) -> None:
     """The vendor writes every 20 ms. A busy machine may hold chunks up in one try or the other; a buffer would in every one."""
     seen = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,9 @@ BACKUPS = ("/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc
 
 def files(host: TestHost) -> set[str]:
     found = host.run(f"find {LOOK_AT} -xdev 2>/dev/null; find /run/coollm 2>/dev/null", check=False).stdout.split("\n")
-    return {line for line in found if line and not line.startswith(NOT_OURS) and line not in BACKUPS}
+    ours = {line for line in found if line and not line.startswith(NOT_OURS) and line not in BACKUPS}
+    # A host sees this machine's files beneath its own, and what other tests write into a home meanwhile.
+    return {line for line in ours if not line.startswith("/root/") or not os.path.lexists(line)}
 
 
 def test_install_twice_uninstall_and_purge(new_host: Callable[[], TestHost]) -> None:

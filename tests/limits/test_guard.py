@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
+from gevent.event import Event
 
 from coollm.core.config.schema import Settings
 from coollm.core.pricing import Rates, flat
@@ -80,6 +82,34 @@ def test_a_good_answer_between_bad_ones_keeps_it_closed() -> None:
         moody.mood = mood
         store.decide([CHARGE], [KEY])
     assert not store.is_failing
+
+
+class Stalling(MemoryStore):
+    """A store that all who ask wait for, until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = Event()
+
+    def decide(self, *arguments: Any) -> Any:
+        self.goes_on.wait()
+        return super().decide(*arguments)
+
+
+def test_what_waited_for_the_same_stall_is_one_bad_answer() -> None:
+    """As a file does whose disk syncs, or a server whose network stands still for a moment: many wait, and nothing is wrong a moment later."""
+    time = [0.0]
+    stalling = Stalling()
+    store = GuardedStore(stalling, "deny", 1.0, lambda: time[0])
+    for number in range(BAD_ANSWERS):
+        assert not store.is_failing
+        stalling.goes_on.clear()
+        waiting = [gevent.spawn(store.decide, [Charge(counter="client:c:requests", amount=1, limit=800)], [KEY]) for _ in range(20)]
+        gevent.sleep(0)
+        time[0] += 0.4
+        stalling.goes_on.set()
+        gevent.joinall(waiting, raise_error=True)
+        assert store.is_failing == (number == BAD_ANSWERS - 1), "three stalls without a good answer between them are too many"
 
 
 def test_an_answer_that_is_lost_leaves_nothing_held() -> None:
