@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import os
 import sys
@@ -22,15 +20,12 @@ from coollm.core.paths import find_config, log_directory, make_private, state_di
 from coollm.core.secrets import Redactor
 from coollm.ledger.shipping import USAGE_LOG
 from coollm.ledger.threads import in_thread
+from coollm.server.memory import SpareMemory
 from coollm.services import Services, build_services
 from coollm.simulator.embedded import embedded_simulator
 
 # gunicorn's own number for an application that does not load: the server stops, and does not try again for ever.
 APP_LOAD_ERROR = 4
-
-# Free memory that a worker keeps at most.
-KEPT_BYTES = 32 * 1024 * 1024
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 # New objects before each generation's collection; Python's default is 700, 10, 10.
 COLLECT_AFTER = (20_000, 20, 20)
@@ -83,19 +78,8 @@ def _application() -> GatewayApp:
     app.extensions[CHANGEOVER] = changeover
     gevent.spawn(changeover.run)
     _spare_the_collector()
-    _keep_memory()
+    gevent.spawn(SpareMemory().run)
     return app
-
-
-def _keep_memory() -> None:
-    """Memory of large bodies is not given back to the kernel after each: to get it again, page by page, takes longer than to parse them.
-
-    Source: mallopt(3). A libc without it goes on as it does.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
 
 
 def _spare_the_collector() -> None:
