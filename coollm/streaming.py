@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
+import orjson
+
 from coollm.cache.collector import Collector
 from coollm.core.errors import Cancelled, ClientGone, GatewayStopping, RequestError, StreamCut
 from coollm.core.types import CONTENT, ReasoningDelta, RefusalDelta, StreamEnd, StreamEvent, TextDelta, ToolCallDelta, Usage, UsageUpdate
@@ -40,6 +42,7 @@ class StreamAnswer:
         # What the client gets as it comes need not be read, once it is known how long a frame is beside its text.
         self._may_skip = self._renderer is None and self._forward is None and self._collector is None
         self._envelope: int | None = None
+        self._around = b"", b""
         self._events = vendor.form.framing()
         self._frames = self._read()
         self._held = b""
@@ -91,10 +94,22 @@ class StreamAnswer:
 
     def relay(self, write: Callable[[bytes], bool]) -> None:
         """Gives pieces of plain text to `write` as they come, called by the loop, until it does not take one, or something else has come."""
-        if self._envelope is None or self._held or self._error is not None or self._is_terminated:
+        if self._envelope is None or self._held or self._error is not None or self._is_terminated or not self._events.is_between:
             return
+        is_plain, (before, after) = self._vendor.form.is_plain, self._around
+        start, rest = len(before), len(after)
+
+        def goes_on(piece: bytes) -> bool:
+            # Most frames of a stream differ in their text alone, and a text without quotes ends with the next one.
+            if piece.startswith(before) and piece.endswith(after) and piece.find(b'"', start, len(piece) - rest) < 0:
+                if write(piece):
+                    self._characters += len(piece) - start - rest
+                    return True
+                return False
+            return is_plain(piece) and write(piece) and self._skipped(piece)
+
         try:
-            self._vendor.exchange.relay(lambda piece: self._is_to_skip(piece) and write(piece) and self._skipped(piece))
+            self._vendor.exchange.relay(goes_on)
         except (VendorError, Cancelled) as error:
             self._fault = error
 
@@ -181,6 +196,7 @@ class StreamAnswer:
             self._count(one)
         if self._may_skip and len(decoded) == 1 and isinstance(decoded[0], TextDelta) and decoded[0].text:
             self._envelope = len(event.raw) - len(decoded[0].text)
+            self._around = _around(event.raw, decoded[0].text)
         if StreamEnd in map(type, decoded):
             self._is_terminated = self._is_ended = True
         if self._renderer is not None:
@@ -214,3 +230,10 @@ class StreamAnswer:
         self._gateway.router.failed(target, verdict)
         self._error = StreamCut(f"{target.provider} broke off the stream ({verdict.cause}); what came is incomplete, the request can be sent again")
         return self._call.face.error_frame(self._error)
+
+
+def _around(frame: bytes, text: str) -> tuple[bytes, bytes]:
+    """What stands before and after a text in its frame; nothing where that is not sure."""
+    quoted = orjson.dumps(text)
+    before, found, after = frame.partition(quoted)
+    return (before + b'"', b'"' + after) if found and quoted not in after else (b"", b"")

@@ -159,8 +159,9 @@ class Exchange:
         self._timeouts = timeouts
         self._deadline = deadline
         self._cancellation = cancellation
-        self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self.on_body = self._body.append  # a callback of httptools
+        self._parser = httptools.HttpResponseParser(self)
         self._header_bytes = 0
         self._has_head = False
         self._is_complete = False
@@ -239,20 +240,21 @@ class Exchange:
         if self._body or self._is_complete or not wire.is_quiet:
             return
         waiter = self._relaying = Waiter(gevent.get_hub(), self._idle_until())
+        body, idle, deadline, feed = self._body, self._timeouts.idle, self._deadline, self._parser.feed_data
 
-        def came() -> None:
+        def came(data: bytes) -> None:
             try:
-                self._feed(wire.take())
-            except VendorError as error:
-                self._broken = error
+                feed(data)
+            except httptools.HttpParserError as error:
+                self._broken = _no_http(error)
                 waiter.give(None)
                 return
-            if self._body and accept(self._take_body()):
-                self._body.clear()
-            if self._body or self._is_complete:
+            if body and accept(body[0] if len(body) == 1 else b"".join(body)):
+                body.clear()
+            if body or self._is_complete:
                 waiter.give(None)
             else:
-                waiter.until = self._idle_until()
+                waiter.until = min(time.monotonic() + idle, deadline)
 
         wire.on_data, wire.on_end = came, lambda: waiter.give(None)
         try:
@@ -325,7 +327,7 @@ class Exchange:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            raise _failed(Cause.BAD_ANSWER, f"the answer is not valid HTTP: {error}") from error
+            raise _no_http(error) from error
 
     def _end_of_file(self) -> None:
         if self._has_head and not self._is_framed():
@@ -362,14 +364,15 @@ class Exchange:
             return
         self._has_head = True
 
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-
     def on_message_complete(self) -> None:
         if self._has_head:
             self._is_complete = True
             # Asked now: the parser forgets it when the message is over. One that ends with its connection is not to be kept, as the parser knows.
             self._can_be_kept = self._parser.should_keep_alive()
+
+
+def _no_http(error: httptools.HttpParserError) -> VendorError:
+    return _failed(Cause.BAD_ANSWER, f"the answer is not valid HTTP: {error}")
 
 
 def _failed(cause: Cause, message: str) -> VendorError:

@@ -135,11 +135,13 @@ class Waiter(_Waits):
 class Wire(_Waits):
     """One connection. All times are of `time.monotonic()`, in seconds.
 
-    The loop calls `on_data` when something has come, and `on_end` when the peer ends, while nobody waits for it.
+    The loop calls `on_data` with what has come, and `on_end` when the peer ends, while nobody waits for it.
     """
 
+    is_plain = True
+    """Whether what comes is what was sent."""
+
     __slots__ = (
-        "_backlog",
         "_error",
         "_is_ended",
         "_is_fast",
@@ -150,6 +152,7 @@ class Wire(_Waits):
         "_wants_room",
         "_watcher",
         "_writer",
+        "backlog",
         "family",
         "on_data",
         "on_end",
@@ -169,9 +172,10 @@ class Wire(_Waits):
         self._is_paused = False
         self._error: OSError | None = None
         self._wants_room = False
-        self._backlog = bytearray()
+        # What is posted, and there was no room for yet.
+        self.backlog = bytearray()
         self._writer: Any = None
-        self.on_data: Callable[[], None] | None = None
+        self.on_data: Callable[[bytes], None] | None = None
         self.on_end: Callable[[], None] | None = None
         # Who serves a request of this connection stops it when this is called.
         self.on_stop: Callable[[], None] | None = None
@@ -213,7 +217,7 @@ class Wire(_Waits):
 
     def send(self, data: bytes | memoryview, until: float) -> None:
         """Sends all. Raises TimeoutError if the peer has not taken it by then, and OSError where the connection breaks."""
-        if self._backlog:
+        if self.backlog:
             self._wait_for_backlog(until)
         try:
             sent = self._socket.send(data)
@@ -222,31 +226,29 @@ class Wire(_Waits):
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:], until)
 
-    @property
-    def backlog(self) -> int:
-        """Bytes that are posted and for which there was no room yet."""
-        return len(self._backlog)
-
     def post(self, data: bytes) -> None:
         """Sends without waiting: what there is no room for goes out as soon as there is. Raises OSError."""
-        self._backlog += data
+        sent = 0
         if self._writer is None:
-            self._push()
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            if sent == len(data):
+                return
+            self._writer = self._hub.loop.io(self._socket.fileno(), _WRITABLE)
+            self._writer.start(self._push)
+        self.backlog += memoryview(data)[sent:]
 
     def _push(self) -> None:
-        """Sends what is posted, as much as there is room for. Called by the loop when there is more, and then an error is the reader's to see."""
+        """Sends what was posted, as much as there is room for. Called by the loop; an error is the reader's to see."""
         try:
-            del self._backlog[: self._socket.send(self._backlog)]
+            del self.backlog[: self._socket.send(self.backlog)]
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
-            if self._writer is None:
-                raise
-            self._backlog.clear()
-        if self._backlog and self._writer is None:
-            self._writer = self._hub.loop.io(self._socket.fileno(), _WRITABLE)
-            self._writer.start(self._push)
-        elif not self._backlog:
+            self.backlog.clear()
+        if not self.backlog:
             self._stop_writer()
             if self._wants_room:
                 self._wake()
@@ -254,7 +256,7 @@ class Wire(_Waits):
     def _wait_for_backlog(self, until: float) -> None:
         self._wants_room = True
         try:
-            while self._backlog:
+            while self.backlog:
                 self._wait(until)
                 if self._error is not None:
                     raise self._error
@@ -324,6 +326,9 @@ class Wire(_Waits):
         else:
             if data:
                 self._is_fast = len(data) >= RECEIVE_BYTES
+                if self.is_plain and self.on_data is not None and self._waiter is None and not self._size:
+                    self.on_data(data)
+                    return
                 self._take(data)
             else:
                 self._is_ended = True
@@ -336,7 +341,7 @@ class Wire(_Waits):
             self._wake()
             return
         if self._pieces and self.on_data is not None:
-            self.on_data()
+            self.on_data(self.take())
         if self.has_ended and self.on_end is not None:
             self.on_end()
 
@@ -363,6 +368,8 @@ class Wire(_Waits):
 
 class TlsWire(Wire):
     """The same over TLS."""
+
+    is_plain = False
 
     __slots__ = ("_has_handshaken", "_incoming", "_outgoing", "_tls")
 

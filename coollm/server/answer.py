@@ -103,10 +103,11 @@ class Answer:
 
     def _post(self, piece: bytes) -> bool:
         """Sends a piece without waiting; whether it did: a client that does not read is waited for by `_write`."""
-        if self._wire.backlog > MOST_POSTED_BYTES:
+        wire = self._wire
+        if len(wire.backlog) > MOST_POSTED_BYTES:
             return False
         try:
-            self._wire.post(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+            wire.post(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
         except OSError:
             return False
         return True

@@ -185,12 +185,12 @@ class Redis:
         except OSError as error:
             self._drop(error)
 
-    def _read(self) -> None:
+    def _read(self, data: bytes) -> None:
         """Called by the loop: answers have come."""
         wire, reader = self._wire, self._reader
         if wire is None:
             return
-        reader.feed(wire.take())
+        reader.feed(data)
         try:
             while self._wire is wire and (reply := reader.gets()) is not False:
                 if self._pending:

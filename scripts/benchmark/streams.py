@@ -20,11 +20,13 @@ from pathlib import Path
 CHUNKS_A_SECOND = 50
 TICK_SECONDS = 0.001
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+# As a vendor's: the chunks of a stream differ in their texts, and the text tells when it was written.
 CHUNK = (
-    b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1%015d,"model":"bench",'
-    b'"choices":[{"index":0,"delta":{"content":"word "},"logprobs":null,"finish_reason":null}]}\n\n'
+    b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1700000000,"model":"bench",'
+    b'"choices":[{"index":0,"delta":{"content":"word %015d "},"logprobs":null,"finish_reason":null}]}\n\n'
 )
-_TIMES = re.compile(rb'"created":1(\d{15})')
+_TIMES = re.compile(rb'"word (\d{15}) ')
 
 
 def vendor(port: int) -> None:
