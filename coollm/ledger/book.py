@@ -23,6 +23,7 @@ from coollm.core.money import NANO_USD
 from coollm.core.types import Json
 from coollm.ledger.entry import Entry
 from coollm.ledger.migrations import HOURS_OF_A_DAY, migrate
+from coollm.ledger.pool import NativePool
 from coollm.ledger.tables import COUNTS, SUMS, days, erasures, hours, revisions, shipped, usage
 from coollm.limits.scopes import HEDGE, MODEL
 from coollm.limits.settlement import Ending
@@ -326,7 +327,7 @@ def _pool(url: str) -> dict[str, Any]:
     """PyMySQL's connections are gevent's in a gateway, and of use to the thread that made them alone: each thread has its own."""
     if url.startswith("mysql"):
         return {"poolclass": SingletonThreadPool, "pool_size": MOST_THREADS}
-    return {"pool_size": 2, "max_overflow": 0}
+    return {"poolclass": NativePool}
 
 
 def _patience(url: str) -> dict[str, int]:
