@@ -54,7 +54,7 @@ FAULTS = (
     Fault(
         "a backup that is damaged",
         "drill",
-        "f=$(ls -t /var/backups/coollm/*.age | head -1); printf x | dd of=$f bs=1 seek=4000 conv=notrunc; coollm backup drill; true",
+        "f=$(ls -t /var/backups/coollm/*.age | head -1); head -c 64 /dev/zero | dd of=$f bs=1 seek=4000 conv=notrunc; coollm backup drill; true",
         "another backup",
         "sleep 1; coollm backup create --yes && coollm backup drill",
     ),
