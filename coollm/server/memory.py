@@ -1,7 +1,7 @@
 """Memory of large bodies: kept for the next ones, and given back to the kernel when nobody has needed it for a while.
 
 glibc gives back the end of its heap whenever enough of it is free. Under bodies of a megabyte that is after each, and to get it again, page by page, took a
-third of such a request. So it is told not to, and asked to do so every LOOK_SECONDS, if so much was free at two looks.
+fifth of such a request. So it is told not to, and asked to do so every LOOK_SECONDS, if so much was free at two looks.
 
 Source: mallopt(3), mallinfo(3), malloc_trim(3). A libc without them goes on as it does.
 """
