@@ -16,6 +16,7 @@ import gevent
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
+from coollm.core.clock import now_ms
 from coollm.core.errors import OperationFailed
 from coollm.core.types import Value
 from coollm.ledger.book import Ledger
@@ -76,9 +77,9 @@ class Budgets:
 
     def states(self, store: Store, *, patience: float = 0.0) -> list[BudgetState]:
         """Every budget; with `patience` the ledger is asked again until all agree, so many seconds. Raises StoreError, and as the ledger does."""
-        asked_ms = _now_ms()
+        asked_ms = now_ms()
         counted = self.counted(store)
-        answered_ms = _now_ms()
+        answered_ms = now_ms()
         deadline = time.monotonic() + patience
         while True:
             in_thread(self._shipper.ship)
@@ -125,7 +126,3 @@ class Budgets:
             self.recount(store)
         except StoreError as error:
             _log.info("the budgets were not counted again", extra={"reason": str(error)})
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

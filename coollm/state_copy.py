@@ -24,10 +24,11 @@ import orjson
 from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.background import give_way
+from coollm.core.clock import now_ms
 from coollm.core.config.load import InForce, load_in_force
 from coollm.core.errors import CheckFailed, CoollmError, OperationFailed, UsageError
 from coollm.core.paths import find_config, state_directory
-from coollm.identity.stored import CLIENT, StoredKey, keyed_digest, new_key, now_ms
+from coollm.identity.stored import CLIENT, StoredKey, keyed_digest, new_key
 from coollm.ledger import copy
 from coollm.ledger.access_book import AccessBook
 from coollm.ledger.book import FILE_NAME as LEDGER_FILE

@@ -101,7 +101,7 @@ class StreamAnswer:
 
         def goes_on(piece: bytes) -> bool:
             # Most frames of a stream differ in their text alone, and a text without quotes ends with the next one.
-            if piece.startswith(before) and piece.endswith(after) and piece.find(b'"', start, len(piece) - rest) < 0:
+            if before and piece.startswith(before) and piece.endswith(after) and piece.find(b'"', start, len(piece) - rest) < 0:
                 if write(piece):
                     self._characters += len(piece) - start - rest
                     return True

@@ -240,7 +240,7 @@ class Exchange:
         if self._body or self._is_complete or not wire.is_quiet:
             return
         waiter = self._relaying = Waiter(gevent.get_hub(), self._idle_until())
-        body, idle, deadline, feed = self._body, self._timeouts.idle, self._deadline, self._parser.feed_data
+        body, feed = self._body, self._parser.feed_data
 
         def came(data: bytes) -> None:
             try:
@@ -249,12 +249,12 @@ class Exchange:
                 self._broken = _no_http(error)
                 waiter.give(None)
                 return
-            if body and accept(body[0] if len(body) == 1 else b"".join(body)):
+            if body and accept(self._take_body()):
                 body.clear()
             if body or self._is_complete:
                 waiter.give(None)
             else:
-                waiter.until = min(time.monotonic() + idle, deadline)
+                waiter.until = self._idle_until()
 
         wire.on_data, wire.on_end = came, lambda: waiter.give(None)
         try:

@@ -12,12 +12,13 @@ from coollm.api.clients import hash_key, key_rows, make_key, replace_key
 from coollm.api.fields import required_text, typed
 from coollm.api.routes import Access, Route
 from coollm.api.sign_in import sign_in
+from coollm.core.clock import now_ms
 from coollm.core.errors import InvalidRequest, UnknownRoute
 from coollm.core.registry import did_you_mean
 from coollm.core.types import ADMIN_ROLES, AdminRole, Json
 from coollm.identity.principal import Principal
 from coollm.identity.sessions import Sessions
-from coollm.identity.stored import ADMIN, StoredAdmin, check_identifier, now_ms
+from coollm.identity.stored import ADMIN, StoredAdmin, check_identifier
 from coollm.ledger.threads import in_thread
 from coollm.services import Services
 

@@ -15,6 +15,7 @@ from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
 from coollm.api.fields import typed
 from coollm.api.routes import Access, Route
+from coollm.core.clock import now_ms
 from coollm.core.config.schema import Client
 from coollm.core.config.values import Duration
 from coollm.core.errors import InvalidRequest, UnknownRoute
@@ -22,7 +23,7 @@ from coollm.core.paths import find_config
 from coollm.core.registry import did_you_mean
 from coollm.core.secret_store import make_hash_key
 from coollm.core.types import Json
-from coollm.identity.stored import CLIENT, ClientFields, StoredClient, StoredKey, check_identifier, fields_from, keyed_digest, new_key, now_ms
+from coollm.identity.stored import CLIENT, ClientFields, StoredClient, StoredKey, check_identifier, fields_from, keyed_digest, new_key
 from coollm.ledger.threads import in_thread
 from coollm.services import Services
 

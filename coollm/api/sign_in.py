@@ -13,12 +13,13 @@ import pyotp
 from cryptography.exceptions import InvalidTag
 
 from coollm.api.clients import hash_key
+from coollm.core.clock import now_ms
 from coollm.core.errors import GatewayFault, InvalidRequest, NotAllowed, NotAuthenticated, OperationFailed, Unreachable
 from coollm.core.secret_store import decrypt, encrypt
 from coollm.core.secrets import key_digest
 from coollm.core.types import ADMIN_ROLES
 from coollm.identity.principal import Principal
-from coollm.identity.stored import ADMIN, now_ms
+from coollm.identity.stored import ADMIN
 from coollm.ledger.threads import in_thread
 from coollm.services import Services
 

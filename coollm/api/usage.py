@@ -14,6 +14,7 @@ from coollm.api.answers import json_response
 from coollm.api.body import parse_body, read_body
 from coollm.api.fields import required_text
 from coollm.api.routes import Access, Route
+from coollm.core.clock import now_ms
 from coollm.core.config.values import parse_instant
 from coollm.core.errors import InvalidRequest
 from coollm.core.registry import did_you_mean
@@ -102,11 +103,6 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises InvalidRequest for what is not one of the choices."""
     if value not in choices:
         raise InvalidRequest(f"'{name}' must be one of {', '.join(choices)}, not '{value[:60]}'{did_you_mean(value, choices)}", param=name)
-
-
-def now_ms() -> int:
-    """Milliseconds of the epoch."""
-    return int(time.time() * 1000)
 
 
 def instant(name: str, default: int) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import time
 from datetime import datetime
 from typing import Any
 
@@ -99,11 +98,6 @@ def new_key(kind: str) -> tuple[str, str]:
     """A key that nobody can guess, and the part of it by which it is known."""
     prefix = f"{'coo' if kind == CLIENT else 'cooadm'}_{secrets.token_hex(4)}"
     return f"{prefix}_{secrets.token_urlsafe(KEY_BYTES)}", prefix
-
-
-def now_ms() -> int:
-    """The time of now, as it is kept: in milliseconds of the epoch."""
-    return int(time.time() * 1000)
 
 
 def check_identifier(identity: Any) -> str:

@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import openai
 import pytest
 import requests
 
-from tests.conftest import GatewayHandle, SimulatorHandle, wait_for
+from tests.conftest import GatewayHandle, SimulatorHandle, serve, wait_for
 
 MODELS = ["gpt-sim", "claude-sim", "gemini-sim"]
 
@@ -48,6 +50,42 @@ def test_its_line_is_in_the_usage_log_before_the_client_has_the_end(gateway: Gat
         with gateway.chat(f"{model}~tokens=3", stream=True) as answer:
             assert b"data: [DONE]" in answer.iter_lines(chunk_size=1)
             assert answer.headers["x-request-id"] in log.read_text()
+
+
+class EscapingVendor(BaseHTTPRequestHandler):
+    """Writes what is not ASCII as JSON's escapes, a frame at a time, and ends without a word more than `[DONE]`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:  # the name of `http.server`
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for text in (*("é" * 5), None):
+            told = "[DONE]" if text is None else json.dumps({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]})
+            frame = f"data: {told}\n\n".encode()
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(frame), frame))
+            time.sleep(0.05)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_the_end_is_known_where_texts_are_escaped(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), EscapingVendor)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    provider = {"id": "v", "type": "custom", "base_url": f"http://127.0.0.1:{server.server_port}/v1", "api_keys": ["sk-one"], "models": ["m"]}
+    with serve(tmp_path, {"llm_providers": [provider]}, workers=1) as gateway:
+        with gateway.chat("m", stream=True) as answer:
+            frames = [line for line in answer.iter_lines() if line]
+        assert frames[-1] == b"data: [DONE]"
+        assert len(frames) == 6
+        logged = gateway.logged(answer.headers["x-request-id"])
+        assert (logged["ending"], logged["error"]) == ("answered", None)
+    server.shutdown()
 
 
 @pytest.mark.parametrize("model", MODELS)

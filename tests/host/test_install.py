@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,10 @@ pytestmark = pytest.mark.timeout(600)
 
 INSTALL = f"/srv/bootstrap/bin/coollm install --wheelhouse {WHEELHOUSE} --instances 2"
 
+HOME_OF_ROOT = pwd.getpwuid(0).pw_dir
+
 # Where a gateway could leave something.
-LOOK_AT = "/etc /opt /usr/local /var/lib /var/log /var/opt /var/spool /run /root"
+LOOK_AT = "/etc /opt /usr/local /var/lib /var/log /var/opt /var/spool /run " + HOME_OF_ROOT
 
 # What hosts write by themselves.
 NOT_OURS = (
@@ -43,7 +46,7 @@ def files(host: TestHost) -> set[str]:
     found = host.run(f"find {LOOK_AT} -xdev 2>/dev/null; find /run/coollm 2>/dev/null", check=False).stdout.split("\n")
     ours = {line for line in found if line and not line.startswith(NOT_OURS) and line not in BACKUPS}
     # A host sees this machine's files beneath its own, and what other tests write into a home meanwhile.
-    return {line for line in ours if not line.startswith("/root/") or not os.path.lexists(line)}
+    return {line for line in ours if not line.startswith(HOME_OF_ROOT) or not os.path.lexists(line)}
 
 
 def test_install_twice_uninstall_and_purge(new_host: Callable[[], TestHost]) -> None:
