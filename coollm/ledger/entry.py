@@ -49,11 +49,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: int = 0
     error: str = ""
 
-    @property
-    def hour(self) -> int:
-        """The hour of the epoch in which the request ended."""
-        return self.at_ms // 3_600_000
-
     def write(self) -> bytes:
         """As a line."""
         return _encode(self) + b"\n"
@@ -73,7 +68,7 @@ def entry_of(record: RequestRecord) -> Entry:
         key_id=target.key_id if target else "",
         route=record.route,
         status=record.status,
-        ending=record.ending.value if record.ending else "refused",
+        ending=str(record.ending) if record.ending else "refused",
         input_tokens=usage.input_tokens,
         cached_input_tokens=usage.cached_input_tokens,
         cache_write_tokens=usage.cache_write_tokens,
@@ -83,11 +78,11 @@ def entry_of(record: RequestRecord) -> Entry:
         estimated=usage.estimated,
         cache_write_1h_tokens=usage.cache_write_1h_tokens,
         service_tier=usage.service_tier or "",
-        saved_nano_usd=nano_usd(record.saved_usd),
+        saved_nano_usd=nano_usd(record.saved_usd) if record.saved_usd else 0,
         cached=record.cache == HIT,
         second=record.is_second,
         latency_ms=round(record.latency_seconds * 1000),
-        first_token_ms=round((record.first_token_seconds or 0.0) * 1000),
+        first_token_ms=round(record.first_token_seconds * 1000) if record.first_token_seconds else 0,
         error=(record.error.code or record.error.type)[:LONGEST_ERROR] if record.error else "",
     )
 
