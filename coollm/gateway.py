@@ -72,6 +72,7 @@ class Gateway:
         closer: Closer,
     ) -> None:
         self._policy = policy
+        self._is_sticky = policy.sticky.by != "none"
         self._accounts = accounts
         self._limiter = limiter
         self._sizes = sizes
@@ -106,10 +107,10 @@ class Gateway:
             raise
 
     def _run(self, call: Call, targets: Sequence[Target], flight: Flight | None) -> Run:
-        scopes = self._limiter.scopes
-        belongs_to = stickiness(self._policy.sticky, call.request, call.session)
-        order = self.router.order(targets, belongs_to)
-        estimate = estimate_of(call.request, with_most=scopes.has_budgets, expected=self._sizes.expected(call.request.model))
+        scopes, request = self._limiter.scopes, call.request
+        order = self.router.order(targets, stickiness(self._policy.sticky, request, call.session) if self._is_sticky else None)
+        expected = self._sizes.expected(request.model) if request.max_output_tokens is None else None
+        estimate = estimate_of(request, with_most=scopes.has_budgets, expected=expected)
         return Run(call, self._policy, order, scopes.of_client(call.client), estimate, flight)
 
     def _with_failover(self, run: Run) -> Answer | StreamAnswer | PassedThrough:
@@ -208,7 +209,7 @@ class Gateway:
         target, call = grant.target, run.call
         account = self._accounts[target.provider]
         started = time.monotonic()
-        self.router.board.begin(target.key)
+        stats = self.router.board.begin(target.key)
         vendor = VendorCall(self._upstream, account.dialect, cancellation)
         try:
             losses = Losses(may_drop=self._policy.drop_unsupported)
@@ -226,12 +227,12 @@ class Gateway:
             usage = vendor.form.usage(body) if is_forwarded and run.flight is None else None
             content = None if usage is not None else vendor.form.decode(call.request, body)
         except BaseException as error:
-            self.router.board.end(target.key)
+            stats.end()
             vendor.close(is_wanted=False)
             run.note(target, started, error)
             raise
         vendor.close(is_wanted=True)
-        self.router.board.end(target.key)
+        stats.end()
         return Whole(grant, content, usage if content is None else content.usage, body if is_forwarded else None, started)
 
     def ask(self, request: ModelRequest, target: Target, cancellation: Cancellation) -> Content:
@@ -291,7 +292,7 @@ class Gateway:
 
     def _answered(self, run: Run, whole: Whole) -> Answer:
         call, target = run.call, whole.grant.target
-        usage = settled_usage(Ending.ANSWERED, call.request, whole.usage, _characters(whole.content))
+        usage = whole.usage or settled_usage(Ending.ANSWERED, call.request, None, _characters(whole.content))
         self.router.succeeded(target, time.monotonic() - whole.started)
         run.succeeded(target, whole.started)
         run.served_by(whole.grant)

@@ -35,13 +35,16 @@ class Failed(msgspec.Struct, frozen=True):
 class Run:
     """One request. `flight` is its answer on the way into the cache, if it may be kept."""
 
+    # Defaults of the class: most requests change few of them.
+    client_reservation: Reservation | None = None
+    last_failure: tuple[Verdict, str] | None = None
+    last_target: Target | None = None
+    _tried = 0
+
     def __init__(self, call: Call, policy: Policy, order: Sequence[Target], scopes: tuple[Scope, ...], estimate: Estimate, flight: Flight | None) -> None:
         self.call = call
         self.estimate = estimate
         self.flight = flight
-        self.client_reservation: Reservation | None = None
-        self.last_failure: tuple[Verdict, str] | None = None
-        self.last_target: Target | None = None
         self._scopes = scopes
         self._order = order
         self._retry = policy.retry
@@ -55,7 +58,7 @@ class Run:
         """The next attempt, as the limiter wants it."""
         return Lease(
             request_id=self.call.record.request_id,
-            attempt=sum(self._attempts.values()) + 1,
+            attempt=self._tried + 1,
             scopes=self._scopes,
             extra=extra,
             is_first=self.client_reservation is None,
@@ -109,11 +112,14 @@ class Run:
         if grant.client is not None:
             self.client_reservation = grant.client
             record.rate_limits = client_room(decision.used)
-        record.budgets = budgets_used(decision)
+        if grant.has_budgets:
+            record.budgets = budgets_used(decision)
         record.charged = grant.charged
         self.last_target = grant.target
+        self._tried += 1
         self._attempts[grant.target.provider] = self._attempts.get(grant.target.provider, 0) + 1
-        self._note_skipped(decision, self._order)
+        if decision.skipped:
+            self._note_skipped(decision, self._order)
 
     def passed_over(self, decision: Decision, targets: Sequence[Target]) -> None:
         """No target had room."""
@@ -165,8 +171,6 @@ class Run:
         )
 
     def _note_skipped(self, decision: Decision, targets: Sequence[Target]) -> None:
-        if not decision.skipped:
-            return
         by_key: dict[str, Any] = {target.key: target for target in targets}
         after = round((time.monotonic() - self.call.record.started) * 1000)
         for skipped in decision.skipped:

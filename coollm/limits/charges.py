@@ -20,6 +20,9 @@ SESSION_TOKENS = "session_tokens"
 RUNNING = "running"
 COST = "cost"
 
+KEY = "key"
+"""The kind of a vendor key's counters."""
+
 # What an answer costs at most must be known before it is asked for: a request that gives no limit of output is given one.
 BUDGETED_OUTPUT_TOKENS = 4096
 
@@ -29,7 +32,7 @@ BUCKETS_OF_A_SESSION = 60
 
 def key_counter(key: str, what: str) -> str:
     """The counter of a vendor key's `requests`, `tokens`, `session_tokens` or `running`."""
-    return f"key:{key}:{what}"
+    return f"{KEY}:{key}:{what}"
 
 
 def rate_charges(scopes: Sequence[Scope], estimate: Estimate) -> list[Charge]:
@@ -95,5 +98,8 @@ def budget_charges(scopes: Sequence[Scope], target: Target, estimate: Estimate, 
 
 def _token_amount(estimate: Estimate, key_limit: int | None, limit: int) -> int:
     """Input and output. An output that is only guessed is not let make the request too large for the limit."""
+    output = estimate.max_output_tokens
+    if output is not None:
+        return estimate.reserved_input_tokens + output * estimate.choices
     amount = estimate.reserved_tokens(key_limit)
-    return min(amount, limit) if not estimate.has_limit and estimate.reserved_input_tokens <= limit else amount
+    return min(amount, limit) if estimate.reserved_input_tokens <= limit else amount

@@ -56,11 +56,6 @@ class Estimate(Value, frozen=True):
     service_tier: ServiceTier | None = None
     is_bounded: bool = True
 
-    @property
-    def has_limit(self) -> bool:
-        """Whether the request says how long its answer may be."""
-        return self.max_output_tokens is not None
-
     def reserved_tokens(self, key_limit: int | None = None) -> int:
         """Input, and output: the request's own limit, else what is usual for the model, within the limit of the key; for each choice."""
         usual = self.expected if self.expected is not None else key_limit or DEFAULT_OUTPUT_TOKENS
@@ -70,14 +65,15 @@ class Estimate(Value, frozen=True):
 
 def estimate_of(request: ModelRequest, *, with_most: bool, expected: int | None = None) -> Estimate:
     """The estimate of a request; `with_most` counts its upper bound too."""
+    chat = request if isinstance(request, ChatRequest) else None
     return Estimate(
         reserved_input_tokens=input_tokens(request, RESERVED_CHARACTERS_PER_TOKEN),
         most_input_tokens=most_input_tokens(request) if with_most else 0,
         max_output_tokens=request.max_output_tokens,
         expected=expected,
-        choices=request.choices if isinstance(request, ChatRequest) else 0,
-        service_tier=request.service_tier if isinstance(request, ChatRequest) else None,
-        is_bounded=not isinstance(request, PassThroughRequest),
+        choices=0 if chat is None else chat.choices,
+        service_tier=None if chat is None else chat.service_tier,
+        is_bounded=chat is not None or not isinstance(request, PassThroughRequest),
     )
 
 
@@ -88,11 +84,11 @@ def text_tokens(characters: int, per_token: int = CHARACTERS_PER_TOKEN) -> int:
 
 def input_tokens(request: ModelRequest, per_token: int = CHARACTERS_PER_TOKEN) -> int:
     """Input tokens: text by its length, images, sounds and files by a flat count. Inline data is not text and is not counted as such."""
-    if isinstance(request, EmbeddingRequest):
-        return sum(text_tokens(len(one), per_token) if isinstance(one, str) else len(one) for one in request.inputs)
-    if isinstance(request, RerankRequest):
-        return sum(text_tokens(len(request.query) + len(one), per_token) for one in request.documents)
     if not isinstance(request, ChatRequest):
+        if isinstance(request, EmbeddingRequest):
+            return sum(text_tokens(len(one), per_token) if isinstance(one, str) else len(one) for one in request.inputs)
+        if isinstance(request, RerankRequest):
+            return sum(text_tokens(len(request.query) + len(one), per_token) for one in request.documents)
         return 0
     characters = files = 0
     for message in request.messages:
@@ -105,7 +101,8 @@ def input_tokens(request: ModelRequest, per_token: int = CHARACTERS_PER_TOKEN) -
                     characters += len(piece)
                 else:
                     files += 1
-    characters += sum(len(text) for tool in request.tools for text in _texts(tool))
+    if request.tools:
+        characters += sum(len(text) for tool in request.tools for text in _texts(tool))
     return request.prompt_tokens + text_tokens(characters, per_token) + files * TOKENS_PER_FILE + len(request.messages) * TOKENS_PER_MESSAGE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -10,14 +11,17 @@ import msgspec
 from coollm.core.errors import LimitReached, NotAllowed
 from coollm.core.money import nano_usd
 from coollm.core.types import RateLimit, Target, Usage, Value
-from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, REQUESTS, RUNNING, TOKENS, KeyCharges, budget_charges, rate_charges
+from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, KEY, REQUESTS, RUNNING, SESSION_TOKENS, TOKENS, KeyCharges, budget_charges, rate_charges
 from coollm.limits.estimate import Estimate
 from coollm.limits.scopes import CLIENT, LOCAL, TEAM, Scope, Scopes
 from coollm.stores.base import WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, Used, shortest_wait
 
-# Whose rates are told to a client.
-WHOSE = (f"{CLIENT}:", f"{TEAM}:")
-KEYS = "key:"
+# Whose rates are told to a client, and which.
+WHOSE = (CLIENT, TEAM)
+RATES = (REQUESTS, TOKENS)
+
+# What is reserved by an estimate.
+ESTIMATED = (TOKENS, SESSION_TOKENS, COST)
 
 # So many keys and counters are remembered.
 MOST_REMEMBERED = 10_000
@@ -51,13 +55,17 @@ class Reservation(Value, frozen=True):
     @property
     def is_live(self) -> bool:
         """Whether anything of it counts as running."""
-        return any(charge.span.kind == "live" for charge in self.charges)
+        for charge in self.charges:  # noqa: SIM110  asked for each request, twice, and a generator takes three times as long
+            if charge.span.kind == "live":
+                return True
+        return False
 
 
 class Grant(Value, frozen=True):
     """A target that may be called. `client` is the reservation of the client, made with the request's first grant and None after.
 
-    `charged` is the time of this host, in seconds of the epoch, by which budgets have their periods. `is_second` is a race's second, charged to its budget too.
+    `charged` is the time of this host, in seconds of the epoch, by which budgets have their periods. `is_second` is a race's second, charged to its budget too;
+    with `has_budgets` there are any.
     """
 
     target: Target
@@ -65,6 +73,7 @@ class Grant(Value, frozen=True):
     client: Reservation | None
     charged: float
     is_second: bool = False
+    has_budgets: bool = False
 
 
 class Limiter:
@@ -86,8 +95,8 @@ class Limiter:
         charged = time.time()
         own = rate_charges(lease.scopes, estimate) if lease.is_first else []
         budgeted = (*lease.scopes, *lease.extra) if lease.extra else lease.scopes
-        bounded = self._bounded(budgeted, estimate, targets)
-        alone = 1 if len(bounded) > 1 and not self._cools(bounded[0].key) else len(bounded)
+        bounded = self._bounded(budgeted, estimate, targets) if self.scopes.has_budgets else targets
+        alone = 1 if len(bounded) > 1 and not (self._cooling and self._cools(bounded[0].key)) else len(bounded)
         candidates = [self._candidate(budgeted, target, estimate, charged) for target in bounded[:alone]]
         decision = self._decide(lease, own, candidates)
         if decision.chosen is None and decision.refused is None and alone < len(bounded):
@@ -103,14 +112,15 @@ class Limiter:
             return None, decision
         now = time.monotonic()
         for used in decision.used:
-            if used.counter.startswith(KEYS):
-                self._fullness[used.counter] = (used.used / max(1, used.limit), now)
+            if meaning(used.counter)[0] == KEY:
+                self._fullness[used.counter] = (used.used / (used.limit or 1), now)
         target, request_id = bounded[decision.chosen], lease.request_id
         epoch = self._store.epoch
         client = Reservation(id=request_id, now=decision.now, charges=tuple(own), target=target, epoch=epoch) if lease.is_first else None
         charges = candidates[decision.chosen].charges
         key = Reservation(id=f"{request_id}/{lease.attempt}", now=decision.now, charges=charges, target=target, epoch=epoch)
-        return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra)), decision
+        grant = Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), has_budgets=self.scopes.has_budgets)
+        return grant, decision
 
     def _cools(self, key: str) -> bool:
         """Whether the key cools down, as far as this worker knows."""
@@ -123,9 +133,12 @@ class Limiter:
         return False
 
     def _decide(self, lease: Lease, own: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
-        note = lease.note() if own or any(candidate.charges for candidate in candidates) else ""
-        first = Hold(id=lease.request_id, owner=self._owner, note=note)
-        return self._store.decide(own, candidates, first, Hold(id=f"{lease.request_id}/{lease.attempt}", owner=self._owner, note=note))
+        # A later attempt leaves what the client holds as it is.
+        first = Hold(id=lease.request_id, owner=self._owner, note=lease.note) if own else None
+        leased = None
+        if any(one.charges for one in candidates):
+            leased = Hold(id=f"{lease.request_id}/{lease.attempt}", owner=self._owner, note=lease.note)
+        return self._store.decide(own, candidates, first, leased)
 
     def _candidate(self, scopes: Sequence[Scope], target: Target, estimate: Estimate, charged: float) -> Candidate:
         return Candidate(key=target.key, charges=self._charges(scopes, target, estimate, charged))
@@ -134,15 +147,16 @@ class Limiter:
         """Replaces what was reserved by what was used, for all of them in one decision of the store. Raises StoreError."""
         epoch, present, lost = self._store.epoch, list[Settlement](), list[Charge]()
         for reservations, usage in ended:
+            tokens = usage.total_tokens
             for one in reservations:
                 if one is None or not one.charges:
                     continue
                 if one.epoch == epoch:
-                    present.append(Settlement(hold=one.id, corrections=_corrections(one, usage)))
+                    present.append(Settlement(hold=one.id, corrections=_corrections(one, usage, tokens)))
                 else:
                     # Reserved in a store that has forgotten it: what was spent is charged to the new one.
                     spent = (charge for charge in one.charges if charge.span.kind == "period")
-                    lost += [msgspec.structs.replace(charge, amount=_used(charge, one, usage)) for charge in spent]
+                    lost += [msgspec.structs.replace(charge, amount=_used(meaning(charge.counter)[2], one, usage, tokens)) for charge in spent]
         if present:
             self._store.settle(present)
         if lost:
@@ -159,8 +173,6 @@ class Limiter:
 
     def _bounded(self, scopes: Sequence[Scope], estimate: Estimate, targets: Sequence[Target]) -> Sequence[Target]:
         """The targets whose cost is bounded, where a budget asks for it: with a price, and a limit of output that the vendor is told."""
-        if not self.scopes.has_budgets:
-            return targets
         budgeted = any(scope.has_budget for scope in scopes)
         found = []
         for target in targets:
@@ -184,13 +196,21 @@ class Limiter:
             own = KeyCharges(target)
             if len(self._of_keys) < MOST_REMEMBERED:
                 self._of_keys[target.key] = own
-        charges = own.of(target, estimate)
-        models = self.scopes.of_target(target)
+        charges, limits = own.of(target, estimate), self.scopes
+        models = limits.of_target(target) if limits.has_models else ()
         if models:
             charges += rate_charges(models, estimate)
-        if self.scopes.has_budgets:
+        if limits.has_budgets:
             charges += budget_charges((*scopes, *models), target, estimate, charged)
         return tuple(charges)
+
+
+@functools.lru_cache(maxsize=MOST_REMEMBERED)
+def meaning(counter: str) -> tuple[str, str, str]:
+    """Whose a counter is, by kind and id, and what it counts."""
+    kind, _, rest = counter.partition(":")
+    identity, _, what = rest.rpartition(":")
+    return kind, identity, what
 
 
 def _joined(first: Decision, then: Decision, offset: int) -> Decision:
@@ -201,18 +221,19 @@ def _joined(first: Decision, then: Decision, offset: int) -> Decision:
     return msgspec.structs.replace(then, chosen=chosen, skipped=skipped, retry_after_seconds=wait)
 
 
-def _corrections(reservation: Reservation, usage: Usage) -> tuple[Correction, ...]:
+def _corrections(reservation: Reservation, usage: Usage, tokens: int) -> tuple[Correction, ...]:
     found = []
     for charge in reservation.charges:
-        if charge.counter.endswith((TOKENS, COST)):
-            difference = _used(charge, reservation, usage) - charge.amount
+        what = meaning(charge.counter)[2]
+        if what in ESTIMATED:
+            difference = _used(what, reservation, usage, tokens) - charge.amount
             found.append(Correction(counter=charge.counter, bucket=charge.span.bucket(reservation.now), difference=difference))
     return tuple(found)
 
 
-def _used(charge: Charge, reservation: Reservation, usage: Usage) -> int:
-    """What a request has used of what it was charged for: money, or tokens."""
-    return nano_usd(reservation.target.cost_usd(usage) or 0.0) if charge.counter.endswith(COST) else usage.total_tokens
+def _used(what: str, reservation: Reservation, usage: Usage, tokens: int) -> int:
+    """What a request has used of what it was charged for: money, or `tokens`."""
+    return nano_usd(reservation.target.cost_usd(usage) or 0.0) if what == COST else tokens
 
 
 def client_room(used: Iterable[Used]) -> tuple[RateLimit, ...]:
@@ -221,11 +242,9 @@ def client_room(used: Iterable[Used]) -> tuple[RateLimit, ...]:
     """
     least: dict[str, RateLimit] = {}
     for one in used:
-        if not one.counter.startswith(WHOSE):
-            continue
-        what = one.counter.rpartition(":")[2]
-        if what in (REQUESTS, TOKENS):
-            left = max(0, one.limit - one.used)
+        kind, _, what = meaning(one.counter)
+        if kind in WHOSE and what in RATES:
+            left = one.limit - one.used if one.used < one.limit else 0
             if what not in least or left < least[what].remaining:
                 least[what] = RateLimit(of=what, limit=one.limit, remaining=left, reset_seconds=WINDOW_SECONDS)
     return tuple(least.values())
@@ -235,10 +254,9 @@ def budgets_used(decision: Decision) -> tuple[tuple[str, str, float], ...]:
     """How full each budget is after a decision: (kind, id, share from 0 to 1)."""
     found = []
     for used in decision.used:
-        if used.counter.endswith(f":{COST}"):
-            name = used.counter.rpartition(":")[0]
-            kind, _, identity = name.partition(":")
-            found.append((kind, identity, used.used / max(1, used.limit)))
+        kind, identity, what = meaning(used.counter)
+        if what == COST:
+            found.append((kind, identity, used.used / (used.limit or 1)))
     return tuple(found)
 
 

@@ -69,6 +69,7 @@ class Scopes:
         hedge = settings.policy.hedge
         self.hedge = Scope(kind=HEDGE, id="all", limits=Limits(budget_usd=hedge.budget_usd, budget_period=hedge.budget_period)) if hedge.enabled else None
         self._of_client = {client_id: self._with_team(scope, client.team) for client_id, (scope, client) in self._clients.items()}
+        self.has_models = bool(self._models)
         self._of_model: dict[tuple[str, str], tuple[Scope, ...]] = {}
         self.has_budgets = any(scope.has_budget for scope in self.all())
 

@@ -61,7 +61,7 @@ class KeyStats:
         """Takes in one attempt that has ended. A fault of the client is none of the key's and is not recorded."""
         before = self.weight * math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS) if self.weight else 0.0
         # Even attempts at the same moment move the figures by a tenth.
-        kept = min(0.9, before / (before + 1))
+        kept = before / (before + 1) if before < 9 else 0.9
         self._seen, self.weight = now, before + 1
         self.error_rate = self.error_rate * kept + failed * (1 - kept)
         self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
@@ -69,9 +69,17 @@ class KeyStats:
         self.failures += failed
         self.seconds += latency_seconds or 0.0
         if latency_seconds is not None:
-            is_first = not self.latency_seconds
-            self.latency_seconds = latency_seconds if is_first else self.latency_seconds * kept + latency_seconds * (1 - kept)
-            self.peak_seconds = latency_seconds if is_first else max(latency_seconds, self.peak_seconds * kept + latency_seconds * (1 - kept))
+            if not self.latency_seconds:
+                self.latency_seconds = self.peak_seconds = latency_seconds
+                return
+            self.latency_seconds = self.latency_seconds * kept + latency_seconds * (1 - kept)
+            peak = self.peak_seconds * kept + latency_seconds * (1 - kept)
+            self.peak_seconds = max(peak, latency_seconds)
+
+    def end(self) -> None:
+        """An attempt no longer occupies the key."""
+        if self.in_flight:
+            self.in_flight -= 1
 
     def told(self, now: float) -> Told:
         """The figures of now."""
@@ -131,14 +139,15 @@ class Board:
                 heard.setdefault(key, []).append(row)
         self._others = heard
 
-    def begin(self, key: str) -> None:
-        """An attempt starts."""
-        self.of(key).in_flight += 1
+    def begin(self, key: str) -> KeyStats:
+        """An attempt starts. Its key's figures are told when it has ended."""
+        stats = self.of(key)
+        stats.in_flight += 1
+        return stats
 
     def end(self, key: str) -> None:
         """An attempt no longer occupies the key."""
-        stats = self.of(key)
-        stats.in_flight = max(0, stats.in_flight - 1)
+        self.of(key).end()
 
     def record(self, key: str, *, failed: bool, latency_seconds: float | None = None) -> None:
         """Takes in how an attempt went."""

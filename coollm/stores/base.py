@@ -13,7 +13,7 @@ A store has an identity that it keeps as long as it keeps its counters. Whoever 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from coollm.core.types import Value
@@ -82,11 +82,11 @@ class Candidate(Value, frozen=True):
 
 
 class Hold(Value, frozen=True):
-    """Who holds what a decision charges, until it is settled. `note` is told again if the owner dies."""
+    """Who holds what a decision charges, until it is settled. What `note` writes is told again if the owner dies; a store that dies with it never asks."""
 
     id: str
     owner: str
-    note: str = ""
+    note: Callable[[], str] = str
 
 
 class Part(Value, frozen=True):
@@ -270,6 +270,14 @@ def held_parts(charges: Iterable[Charge], now: float) -> tuple[Part, ...]:
             found = found or []
             found.append(Part(counter=charge.counter, bucket=charge.span.bucket(now), amount=charge.amount, is_live=charge.span.kind == "live"))
     return tuple(found) if found else ()
+
+
+def written_notes(own: Hold | None, leased: Hold | None) -> tuple[str, str]:
+    """The notes of two holds of one request, which mostly have the same."""
+    first = "" if own is None else own.note()
+    if leased is None:
+        return first, ""
+    return first, first if own is not None and own.note == leased.note else leased.note()
 
 
 def periods_of(parts: Iterable[Part]) -> tuple[Part, ...]:

@@ -77,8 +77,8 @@ class _Counter:
                 self.total += change
 
 
-_Place = tuple[_Counter, int, int, Charge]
-"""Where a charge is counted: its counter, its bucket, and the oldest bucket that counts."""
+_Made = tuple[_Counter, _Bucket, int, Used]
+"""A charge that was made: its counter and bucket, the amount, and how full that is now."""
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -111,28 +111,31 @@ class MemoryStore:
         now = self._clock()
         if now - self._swept >= SWEEP_EVERY_SECONDS:
             self._sweep(now)
-        if self._holds:
-            for hold in (own, leased):
-                if hold is not None and hold.id in self._holds:
-                    self._end(hold.id, takes_back=True)
-        places: list[_Place] = []
-        for charge in charges:
-            wait = self._wait(charge, now, places)
-            if wait != 0:
-                told = tuple(Used(counter=one.counter, used=self._used(one, now), limit=one.limit) for one in charges)
-                return Decision(refused=charge, retry_after_seconds=wait, used=told)
+        holds = self._holds
+        for hold in (own, leased):
+            if hold is not None and hold.id in holds:
+                self._end(hold.id, takes_back=True)
+        made: list[_Made] = []
+        full = self._charge_all(charges, now, made)
+        if full is not None:
+            _undo(made)
+            refused, wait = full
+            told = tuple(Used(counter=one.counter, used=self._used(one, now), limit=one.limit) for one in charges)
+            return Decision(refused=refused, retry_after_seconds=wait, used=told)
         skipped: list[Skipped] = []
         for index, candidate in enumerate(candidates):
-            further: list[_Place] = []
-            reason = self._why_not(candidate, now, further)
+            before = len(made)
+            reason = self._why_not(candidate, now, made)
             if reason is None:
-                used = [_charge(place, now) for place in (*places, *further)]
                 if own is not None and charges:
-                    self._holds[own.id] = _Held(own, candidate.key, now, held_parts(charges, now))
+                    holds[own.id] = _Held(own, candidate.key, now, held_parts(charges, now))
                 if leased is not None and candidate.charges:
-                    self._holds[leased.id] = _Held(leased, candidate.key, now, held_parts(candidate.charges, now))
-                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=tuple(used))
+                    holds[leased.id] = _Held(leased, candidate.key, now, held_parts(candidate.charges, now))
+                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=tuple([one[3] for one in made]))
+            _undo(made[before:])
+            del made[before:]
             skipped.append(reason)
+        _undo(made)
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
@@ -156,7 +159,7 @@ class MemoryStore:
     def orphans(self, seconds: float) -> Sequence[Orphan]:
         before = self._clock() - seconds
         dead = [held for held in self._holds.values() if self._owners.get(held.hold.owner, held.made) < before]
-        return [Orphan(id=held.hold.id, note=held.hold.note, key=held.key, periods=periods_of(held.parts)) for held in dead]
+        return [Orphan(id=held.hold.id, note=held.hold.note(), key=held.key, periods=periods_of(held.parts)) for held in dead]
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         until = self._clock() + seconds
@@ -183,7 +186,10 @@ class MemoryStore:
     def charge(self, charges: Sequence[Charge]) -> None:
         now = self._clock()
         for one in charges:
-            _charge(self._place(one, now), now)
+            counter = self._counters.setdefault(one.counter, _Counter())
+            bucket = one.span.bucket(now)
+            counter.buckets.setdefault(bucket, _Bucket(one.span.expires(now)))
+            counter.add(bucket, one.amount)
 
     def claim(self, name: str, owner: str, seconds: float) -> str:
         now = self._clock()
@@ -219,36 +225,41 @@ class MemoryStore:
         if found is not None:
             found.add(bucket, difference)
 
-    def _why_not(self, candidate: Candidate, now: float, places: list[_Place]) -> Skipped | None:
-        """Why a candidate cannot be charged now; if it can, the places of its charges are added."""
+    def _why_not(self, candidate: Candidate, now: float, made: list[_Made]) -> Skipped | None:
+        """Charges a candidate, or says why it cannot be charged now: what was made of its charges until then is to be undone."""
         if candidate.key in self._cooling:
             until, cause = self._cooling[candidate.key]
             if until > now:
                 return Skipped(key=candidate.key, reason=f"cooling: {cause}", retry_after_seconds=until - now)
-        for charge in candidate.charges:
-            wait = self._wait(charge, now, places)
-            if wait != 0:
-                return Skipped(key=candidate.key, reason=f"limit: {charge.counter}", retry_after_seconds=wait)
+        full = self._charge_all(candidate.charges, now, made)
+        if full is not None:
+            charge, wait = full
+            return Skipped(key=candidate.key, reason=f"limit: {charge.counter}", retry_after_seconds=wait)
         return None
 
-    def _wait(self, charge: Charge, now: float, places: list[_Place]) -> float | None:
-        """Seconds until there is room: 0 now, and then the charge's place is added."""
-        place = self._place(charge, now)
-        counter, _, oldest, _ = place
-        if counter.used(oldest) + charge.amount <= charge.limit:
-            places.append(place)
-            return 0.0
-        return seconds_until_room([(bucket, held.amount) for bucket, held in counter.buckets.items() if bucket >= oldest], charge, now)
-
-    def _place(self, charge: Charge, now: float) -> _Place:
-        counter = self._counters.get(charge.counter)
-        if counter is None:
-            counter = self._counters[charge.counter] = _Counter()
-        span = charge.span
-        if span is MINUTE:  # as most are
-            bucket = int(now)
-            return counter, bucket, bucket - WINDOW_SECONDS, charge
-        return counter, span.bucket(now), span.oldest(now), charge
+    def _charge_all(self, charges: Sequence[Charge], now: float, made: list[_Made]) -> tuple[Charge, float | None] | None:
+        """Charges one after the other, as `made` tells. Returns the first for which there is no room, and the seconds until there is; None if all went in."""
+        second = int(now)
+        for charge in charges:
+            amount, span = charge.amount, charge.span
+            counter = self._counters.get(charge.counter)
+            if counter is None:
+                counter = self._counters[charge.counter] = _Counter()
+            if span is MINUTE:  # as most are
+                bucket, oldest = second, second - WINDOW_SECONDS
+            else:
+                bucket, oldest = span.bucket(now), span.oldest(now)
+            used = (counter.total if counter.oldest == oldest else counter.used(oldest)) + amount
+            if used > charge.limit:
+                there = [(place, one.amount) for place, one in counter.buckets.items() if place >= oldest]
+                return charge, seconds_until_room(there, charge, now)
+            held = counter.buckets.get(bucket)
+            if held is None:
+                held = counter.buckets[bucket] = _Bucket(span.expires(now))
+            held.amount += amount
+            counter.total = used
+            made.append((counter, held, amount, Used(counter=charge.counter, used=used, limit=charge.limit)))
+        return None
 
     def _used(self, charge: Charge, now: float) -> int:
         counter = self._counters.get(charge.counter)
@@ -267,9 +278,7 @@ class MemoryStore:
                 del timed[key]
 
 
-def _charge(place: _Place, now: float) -> Used:
-    counter, bucket, oldest, charge = place
-    if bucket not in counter.buckets:
-        counter.buckets[bucket] = _Bucket(charge.span.expires(now))
-    counter.add(bucket, charge.amount)
-    return Used(counter=charge.counter, used=counter.used(oldest), limit=charge.limit)
+def _undo(made: Sequence[_Made]) -> None:
+    for counter, held, amount, _ in made:
+        held.amount -= amount
+        counter.total -= amount

@@ -35,6 +35,7 @@ from coollm.stores.base import (
     Used,
     periods_of,
     shortest_wait,
+    written_notes,
 )
 from coollm.stores.redis_client import Redis, Script, connect
 
@@ -379,11 +380,12 @@ class RedisStore:
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         places = _Places([COOLDOWNS, HOLDS, IDENTITY])
+        own_note, leased_note = written_notes(own, leased)
         ask = {
             "charges": [places.written(charge) for charge in charges],
             "candidates": [[candidate.key, [places.written(charge) for charge in candidate.charges]] for candidate in candidates],
-            "own": [own.id, own.owner, own.note] if own else None,
-            "leased": [leased.id, leased.owner, leased.note] if leased else None,
+            "own": [own.id, own.owner, own_note] if own else None,
+            "leased": [leased.id, leased.owner, leased_note] if leased else None,
         }
         reply = self._redis.run(_DECIDE, places.keys, [orjson.dumps(ask), KEPT_AFTER_SECONDS, LIVE_RETRY_SECONDS, self._identity])
         if reply[0] == b"forgot":

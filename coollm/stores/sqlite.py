@@ -32,6 +32,7 @@ from coollm.stores.base import (
     periods_of,
     seconds_until_room,
     shortest_wait,
+    written_notes,
 )
 from coollm.stores.sqlite_file import SqliteFile
 
@@ -236,9 +237,9 @@ class SqliteStore:
         self._connection.execute("DELETE FROM owners WHERE seen < ?", (before - FORGET_OWNERS_SECONDS,))
         return [Orphan(id=hold, note=note, key=key, periods=periods_of(_read_parts(parts))) for hold, note, key, parts in rows]
 
-    def _hold(self, hold: Hold | None, key: str, charges: Sequence[Charge], now: float) -> None:
+    def _hold(self, hold: Hold | None, note: str, key: str, charges: Sequence[Charge], now: float) -> None:
         if hold is not None and charges:
-            self._batch.held[hold.id] = (hold.id, hold.owner, now, hold.note, key, _write_parts(charges, now))
+            self._batch.held[hold.id] = (hold.id, hold.owner, now, note, key, _write_parts(charges, now))
             self._batch.ended.discard(hold.id)
 
     def _take_back(self, own: Hold | None, leased: Hold | None) -> None:
@@ -266,8 +267,9 @@ class SqliteStore:
             if reason is None:
                 used = [self._charge(charge, now) for charge in charges]
                 used += [self._charge(charge, now) for charge in candidate.charges]
-                self._hold(own, candidate.key, charges, now)
-                self._hold(leased, candidate.key, candidate.charges, now)
+                own_note, leased_note = written_notes(own, leased)
+                self._hold(own, own_note, candidate.key, charges, now)
+                self._hold(leased, leased_note, candidate.key, candidate.charges, now)
                 return Decision(chosen=index, now=now, skipped=tuple(skipped), used=tuple(used))
             skipped.append(reason)
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))

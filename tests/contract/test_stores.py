@@ -287,8 +287,10 @@ def test_what_a_dead_worker_held_is_found_once_and_let_go(open_again: Any) -> No
     tokens = charge("tokens", 6)
     for owner in ("dead", "living"):
         first.beat(owner, b"")
-    first.decide([running, tokens], [only("a", charge("key"))], Hold(id="r1", owner="dead", note="n1"), Hold(id="r1/1", owner="dead", note="n2"))
-    first.decide([running], [only("a")], Hold(id="r2", owner="living", note="n3"))
+    first.decide(
+        [running, tokens], [only("a", charge("key"))], Hold(id="r1", owner="dead", note=lambda: "n1"), Hold(id="r1/1", owner="dead", note=lambda: "n2")
+    )
+    first.decide([running], [only("a")], Hold(id="r2", owner="living", note=lambda: "n3"))
     assert second.orphans(30) == []
     time.sleep(0.3)
     second.beat("living", b"")
@@ -414,7 +416,7 @@ def test_what_is_held_of_a_period_is_told(open_again: Any) -> None:
 def test_an_orphan_tells_what_it_held_of_periods(store: Store) -> None:
     money = Charge(counter="client:c:cost", amount=7, limit=100, span=TOTAL)
     running = Charge(counter="running", amount=1, limit=5, span=LIVE)
-    store.decide((), [only("a", money, running)], None, Hold(id="r1/1", owner="gone", note="n"))
+    store.decide((), [only("a", money, running)], None, Hold(id="r1/1", owner="gone", note=lambda: "n"))
     time.sleep(0.05)
     (orphan,) = store.orphans(0.01)
     assert [(part.counter, part.bucket, part.amount) for part in orphan.periods] == [("client:c:cost", 100, 7)]

@@ -149,6 +149,24 @@ def test_a_session_of_the_vendors() -> None:
     assert limiter.lease(who(), chat(max_output_tokens=100), [keyed])[0] is not None
 
 
+def test_a_second_attempt_leaves_what_the_client_holds() -> None:
+    """The client is charged once, with the first attempt: another key that is tried then must not let go of that."""
+    store = MemoryStore()
+    limiter = limiter_of(store)
+    first = who(concurrent=1, tokens_per_min=1000)
+    failed, _ = limiter.lease(first, chat(max_output_tokens=100), [TARGET])
+    assert failed is not None
+    limiter.settle([([failed.key], Usage())])
+    second = msgspec.structs.replace(first, attempt=2, is_first=False)
+    grant, _ = limiter.lease(second, chat(max_output_tokens=100), [OTHER])
+    assert grant is not None
+    assert total(store, "client:c:running") == [1], "the request still runs"
+    with pytest.raises(LimitReached):
+        limiter.lease(msgspec.structs.replace(who(), scopes=first.scopes), chat(max_output_tokens=100), [OTHER])
+    limiter.settle([([grant.key, failed.client], Usage(input_tokens=50, output_tokens=20))])
+    assert total(store, "client:c:running", "client:c:tokens") == [0, 70]
+
+
 PRICED = Target(provider="q", type="t", key_id="k", model="m", price=flat(Rates(input=1.0, output=10.0)))
 
 
