@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import gevent
@@ -149,10 +149,20 @@ class Upstream:
 class Exchange:
     """One request and its answer. `status` and `headers` are there after `start`."""
 
+    # Defaults of the class, which cost nothing for each answer.
+    status = 0
+    has_received = False
+    _header_bytes = 0
+    _has_head = False
+    _is_complete = False
+    _can_be_kept = False
+    _relaying: Waiter | None = None
+    _broken: VendorError | None = None
+
     def __init__(self, owner: Upstream, origin: Origin, wire: Wire, timeouts: Timeouts, deadline: float, cancellation: Cancellation) -> None:
-        self.status = 0
-        self._raw_headers: list[tuple[bytes, bytes]] = []
-        self.has_received = False
+        self._raw_headers: dict[bytes, bytes] = {}
+        # Callbacks of httptools, which are no calls of Python.
+        self.on_header = self._raw_headers.__setitem__
         self._owner = owner
         self._origin = origin
         self._wire: Wire | None = wire
@@ -160,20 +170,14 @@ class Exchange:
         self._deadline = deadline
         self._cancellation = cancellation
         self._body: list[bytes] = []
-        self.on_body = self._body.append  # a callback of httptools
-        self._parser = httptools.HttpResponseParser(self)
-        self._header_bytes = 0
-        self._has_head = False
-        self._is_complete = False
-        self._can_be_kept = False
-        self._relaying: Waiter | None = None
-        self._broken: VendorError | None = None
+        self.on_body = self._body.append
+        self._parser: Any = httptools.HttpResponseParser(self)
         cancellation.add(self._abort)
 
     @property
     def headers(self) -> dict[str, str]:
         """By lower-case names. Made when it is asked for: few answers' are."""
-        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._raw_headers}
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._raw_headers.items()}
 
     @property
     def is_complete(self) -> bool:
@@ -185,7 +189,7 @@ class Exchange:
         try:
             until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
             if isinstance(body, bytes) and len(body) < SMALL_BODY_BYTES:
-                self._open_wire().send(head + body, until)
+                self._open_wire().send_soon(head + body, until)
             else:
                 self._send_pieces(head, body)
             until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
@@ -277,6 +281,7 @@ class Exchange:
         """Lets go of the connection: back to the pool if the answer was read to its end, else closed, so that the vendor stops."""
         wire, self._wire = self._wire, None
         self._cancellation.discard(self._abort)
+        self._parser = None  # which holds this one by its callbacks
         if wire is None:
             return
         if self._origin.is_tls and self.has_received:
@@ -353,9 +358,6 @@ class Exchange:
         return _failed(Cause.CUT, f"the connection to {self._origin.host} broke: {_reason(error)}")
 
     # Callbacks of httptools.
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._raw_headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()

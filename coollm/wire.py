@@ -27,6 +27,10 @@ LARGE_RECEIVE_BYTES = 256 * 1024
 HIGH_WATER_BYTES = 256 * 1024
 SWEEP_SECONDS = 0.05
 
+# So many pieces are sent together at most: the first of them has waited for the others.
+MOST_TOGETHER = 16
+MOST_DUE_BYTES = 64 * 1024
+
 _READABLE, _WRITABLE = 1, 2
 
 
@@ -64,6 +68,41 @@ def _deadlines_of(hub: Any) -> _Deadlines:
     found = _deadlines.get(hub)
     if found is None:
         found = _deadlines[hub] = _Deadlines(hub)
+    return found
+
+
+class _Outbox:
+    """What is to be sent in this turn of one event loop: together, so that whoever gets it is woken once, and not for each piece.
+
+    To wake a process that sleeps takes longer than all else that the kernel does for a small piece.
+    """
+
+    def __init__(self, hub: Any) -> None:
+        self._loop = hub.loop
+        self._waiting: list[Wire] = []
+
+    def add(self, wire: Wire) -> None:
+        """It has something to send."""
+        self._waiting.append(wire)
+        if len(self._waiting) == 1:
+            self._loop.run_callback(self.empty)
+        elif len(self._waiting) >= MOST_TOGETHER:
+            self.empty()
+
+    def empty(self) -> None:
+        """Sends all."""
+        waiting, self._waiting = self._waiting, []
+        for wire in waiting:
+            wire.send_due()
+
+
+_outboxes: WeakKeyDictionary[Any, _Outbox] = WeakKeyDictionary()
+
+
+def _outbox_of(hub: Any) -> _Outbox:
+    found = _outboxes.get(hub)
+    if found is None:
+        found = _outboxes[hub] = _Outbox(hub)
     return found
 
 
@@ -142,10 +181,12 @@ class Wire(_Waits):
     """Whether what comes is what was sent."""
 
     __slots__ = (
+        "_due",
         "_error",
         "_is_ended",
         "_is_fast",
         "_is_paused",
+        "_outbox",
         "_pieces",
         "_size",
         "_socket",
@@ -172,6 +213,8 @@ class Wire(_Waits):
         self._is_paused = False
         self._error: OSError | None = None
         self._wants_room = False
+        self._outbox = _outbox_of(self._hub)
+        self._due = b""
         # What is posted, and there was no room for yet.
         self.backlog = bytearray()
         self._writer: Any = None
@@ -217,6 +260,8 @@ class Wire(_Waits):
 
     def send(self, data: bytes | memoryview, until: float) -> None:
         """Sends all. Raises TimeoutError if the peer has not taken it by then, and OSError where the connection breaks."""
+        if self._due:
+            self.send_due()
         if self.backlog:
             self._wait_for_backlog(until)
         try:
@@ -226,8 +271,50 @@ class Wire(_Waits):
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:], until)
 
+    def send_soon(self, data: bytes, until: float) -> None:
+        """The same, but what is small goes out when this turn of the loop is over, with what others send in it. Whether the connection has broken is the
+        reader's to see then.
+        """
+        if len(data) > MOST_DUE_BYTES or self._due or not self.is_plain:
+            self.send(data, until)
+            return
+        if self.backlog:
+            self._wait_for_backlog(until)
+        if self._error is not None:
+            raise self._error
+        self._due = data
+        self._outbox.add(self)
+
+    def post_soon(self, data: bytes) -> None:
+        """Sends without waiting, when this turn of the loop is over. Raises OSError for a connection that is known to have broken."""
+        if not self.is_plain:
+            self.post(data)
+        elif self._error is not None:
+            raise self._error
+        elif self._due:
+            self._due += data
+        else:
+            self._due = data
+            self._outbox.add(self)
+
+    def send_due(self) -> None:
+        """Sends what was to be sent soon. Called by the loop, and by whoever wants to send more."""
+        data, self._due = self._due, b""
+        if data and self._error is None:
+            with contextlib.suppress(OSError):
+                self.post(data)
+
+    def finish(self, until: float) -> None:
+        """Waits until all that was sent soon or posted has gone. Raises TimeoutError, and OSError where the connection breaks."""
+        if self._due:
+            self.send_due()
+        if self.backlog:
+            self._wait_for_backlog(until)
+
     def post(self, data: bytes) -> None:
         """Sends without waiting: what there is no room for goes out as soon as there is. Raises OSError."""
+        if self._due:
+            self.send_due()
         sent = 0
         if self._writer is None:
             try:
@@ -271,6 +358,8 @@ class Wire(_Waits):
 
     def shutdown_write(self) -> None:
         """Tells the peer that nothing more comes. Raises OSError."""
+        if self._due:
+            self.send_due()
         self._socket.shutdown(_socket.SHUT_WR)
 
     def end_if_quiet(self) -> None:
@@ -278,15 +367,17 @@ class Wire(_Waits):
         self._hub.loop.run_callback(self._end_if_quiet)
 
     def _end_if_quiet(self) -> None:
-        if self.is_quiet and not self._wants_room:
+        if self.is_quiet and not self._wants_room and not self.backlog:
             self._readable()
-        if self.is_quiet and not self._wants_room:
+        if self.is_quiet and not self._wants_room and not self.backlog:
             self._is_ended = True
             self._watcher.stop()
             self._wake()
 
     def close(self) -> None:
         """Closes the connection. Whoever waits for it is told so by an OSError."""
+        if self._due:
+            self.send_due()
         self._watcher.stop()
         self._watcher.close()
         self.on_data = self.on_end = self.on_stop = None

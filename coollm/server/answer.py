@@ -38,7 +38,7 @@ class Request(Protocol):
 class Answer:
     """Writes one answer."""
 
-    def __init__(self, served: Served, wire: Wire, request: Request, must_close: Callable[[], bool]) -> None:
+    def __init__(self, served: Served, wire: Wire, request: Request, must_close: Callable[[Any], bool]) -> None:
         self._served = served
         self._wire = wire
         self._request = request
@@ -50,27 +50,29 @@ class Answer:
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:  # noqa: ARG002  as PEP 3333 has it
         """`start_response` of WSGI. Raises ValueError for a header that would end the head."""
-        self._served.status = status
-        lines = [f"HTTP/1.1 {status}", _date()]
-        for name, value in headers:
-            if name.lower() == "content-length":
-                self._has_length = True
-            lines.append(f"{name}: {value}")
-        if not self._has_length:
-            self._served.is_stream = any(value.startswith(EVENT_STREAM) for _, value in headers)
-        may_have_body = self._request.method != "HEAD" and not status.startswith(("204", "304"))
-        if may_have_body and not self._has_length:
-            self._is_chunked = self._request.version == "1.1"
-            lines.append("transfer-encoding: chunked" if self._is_chunked else "connection: close")
-            self.keeps_alive = self.keeps_alive and self._is_chunked
-        if self._must_close():
+        served, request = self._served, self._request
+        served.status = status
+        lines = [f"HTTP/1.1 {status}", _date(), *map(_LINE, headers)]
+        # Our own routes tell the length last, in lower case.
+        if (headers and headers[-1][0] == "content-length") or any(name.lower() == "content-length" for name, _ in headers):
+            self._has_length = True
+        else:
+            served.is_stream = any(value.startswith(EVENT_STREAM) for _, value in headers)
+            if request.method != "HEAD" and not status.startswith(("204", "304")):
+                self._is_chunked = request.version == "1.1"
+                if self._is_chunked:
+                    lines.append("transfer-encoding: chunked")
+                else:
+                    self.keeps_alive = False  # its end is that of the connection
+        if self._must_close(request):
             self.keeps_alive = False
         if not self.keeps_alive:
             lines.append("connection: close")
-        elif self._request.version == "1.0":
+        elif request.version == "1.0":
             lines.append("connection: keep-alive")
         text = "\r\n".join(lines)
-        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
+        breaks = len(lines) - 1
+        if text.count("\n") != breaks or text.count("\r") != breaks:
             raise ValueError("a header of the answer holds a line break")
         self._head = text.encode("latin-1", "replace") + b"\r\n\r\n"
         return self._write
@@ -82,8 +84,8 @@ class Answer:
             self._flush()
             return
         if isinstance(pieces, tuple) and len(pieces) == 1 and self._has_length:
-            head, self._head = self._head, b""
-            self._send(head + pieces[0])
+            self._wire.send_soon(self._head + pieces[0], time.monotonic() + PIECE_SECONDS)
+            self._head = b""
             return
         relay = getattr(pieces, "relay", None)
         for piece in pieces:
@@ -107,7 +109,7 @@ class Answer:
         if len(wire.backlog) > MOST_POSTED_BYTES:
             return False
         try:
-            wire.post(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+            wire.post_soon(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
         except OSError:
             return False
         return True
@@ -120,6 +122,9 @@ class Answer:
             head, self._head = self._head, b""
             self._send(head)
 
+
+# The name and the value of a header.
+_LINE = ": ".join
 
 _dated = (0, "")
 

@@ -21,6 +21,7 @@ import orjson
 from coollm.api.client_watch import WIRE_KEY
 from coollm.core.errors import ClientGone, InvalidRequest
 from coollm.server.answer import PIECE_SECONDS, Answer
+from coollm.server.heads import Head, Heads
 from coollm.server.traffic import Traffic
 from coollm.wire import RECEIVE_BYTES, Wire
 
@@ -60,9 +61,10 @@ class _Refused(Exception):
 class _Request:
     """One request, as far as it has come."""
 
-    __slots__ = ("began", "body", "come", "expects_continue", "headers", "is_complete", "keeps_alive", "method", "target", "version")
+    __slots__ = ("began", "body", "come", "environ", "expects_continue", "headers", "is_complete", "keeps_alive", "method", "target", "version")
 
     def __init__(self) -> None:
+        self.environ: dict[str, Any] | None = None
         self.method = ""
         self.target = b""
         self.version = "1.1"
@@ -112,16 +114,24 @@ class _Body:
 
 
 class Connection:
-    """Serves requests one after the other, of a client at the address `peer`. `environ` is what all requests of the listener share; `is_stopping` says whether
-    this is to be the last. `is_stream`, `status` and `was_stopped` are of the request that is served.
+    """Serves requests one after the other, of a client at the address `peer`. `environ` is what all requests of the listener share, and `heads` those that it
+    knows; `is_stopping` says whether this is to be the last. `is_stream`, `status` and `was_stopped` are of the request that is served.
     """
 
     def __init__(
-        self, wire: Wire, application: Application, environ: dict[str, Any], is_stopping: Callable[[], bool], traffic: Traffic, peer: str = ""
+        self,
+        wire: Wire,
+        application: Application,
+        environ: dict[str, Any],
+        heads: Heads,
+        is_stopping: Callable[[], bool],
+        traffic: Traffic,
+        peer: str = "",
     ) -> None:
         self._wire = wire
         self._application = application
         self._environ = environ
+        self._heads = heads
         self._peer = peer
         self._is_stopping = is_stopping
         self._traffic = traffic
@@ -144,10 +154,12 @@ class Connection:
             while True:
                 request = self._next()
                 if request is None:
+                    self._wire.finish(time.monotonic() + PIECE_SECONDS)
                     return
                 self.idle_since = None
                 keeps = self._answer(request)
                 if not keeps:
+                    self._wire.finish(time.monotonic() + PIECE_SECONDS)
                     if not request.is_complete:
                         self._linger()
                     return
@@ -163,8 +175,14 @@ class Connection:
             data = self._wire.receive(until)
             if not data:
                 return None
+            was_between = self._is_between
+            known = self._heads.take(data) if was_between else None
+            if known is not None:
+                return _known_request(*known)
             self._feed(data)
             if self._requests:
+                if was_between:
+                    self._learn(data, self._requests[0])
                 break
             now = time.monotonic()
             if not has_begun:
@@ -172,6 +190,16 @@ class Connection:
             if now > until:
                 raise _Refused("408 Request Timeout", f"the head of the request has not come within {HEAD_SECONDS:.0f} s")
         return self._requests.pop(0)
+
+    def _learn(self, data: bytes, request: _Request) -> None:
+        """Remembers the head of a request that has come in one piece, if all that it says of its end is one length."""
+        named = dict(request.headers)
+        length = named.get(b"content-length")
+        if length is None or len(named) < len(request.headers) or not named.keys().isdisjoint(_UNUSUAL) or not request.is_complete:
+            return
+        environ = self._environ_of(request)
+        del environ["CONTENT_LENGTH"]
+        self._heads.learn(data, length, Head(request.method, request.target, request.version, request.keeps_alive, environ))
 
     def _feed(self, data: bytes) -> None:
         """Raises _Refused."""
@@ -311,9 +339,12 @@ class Connection:
         return not request.is_complete or self._is_stopping() or request.began > self._lives_until
 
     def _write(self, request: _Request) -> bool:
-        answer = Answer(self, self._wire, request, lambda: self._is_last(request))
+        answer = Answer(self, self._wire, request, self._is_last)
         # Nothing here holds the environment longer than the application does: a stream may last for minutes.
         pieces = self._application(self._environment(request), answer.start)
+        if type(pieces) is tuple:  # a whole body, which nobody has to close
+            answer.write_all(pieces)
+            return answer.keeps_alive
         try:
             answer.write_all(pieces)
         finally:
@@ -323,6 +354,15 @@ class Connection:
         return answer.keeps_alive
 
     def _environment(self, request: _Request) -> dict[str, Any]:
+        environ = request.environ or self._environ_of(request)
+        request.environ = None  # which holds the request itself by its body
+        environ["wsgi.input"] = _Body(self, request)
+        environ["REMOTE_ADDR"] = self._peer
+        environ[WIRE_KEY] = self._wire
+        return environ
+
+    def _environ_of(self, request: _Request) -> dict[str, Any]:
+        """What the head says."""
         target, _, query = request.target.partition(b"?")
         if not target.startswith(b"/"):
             target = _path_of(target)
@@ -332,9 +372,6 @@ class Connection:
         environ["QUERY_STRING"] = query.decode("latin-1")
         environ["RAW_URI"] = request.target.decode("latin-1")
         environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
-        environ["wsgi.input"] = _Body(self, request)
-        environ["REMOTE_ADDR"] = self._peer
-        environ[WIRE_KEY] = self._wire
         for name, value in request.headers:
             key = _KEYS.get(name)
             if key is None:
@@ -359,6 +396,17 @@ class Connection:
                 read += len(data)
         except OSError:
             return
+
+
+def _known_request(head: Head, length: bytes, body: bytes) -> _Request:
+    request = _Request()
+    request.method, request.target, request.version, request.keeps_alive, environ = head
+    request.environ = environ.copy()
+    request.environ["CONTENT_LENGTH"] = length.decode()
+    request.body.append(body)
+    request.come = len(body)
+    request.is_complete = True
+    return request
 
 
 def _check(request: _Request) -> None:
@@ -399,6 +447,7 @@ def _path_of(target: bytes) -> bytes:
 
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NO_ADDRESS = re.compile(rb"[^\x21-\x7e]")
+_UNUSUAL = (b"transfer-encoding", b"expect", b"upgrade")
 _SINGLE = (b"host", b"content-length", b"content-type", b"authorization", b"x-api-key")
 
 _KEYS = {

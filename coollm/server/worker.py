@@ -30,6 +30,7 @@ from coollm.api.health import LEAVING_KEY
 from coollm.changeover import CHANGEOVER
 from coollm.core.instances import DRAINING, SHARE, WorkerReport, resident_bytes, write_report
 from coollm.server.connection import HEAD_SECONDS, Connection
+from coollm.server.heads import Heads
 from coollm.server.tls import TlsFiles
 from coollm.server.traffic import Traffic
 from coollm.wire import TlsWire, Wire
@@ -61,6 +62,7 @@ class _Listener:
         self.is_tcp = self._socket.family != _socket.AF_UNIX
         self.name = self._socket.getsockname()
         self.environ: dict[str, Any] = {}
+        self.heads = Heads()
         self._has_ended = False
         self._is_held = False
 
@@ -257,7 +259,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             is_stopping = self._is_leaving if listener.is_tcp else self._is_stopping
             traffic = self._traffic if listener.is_tcp else self._local_traffic
             peer = address[0] if isinstance(address, tuple) else ""
-            served = Connection(wire, self._application, listener.environ, is_stopping, traffic, peer)
+            served = Connection(wire, self._application, listener.environ, listener.heads, is_stopping, traffic, peer)
             self._served[wire] = served
             served.serve()
         except (OSError, ssl.SSLError) as error:

@@ -22,11 +22,16 @@ from hypothesis import strategies as st
 from coollm.core.errors import ClientGone, RequestError
 from coollm.server import connection as module
 from coollm.server.connection import Connection
+from coollm.server.heads import Heads
 from coollm.server.traffic import Traffic
 from tests.conftest import ROOT
 from tests.wires import plain_wire
 
 GET = b"GET /a?b=c HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+# What one client has sent is known when others send it, as in a worker.
+HEADS = Heads()
 
 
 def echo(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -41,14 +46,14 @@ def echo(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     return (text,)
 
 
-def talk(*pieces: bytes, application: Any = echo, stopping: bool = False, pause: float = 0.0) -> bytes:
+def talk(*pieces: bytes, application: Any = echo, stopping: bool = False, pause: float = 0.0, heads: Heads | None = None, peer: str = "") -> bytes:
     """Everything that the server says to a client that sends these pieces and then no more."""
     ours, theirs = gevent_socket.socketpair()
 
     def serve() -> None:
         wire = plain_wire(ours)
         try:
-            Connection(wire, application, {}, lambda: stopping, Traffic()).serve()
+            Connection(wire, application, {}, heads or HEADS, lambda: stopping, Traffic(), peer).serve()
         finally:
             wire.close()
 

@@ -9,6 +9,7 @@ import gevent
 import pytest
 from gevent import socket
 
+import coollm.wire as module
 from coollm.wire import HIGH_WATER_BYTES, Waiter, Wire
 from tests.wires import plain_wire
 
@@ -158,3 +159,72 @@ def test_a_waiter_is_given_its_value_its_failure_or_its_time() -> None:
     early = Waiter(hub, soon())
     early.give(1)
     assert early.wait() == 1
+
+
+def test_what_is_sent_soon_goes_out_together_when_the_turn_is_over(pair: tuple[Wire, socket.socket]) -> None:
+    wire, theirs = pair
+    ours, others = socket.socketpair()
+    second = plain_wire(ours)
+    for one, peer in ((wire, theirs), (second, others)):
+        one.send_soon(b"soon", soon())
+        peer.settimeout(0.0)
+        with pytest.raises(BlockingIOError):
+            peer.recv(10)
+    gevent.sleep(0)
+    assert (theirs.recv(10), others.recv(10)) == (b"soon", b"soon")
+    second.close()
+    others.close()
+
+
+def test_what_is_sent_soon_keeps_its_place(pair: tuple[Wire, socket.socket]) -> None:
+    wire, theirs = pair
+    for later in (lambda: wire.send(b" then", soon()), lambda: wire.post(b" then"), lambda: wire.send_soon(b" then", soon()), lambda: wire.post_soon(b" then")):
+        wire.send_soon(b"first", soon())
+        later()
+        gevent.sleep(0)
+        assert theirs.recv(100) == b"first then"
+    for piece in (b"la", b"s", b"t"):
+        wire.post_soon(piece)
+    wire.close()
+    assert theirs.recv(100) == b"last"
+
+
+def test_nobody_waits_for_too_many_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_TOGETHER", 3)
+    gevent.sleep(0)  # nothing waits yet
+    pairs = [socket.socketpair() for _ in range(4)]
+    wires = [plain_wire(ours) for ours, _ in pairs]
+    for wire in wires:
+        wire.send_soon(b"x", soon())
+    for _, theirs in pairs[:3]:
+        theirs.settimeout(0.0)
+        assert theirs.recv(10) == b"x"
+    gevent.sleep(0)
+    assert pairs[3][1].recv(10) == b"x"
+    for wire, (_, theirs) in zip(wires, pairs, strict=True):
+        wire.close()
+        theirs.close()
+
+
+def test_a_slow_reader_gets_all_that_was_sent_soon_before_the_end() -> None:
+    ours, theirs = socket.socketpair()
+    for one in (ours, theirs):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    wire = plain_wire(ours)
+    wire.send_soon(b"z" * 60_000, soon())
+
+    def end() -> None:
+        wire.finish(soon(5))
+        wire.close()
+
+    ending = gevent.spawn(end)
+    gevent.sleep(0.05)
+    assert not ending.ready(), "the reader has not read yet"
+    wire.end_if_quiet()
+    got = b""
+    while data := theirs.recv(1000):
+        got += data
+    assert got == b"z" * 60_000
+    assert ending.successful()
+    theirs.close()
