@@ -27,38 +27,49 @@ class Closer:
     """Tells of requests that have ended, and keeps what is to be settled until the turn of the loop is over."""
 
     def __init__(self, usage_log: UsageLog, limiter: Limiter, watch: Callable[[RequestRecord], None]) -> None:
-        """`watch` is told of each request as it ends: for the log and the metrics."""
+        """`watch` is told of each request that has ended, for the log and the metrics: when its client has been answered."""
         self._usage_log = usage_log
         self._limiter = limiter
         self._watch = watch
+        self._told: list[RequestRecord] = []
         self._due: list[tuple[Reservations, Usage]] = []
         self._is_called = False
 
     def tell(self, record: RequestRecord) -> None:
-        """A request has ended; its line is written when this returns."""
+        """A request has ended; its line is in the usage log when this returns."""
         self._usage_log.write(entry_of(record))
-        self._watch(record)
+        self._told.append(record)
+        self._call()
 
     def settle(self, reservations: Reservations, usage: Usage) -> None:
         """Settles reservations of a request that was told of. What counts as running is let go before this returns: the client may send its next request."""
-        if any(one is not None and one.is_live for one in reservations):
-            self.settle_now(reservations, usage)
-        else:
-            self._due.append((reservations, usage))
-            if not self._is_called:
-                self._is_called = True
-                gevent.get_hub().loop.run_callback(gevent.spawn, self.flush)
+        for one in reservations:
+            if one is not None and one.is_live:
+                self.settle_now(reservations, usage)
+                return
+        self._due.append((reservations, usage))
+        self._call()
 
     def settle_now(self, reservations: Reservations, usage: Usage) -> None:
         """Settles before this returns."""
         self._settle([(reservations, usage)])
 
     def flush(self) -> None:
-        """Settles all that waits."""
+        """Watches and settles all that waits."""
         self._is_called = False
-        if self._due:
-            due, self._due = self._due, []
-            self._settle(due)
+        (told, self._told), (due, self._due) = (self._told, []), (self._due, [])
+        try:
+            for record in told:
+                self._watch(record)
+        finally:
+            if due:
+                self._settle(due)
+
+    def _call(self) -> None:
+        """What waits is seen to when this turn of the loop is over, after the answers that go out then."""
+        if not self._is_called:
+            self._is_called = True
+            gevent.get_hub().loop.run_callback(gevent.spawn, self.flush)
 
     def _settle(self, due: Sequence[tuple[Reservations, Usage]]) -> None:
         """A store that fails now leaves estimates standing, which is the safe side, and fails no request that was served."""

@@ -149,7 +149,7 @@ def _by_key(services: Services, key: str, address: str) -> Principal:
 def _check(holder: Holder) -> None:
     if holder.is_revoked:
         raise NotAuthenticated("this API key was revoked", code="revoked_api_key")
-    if holder.has_expired(time.time()):
+    if holder.expires <= time.time():
         raise NotAuthenticated("this API key has expired", code="expired_api_key")
 
 

@@ -106,7 +106,15 @@ def _messages(body: Json, inexpressible: list[str]) -> tuple[Message, ...]:
     if not messages:
         raise InvalidRequest("'messages' is missing or empty", param="messages", code="missing_required_parameter")
     names: dict[str, str] = {}
-    return tuple(_message(message, f"messages[{index}]", names, inexpressible) for index, message in enumerate(messages))
+    found: list[Message] = []
+    for index, message in enumerate(messages):
+        if type(message) is dict:
+            role, said = message.get("role"), message.get("content")
+            if type(said) is str and (role == "user" or role == "system"):  # most are so
+                found.append(Message(role=role, parts=(TextPart(text=said),)))
+                continue
+        found.append(_message(message, f"messages[{index}]", names, inexpressible))
+    return tuple(found)
 
 
 def _message(message: Any, path: str, names: dict[str, str], inexpressible: list[str]) -> Message:
@@ -114,8 +122,6 @@ def _message(message: Any, path: str, names: dict[str, str], inexpressible: list
     if role is None:
         raise InvalidRequest(f"'{path}.role' must be one of {', '.join(_ROLES)}, not '{message['role']}'", param=f"{path}.role")
     said = message.get("content")
-    if role in ("user", "system") and type(said) is str:  # most are so
-        return Message(role=role, parts=(TextPart(text=said),))
     content = _content(said, f"{path}.content", inexpressible)
     if role == "tool":
         call_id = required_text(message, "tool_call_id", path + ".")
@@ -279,7 +285,8 @@ def _output_schema(body: Json, inexpressible: list[str]) -> OutputSchema | None:
 
 
 def _output_limit(body: Json, inexpressible: list[str]) -> int | None:  # noqa: ARG001  the signature of every reader
-    return whole(body, "max_completion_tokens") or whole(body, "max_tokens")
+    limit = body.get("max_completion_tokens")
+    return whole(body, "max_completion_tokens" if limit is not None else "max_tokens")
 
 
 def _logprobs_wanted(body: Json, inexpressible: list[str]) -> int | None:  # noqa: ARG001

@@ -137,15 +137,17 @@ def _streamed(services: Services, answer: StreamAnswer | PassedThrough, watch: C
 
 
 def _describe(reply: Reply, record: RequestRecord, face: Face) -> None:
-    reply.headers.update(write_limits(face.wire, record.rate_limits))
+    headers = reply.headers
+    if record.rate_limits:
+        headers.update(write_limits(face.wire, record.rate_limits))
     if record.cache is not None:
-        reply.headers["x-coollm-cache"] = record.cache
+        headers["x-coollm-cache"] = record.cache
     target = record.target
     if target is None:
         return
-    reply.headers["x-coollm-provider"] = target.provider
-    reply.headers["x-coollm-key"] = target.key_id
+    headers["x-coollm-provider"] = target.provider
+    headers["x-coollm-key"] = target.key_id
     if record.dropped:
-        reply.headers["x-coollm-dropped"] = ", ".join(record.dropped)
+        headers["x-coollm-dropped"] = ", ".join(record.dropped)
     if record.ending is not None and record.cost_usd is not None:
-        reply.headers["x-coollm-cost-usd"] = f"{record.cost_usd:.8f}"
+        headers["x-coollm-cost-usd"] = f"{record.cost_usd:.8f}"

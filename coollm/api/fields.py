@@ -23,6 +23,9 @@ def typed(body: Json, name: str, kind: type, wanted: str, path: str = "") -> Any
 
 def required_text(body: Json, name: str, path: str = "") -> str:
     """A text that must be there and not empty."""
+    value = body.get(name)
+    if type(value) is str and value:
+        return value
     value = typed(body, name, str, "text", path)
     if not value:
         raise InvalidRequest(f"'{path}{name}' is missing", param=f"{path}{name}", code="missing_required_parameter")
@@ -31,6 +34,9 @@ def required_text(body: Json, name: str, path: str = "") -> str:
 
 def whole(body: Json, name: str, largest: int = 2**31 - 1) -> int | None:
     """A whole number from 1 on."""
+    value = body.get(name)
+    if type(value) is int and 1 <= value <= largest:
+        return value
     value = typed(body, name, int, "a whole number")
     if value is not None and not 1 <= value <= largest:
         raise InvalidRequest(f"'{name}' must be a whole number from 1 to {largest}, not {value}", param=name)

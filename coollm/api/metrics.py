@@ -36,6 +36,7 @@ def metrics(services: Services) -> Response:
     services.metrics.audit_verified.set(audited.verified)
     services.metrics.audit_faults.set(audited.faults)
     services.metrics.config_drift.set(_has_drifted(services))
+    services.closer.flush()  # what has just ended counts
     body, content_type = services.metrics.render(request.headers.get("Accept", ""))
     return Response(body, content_type=content_type)
 

@@ -82,7 +82,7 @@ def _by_password(services: Services, name: str, password: str, address: str) -> 
         return Principal(kind="password", name=name, role="admin", address=address)
     holder = services.watcher.roster.holder(password)
     if holder is not None and holder.admin is not None and holder.admin.id == name:
-        if holder.is_revoked or holder.has_expired(time.time()):
+        if holder.is_revoked or holder.expires <= time.time():
             raise NotAuthenticated(WRONG, code="wrong_password")
         via = holder.key.prefix if holder.key is not None else ""
         return Principal(kind="key", name=name, role=holder.admin.role, address=address, via=via)

@@ -163,13 +163,14 @@ def open_log(settings: Settings, path: Path | None, redact: Redactor) -> LineFil
 def write_line(logger: logging.Logger, level: int, message: str, fields: dict[str, Any]) -> None:
     """What `logger.log(level, message, extra=fields)` writes, for an eighth of its cost (2.5 µs): there is one for each request.
 
-    Whoever calls it has redacted what others wrote in `fields`: to look through the whole line takes longer than to write it.
+    Whoever calls it has redacted what others wrote in `fields`, of which there is one at least: to look through the whole line takes longer than to write it.
+    `message` is a word of ours.
     """
     if not logger.isEnabledFor(level):
         return
     for handler in _root.handlers:
         if isinstance(handler, LineFileHandler):
-            line = {"time": _time(time.time()), "level": _LEVELS[level], "logger": logger.name, "message": message, **fields}
-            handler.write_soon(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+            beginning = f'{{"time":"{_time(time.time())}","level":"{_LEVELS[level]}","logger":"{logger.name}","message":"{message}",'
+            handler.write_soon(beginning.encode() + orjson.dumps(fields, default=str, option=orjson.OPT_APPEND_NEWLINE)[1:])
         else:
             handler.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None, extra=fields))

@@ -57,7 +57,7 @@ class UsageLog:
     def write(self, entry: Entry) -> None:
         """Appends one line, or keeps it until there is room."""
         self._waiting.append(entry.write())
-        if len(self._waiting) == 1:
+        if len(self._waiting) == 1:  # the others are written by `run`
             self._write_waiting(entry.request_id)
 
     def run(self) -> None:

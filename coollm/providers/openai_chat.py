@@ -168,19 +168,60 @@ def _response_format(schema: OutputSchema) -> Json:
     return {"type": "json_schema", "json_schema": {name: value for name, value in given.items() if value is not None}}
 
 
-def decode_usage(usage: Any, tier: ServiceTier | None = None) -> Usage | None:
-    """OpenAI's usage, whose details are parts of their sums, in disjoint buckets.
+Count = Annotated[int, msgspec.Meta(ge=0)] | None
 
-    DeepSeek names its cache `prompt_cache_hit_tokens`. xAI counts reasoning beside completion tokens: then the total tells.
-    """
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: Count = None
+    cache_write_tokens: Count = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: Count = None
+
+
+class _Counts(msgspec.Struct):
+    """OpenAI's usage. DeepSeek names its cache `prompt_cache_hit_tokens`."""
+
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
+    total_tokens: Count = None
+    prompt_cache_hit_tokens: Count = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+def decode_usage(usage: Any, tier: ServiceTier | None = None) -> Usage | None:
+    """OpenAI's usage; a count that is nonsense is 0."""
     if not isinstance(usage, dict):
         return None
-    prompt, completion = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
-    details = usage.get("prompt_tokens_details")
-    cached = min(prompt, count(details, "cached_tokens") or count(usage, "prompt_cache_hit_tokens"))
-    written = min(prompt - cached, count(details, "cache_write_tokens"))
-    reasoning = count(usage.get("completion_tokens_details"), "reasoning_tokens")
-    is_beside = reasoning > 0 and count(usage, "total_tokens") == prompt + completion + reasoning
+    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    counts = _Counts(
+        prompt_tokens=count(usage, "prompt_tokens"),
+        completion_tokens=count(usage, "completion_tokens"),
+        total_tokens=count(usage, "total_tokens"),
+        prompt_cache_hit_tokens=count(usage, "prompt_cache_hit_tokens"),
+        prompt_tokens_details=_PromptDetails(cached_tokens=count(prompt, "cached_tokens"), cache_write_tokens=count(prompt, "cache_write_tokens")),
+        completion_tokens_details=_CompletionDetails(reasoning_tokens=count(completion, "reasoning_tokens")),
+    )
+    return _usage(counts, tier)
+
+
+def _usage(counts: _Counts, tier: ServiceTier | None) -> Usage:
+    """Disjoint buckets of OpenAI's sums, of which the details are parts. xAI counts reasoning beside completion tokens: then the total tells."""
+    prompt, completion = counts.prompt_tokens or 0, counts.completion_tokens or 0
+    details, further = counts.prompt_tokens_details, counts.completion_tokens_details
+    cached = counts.prompt_cache_hit_tokens or 0
+    written = 0
+    if details is not None:
+        cached = details.cached_tokens or cached
+        written = details.cache_write_tokens or 0
+    reasoning = 0 if further is None else further.reasoning_tokens or 0
+    if not (cached or written or reasoning):
+        return Usage(input_tokens=prompt, output_tokens=completion, service_tier=tier)
+    cached = min(prompt, cached)
+    written = min(prompt - cached, written)
+    is_beside = reasoning > 0 and counts.total_tokens == prompt + completion + reasoning
     return Usage(
         input_tokens=prompt - cached - written,
         cached_input_tokens=cached,
@@ -234,7 +275,7 @@ class _Glance(msgspec.Struct):
     """As much of an answer as tells that it is one, and what it has used."""
 
     choices: Annotated[list[_Chosen], msgspec.Meta(min_length=1)]
-    usage: Json
+    usage: _Counts
     service_tier: str | None = None
     error: None = None
 
@@ -248,7 +289,7 @@ def glance_usage(body: bytes) -> Usage | None:
         found = _glance.decode(body)
     except msgspec.MsgspecError:
         return None
-    return decode_usage(found.usage, _tier(found.service_tier))
+    return _usage(found.usage, _tier(found.service_tier))
 
 
 def _logprobs(choice: Json) -> tuple[Json, ...]:

@@ -5,6 +5,7 @@ Sources: https://platform.openai.com/docs/guides/rate-limits (durations such as 
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Mapping
@@ -50,8 +51,13 @@ def write(dialect: str, limits: tuple[RateLimit, ...], now: float | None = None)
                 instant = datetime.fromtimestamp((time.time() if now is None else now) + one.reset_seconds, UTC)
                 written[reset] = instant.strftime("%Y-%m-%dT%H:%M:%SZ")
             else:
-                written[reset] = f"{one.reset_seconds:g}s"
+                written[reset] = _duration(one.reset_seconds)
     return written
+
+
+@functools.lru_cache(maxsize=100)
+def _duration(seconds: float) -> str:
+    return f"{seconds:g}s"
 
 
 def wait_seconds(headers: Mapping[str, str]) -> float | None:

@@ -21,7 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from coollm import __version__
 from coollm.core.config.schema import Settings
 from coollm.core.instances import resident_bytes
-from coollm.core.types import Target
+from coollm.core.types import Target, Usage
 from coollm.server.run_files import metrics_lock
 from coollm.telemetry.exemplars import Example, Examples, WithExemplars
 from coollm.telemetry.record import ANSWERED, CLIENT_GONE, HIT, STOPPED, Attempt, RequestRecord
@@ -101,18 +101,18 @@ class _Sums:
         self.cost = 0.0
         self.tokens = [0] * len(KINDS)
 
-    def add(self, record: RequestRecord) -> None:
-        """One more request."""
+    def add(self, usage: Usage, cost_usd: float | None, has_details: bool) -> None:
+        """One more request. `has_details` is the usage's own, asked for once."""
         self.requests += 1
-        usage, tokens = record.usage, self.tokens
+        tokens = self.tokens
         tokens[0] += usage.input_tokens
         tokens[3] += usage.output_tokens
-        if usage.has_details:
+        if has_details:
             tokens[1] += usage.cached_input_tokens
             tokens[2] += usage.all_cache_write_tokens
             tokens[4] += usage.reasoning_tokens
-        if record.cost_usd:
-            self.cost += record.cost_usd
+        if cost_usd:
+            self.cost += cost_usd
 
 
 class Metrics:
@@ -219,7 +219,9 @@ class Metrics:
         if own is None:
             client = record.client if len(self._of_clients) < MOST_CLIENTS else OTHER
             own = self._of_clients.setdefault(client, _Sums())
-        own.add(record)
+        usage = record.usage
+        has_details = usage.has_details
+        own.add(usage, record.cost_usd, has_details)
         if record.error is not None:
             own.errors += 1
         for attempt in record.attempts:
@@ -235,7 +237,7 @@ class Metrics:
             self._child(self._cache_requests, record.cache).inc()
             self._cache_saved.inc(record.saved_usd)
         if record.target is not None and record.cache != HIT:
-            self._observe_target(record, record.target)
+            self._observe_target(record, record.target, has_details)
 
     def administered(self, endpoint: str, status: int) -> None:
         """Takes in a request to the admin API."""
@@ -250,7 +252,7 @@ class Metrics:
         if attempt.outcome not in ("skipped", CLIENT_GONE, STOPPED):
             self._child(self._errors, attempt.provider, attempt.outcome).inc()
 
-    def _observe_target(self, record: RequestRecord, target: Target) -> None:
+    def _observe_target(self, record: RequestRecord, target: Target, has_details: bool) -> None:
         place = (target.provider, target.model, target.key_id, record.status)
         sums = self._of_targets.get(place)
         if sums is None:
@@ -258,12 +260,13 @@ class Metrics:
             sums = self._of_targets.get(place)
             if sums is None:
                 sums = self._of_targets[place] = _Sums()
-        sums.add(record)
+        sums.add(record.usage, record.cost_usd, has_details)
         sums.latency.example(record.request_id, record.latency_seconds)
         if record.first_token_seconds is not None:
             sums.first_token.observe(record.first_token_seconds)
         if not record.is_stream:
-            self._overheads.observe(max(0.0, record.latency_seconds - record.upstream_seconds))
+            overhead = record.latency_seconds - record.upstream_seconds
+            self._overheads.observe(overhead if overhead > 0 else 0.0)
 
     def run(self) -> None:
         """Writes what has come together, until the worker ends."""

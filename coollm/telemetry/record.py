@@ -103,7 +103,7 @@ class RequestRecord:
             "key_id": target.key_id if target else None,
             "status": self.status,
             "stream": self.is_stream,
-            "ending": self.ending.value if self.ending else "refused",
+            "ending": str(self.ending) if self.ending else "refused",
             "input_tokens": usage.input_tokens,
             "cached_input_tokens": usage.cached_input_tokens,
             "cache_write_tokens": usage.cache_write_tokens,
@@ -113,11 +113,11 @@ class RequestRecord:
             "service_tier": usage.service_tier,
             "estimated": usage.estimated,
             "cost_usd": self.cost_usd,
-            "latency_ms": round(self.latency_seconds * 1000, 1),
-            "time_to_first_token_ms": None if self.first_token_seconds is None else round(self.first_token_seconds * 1000, 1),
+            "latency_ms": _tenths(self.latency_seconds),
+            "time_to_first_token_ms": None if self.first_token_seconds is None else _tenths(self.first_token_seconds),
             "cache": self.cache,
             "saved_usd": self.saved_usd,
-            "dropped": [redact(one) for one in self.dropped],
+            "dropped": [redact(one) for one in self.dropped] if self.dropped else [],
             "error": self.error.code or self.error.type if self.error else None,
             "attempts": [
                 {
@@ -125,7 +125,7 @@ class RequestRecord:
                     "key_id": attempt.key_id,
                     "model": redact(attempt.model),
                     "outcome": attempt.outcome,
-                    "reason": redact(attempt.reason),
+                    "reason": redact(attempt.reason) if attempt.reason else "",
                     "status": attempt.status,
                     "ms": attempt.milliseconds,
                     "after_ms": attempt.after_milliseconds,
@@ -133,3 +133,8 @@ class RequestRecord:
                 for attempt in self.attempts
             ],
         }
+
+
+def _tenths(seconds: float) -> float:
+    """Milliseconds with one digit after the point, for a tenth of what `round` takes."""
+    return int(seconds * 10_000 + 0.5) / 10
