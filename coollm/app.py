@@ -113,7 +113,7 @@ def begin(services: Services, route: Route, exchange: Exchange) -> None:
         client = exchange.client = principal.client
         services.audit.count(principal.name, principal.address)
         if record is not None:
-            record.client = client.client_id if client else LOCAL_CLIENT
+            record.client = principal.name if client else LOCAL_CLIENT
             record.team = client.team or "" if client else ""
 
 

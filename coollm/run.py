@@ -15,7 +15,7 @@ from coollm.core.errors import Cancelled, GatewayStopping
 from coollm.core.types import Target
 from coollm.limits.estimate import Estimate
 from coollm.limits.keeper import Note
-from coollm.limits.limiter import Grant, Lease, Reservation, budgets_used, client_room
+from coollm.limits.limiter import Grant, Lease, Reservation
 from coollm.limits.scopes import Scope
 from coollm.providers.verdict import Cause, VendorError, Verdict
 from coollm.routing.reaction import Next
@@ -111,9 +111,8 @@ class Run:
         record = self.call.record
         if grant.client is not None:
             self.client_reservation = grant.client
-            record.rate_limits = client_room(decision.used)
-        if grant.has_budgets:
-            record.budgets = budgets_used(decision)
+            record.rate_limits = grant.room
+        record.budgets = grant.budgets
         record.charged = grant.charged
         self.last_target = grant.target
         self._tried += 1
@@ -165,8 +164,8 @@ class Run:
                 outcome=outcome,
                 reason=reason[:300],
                 status=status,
-                milliseconds=round(seconds * 1000),
-                after_milliseconds=round((started - self.call.record.started) * 1000),
+                milliseconds=int(seconds * 1000 + 0.5),
+                after_milliseconds=int((started - self.call.record.started) * 1000 + 0.5),
             )
         )
 

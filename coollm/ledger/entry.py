@@ -57,15 +57,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 def entry_of(record: RequestRecord) -> Entry:
     """The entry of a request that has ended."""
     target, usage, cost, now = record.target, record.usage, record.cost_usd, time.time()
+    provider, model, key_id = ("", "", "") if target is None else (target.provider, target.model, target.key_id)
     return Entry(
         request_id=record.request_id,
         at_ms=int(now * 1000),
         charged_ms=int((record.charged or now) * 1000),
         client=record.client,
         team=record.team,
-        provider=target.provider if target else "",
-        model=target.model if target else "",
-        key_id=target.key_id if target else "",
+        provider=provider,
+        model=model,
+        key_id=key_id,
         route=record.route,
         status=record.status,
         ending=str(record.ending) if record.ending else "refused",

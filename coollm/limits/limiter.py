@@ -64,8 +64,8 @@ class Reservation(Value, frozen=True):
 class Grant(Value, frozen=True):
     """A target that may be called. `client` is the reservation of the client, made with the request's first grant and None after.
 
-    `charged` is the time of this host, in seconds of the epoch, by which budgets have their periods. `is_second` is a race's second, charged to its budget too;
-    with `has_budgets` there are any.
+    `charged` is the time of this host, in seconds of the epoch, by which budgets have their periods. `is_second` is a race's second, charged to its budget too.
+    `room` is what is left of the client's rates, and `budgets` how full each is.
     """
 
     target: Target
@@ -73,7 +73,8 @@ class Grant(Value, frozen=True):
     client: Reservation | None
     charged: float
     is_second: bool = False
-    has_budgets: bool = False
+    room: tuple[RateLimit, ...] = ()
+    budgets: tuple[tuple[str, str, float], ...] = ()
 
 
 class Limiter:
@@ -111,7 +112,7 @@ class Limiter:
         if decision.chosen is None:
             return None, decision
         now = time.monotonic()
-        for used in decision.used:
+        for used in decision.used[len(own) :]:
             if meaning(used.counter)[0] == KEY:
                 self._fullness[used.counter] = (used.used / (used.limit or 1), now)
         target, request_id = bounded[decision.chosen], lease.request_id
@@ -119,8 +120,9 @@ class Limiter:
         client = Reservation(id=request_id, now=decision.now, charges=tuple(own), target=target, epoch=epoch) if lease.is_first else None
         charges = candidates[decision.chosen].charges
         key = Reservation(id=f"{request_id}/{lease.attempt}", now=decision.now, charges=charges, target=target, epoch=epoch)
-        grant = Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), has_budgets=self.scopes.has_budgets)
-        return grant, decision
+        room = client_room(decision.used[: len(own)]) if own else ()
+        budgets = budgets_used(decision) if self.scopes.has_budgets else ()
+        return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), room=room, budgets=budgets), decision
 
     def _cools(self, key: str) -> bool:
         """Whether the key cools down, as far as this worker knows."""

@@ -135,7 +135,7 @@ class Decision(Value, frozen=True):
 
     Granted: `chosen` is the index of the candidate, and `now` the store's time, by which every charge has its bucket.
     Refused: `chosen` is None; `refused` is the client's charge that had no room, or None if it was the candidates that had none. `used` then has the client's
-    charges, of which nothing was charged.
+    charges, of which nothing was charged. Where it was granted, the candidate's follow these.
     """
 
     chosen: int | None = None
