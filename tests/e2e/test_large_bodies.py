@@ -18,6 +18,7 @@ from tests.conftest import GatewayHandle, SimulatorHandle, every_dialect, serve
 SIZE = 20 * 1024 * 1024
 MOST_EXTRA = 3 * SIZE
 TRIES = 5
+MOST_OF_ITS_TIME = 0.2
 
 # In a process of its own, whose work does not hold up the one that measures.
 SENDER = """
@@ -61,7 +62,9 @@ def memory(pid: int, what: str) -> int:
 
 @pytest.mark.parametrize(("path", "model", "body"), CASES, ids=[f"{path}-{model}" for path, model, _ in CASES])
 def test_memory_and_delay(gateway: GatewayHandle, tmp_path: Path, path: str, model: str, body: dict[str, Any]) -> None:
-    """The delay is judged by the best of some tries: a busy machine holds up any of them, a worker that is blocked all."""
+    """Others wait for a small part of the time that the large body takes, whatever that is on this machine. It is judged by the best of some tries: a busy
+    machine holds up any of them, a worker that is blocked all.
+    """
     file = tmp_path / "body.json"
     file.write_text(json.dumps({"model": model, **body}))
     worker = gateway.workers()[0]
@@ -69,19 +72,19 @@ def test_memory_and_delay(gateway: GatewayHandle, tmp_path: Path, path: str, mod
     for _ in range(TRIES):
         before = memory(worker, "VmRSS")
         Path(f"/proc/{worker}/clear_refs").write_text("5")
-        longest = longest_wait_beside(gateway, path, file)
-        seen.append((memory(worker, "VmHWM") - before, longest))
-        if seen[-1][1] < 0.05:
+        longest, whole = longest_wait_beside(gateway, path, file)
+        seen.append((memory(worker, "VmHWM") - before, longest / whole))
+        print(f"{seen[-1][0] / 2**20:.0f} MiB more, and {longest * 1000:.0f} of {whole * 1000:.0f} ms")
+        if seen[-1][1] < MOST_OF_ITS_TIME:
             break
-    print(f"extra memory and longest wait of each try: {[(f'{extra / 2**20:.0f} MiB', f'{wait * 1000:.0f} ms') for extra, wait in seen]}")
     assert max(extra for extra, _ in seen) < MOST_EXTRA
-    assert min(wait for _, wait in seen) < 0.05
+    assert min(part for _, part in seen) < MOST_OF_ITS_TIME
 
 
-def longest_wait_beside(gateway: GatewayHandle, path: str, file: Path) -> float:
-    """Seconds that a small request waits at most while the large one is served."""
+def longest_wait_beside(gateway: GatewayHandle, path: str, file: Path) -> tuple[float, float]:
+    """Seconds that a small request waits at most while the large one is served, and how long that takes."""
     command = [sys.executable, "-c", SENDER, "127.0.0.1", str(gateway.port), gateway.client_key, path, str(file)]
-    longest = 0.0
+    longest, began = 0.0, time.monotonic()
     with requests.Session() as session, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sender:
         while sender.poll() is None:
             started = time.monotonic()
@@ -91,4 +94,4 @@ def longest_wait_beside(gateway: GatewayHandle, path: str, file: Path) -> float:
         assert sender.stdout is not None
         said = sender.stdout.read()
         assert said.startswith("200"), said
-    return longest
+    return longest, time.monotonic() - began
