@@ -1,7 +1,7 @@
 """The end of requests: their lines in the usage log, then their settlements.
 
 First the line, before the client has its answer: who is killed between the two leaves a hold, which is settled at its estimate and not counted twice. What
-ends in one turn of the event loop is settled in one decision of the store, for a part of what it would cost one by one.
+ends in one turn of the event loop is told to the log and the metrics, and settled in one decision of the store, when its answers have gone out.
 """
 
 from __future__ import annotations

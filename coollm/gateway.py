@@ -18,7 +18,7 @@ from coollm.core.types import Completion, Content, Embeddings, ModelRequest, Pas
 from coollm.hedging import race
 from coollm.limits.charges import COST
 from coollm.limits.estimate import estimate_of
-from coollm.limits.limiter import Grant, Limiter, Reservation
+from coollm.limits.limiter import Grant, Limiter, Reservation, meaning
 from coollm.limits.output_sizes import OutputSizes
 from coollm.limits.settlement import Ending, settled_usage
 from coollm.passing import PassedThrough
@@ -197,8 +197,8 @@ class Gateway:
         reasons = {skipped.reason for skipped in decision.skipped}
         spent = next((reason for reason in sorted(reasons) if reason.startswith("limit:") and reason.endswith(f":{COST}")), None)
         if spent is not None:
-            kind, _, rest = spent.removeprefix("limit: ").partition(":")
-            whose = f"{kind} '{rest.rpartition(':')[0]}'"
+            kind, identity, _ = meaning(spent.removeprefix("limit: "))
+            whose = f"{kind} '{identity}'"
             return LimitReached(f"the budget of the {whose} has no room for what this request may cost", code="budget_exceeded", retry_after_seconds=wait)
         if reasons and all(reason.startswith(("limit", "cooling: rate_limited")) for reason in reasons):
             return LimitReached("every vendor key for this model is at its limit", code="provider_limit_reached", retry_after_seconds=wait)

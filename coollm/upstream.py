@@ -24,7 +24,8 @@ from coollm.core.errors import Cancelled
 from coollm.providers.base import VendorRequest
 from coollm.providers.payload import Body
 from coollm.providers.verdict import Cause, VendorError, Verdict
-from coollm.wire import RECEIVE_BYTES, Waiter, Wire
+from coollm.waits import Waiter
+from coollm.wire import RECEIVE_BYTES, Wire
 
 SMALL_BODY_BYTES = 65536
 LARGEST_ANSWER_BYTES = 256 * 1024 * 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import Any
 
 from coollm.core.errors import InvalidRequest
 from coollm.core.types import Base64, Json
@@ -26,10 +26,8 @@ def required_text(body: Json, name: str, path: str = "") -> str:
     value = body.get(name)
     if type(value) is str and value:
         return value
-    value = typed(body, name, str, "text", path)
-    if not value:
-        raise InvalidRequest(f"'{path}{name}' is missing", param=f"{path}{name}", code="missing_required_parameter")
-    return str(value)
+    typed(body, name, str, "text", path)
+    raise InvalidRequest(f"'{path}{name}' is missing", param=f"{path}{name}", code="missing_required_parameter")
 
 
 def whole(body: Json, name: str, largest: int = 2**31 - 1) -> int | None:
@@ -37,10 +35,9 @@ def whole(body: Json, name: str, largest: int = 2**31 - 1) -> int | None:
     value = body.get(name)
     if type(value) is int and 1 <= value <= largest:
         return value
-    value = typed(body, name, int, "a whole number")
-    if value is not None and not 1 <= value <= largest:
+    if typed(body, name, int, "a whole number") is not None:
         raise InvalidRequest(f"'{name}' must be a whole number from 1 to {largest}, not {value}", param=name)
-    return cast("int | None", value)
+    return None
 
 
 def number(body: Json, name: str, least: float, most: float) -> float | None:

@@ -170,7 +170,7 @@ class Ledger:
 
     @staticmethod
     def _insert(connection: Connection, entries: Sequence[Entry]) -> None:
-        """By the driver itself: SQLAlchemy's own way takes twice the time of all else (17 of 43 µs for an entry)."""
+        """By the driver itself: what SQLAlchemy does to the parameters was a third of all shipping."""
         made = insert(usage).compile(dialect=connection.dialect, column_keys=[column.name for column in usage.columns])
         names = list(made.positiontup or made.binds)
         rows = list(map(attrgetter(*names), entries))

@@ -55,10 +55,7 @@ class Reservation(Value, frozen=True):
     @property
     def is_live(self) -> bool:
         """Whether anything of it counts as running."""
-        for charge in self.charges:  # noqa: SIM110  asked for each request, twice, and a generator takes three times as long
-            if charge.span.kind == "live":
-                return True
-        return False
+        return any(charge.span.kind == "live" for charge in self.charges)
 
 
 class Grant(Value, frozen=True):
@@ -263,8 +260,8 @@ def budgets_used(decision: Decision) -> tuple[tuple[str, str, float], ...]:
 
 
 def _refusal(charge: Charge, decision: Decision) -> LimitReached:
-    kind, _, rest = charge.counter.partition(":")
-    what, wait = rest.rpartition(":")[2], decision.retry_after_seconds
+    kind, _, what = meaning(charge.counter)
+    wait = decision.retry_after_seconds
     code = "rate_limit_exceeded"
     if what == RUNNING:
         code, message = "concurrency_limit_exceeded", f"the limit of this {kind} is {charge.limit} requests at the same time"

@@ -342,9 +342,6 @@ class Connection:
         answer = Answer(self, self._wire, request, self._is_last)
         # Nothing here holds the environment longer than the application does: a stream may last for minutes.
         pieces = self._application(self._environment(request), answer.start)
-        if type(pieces) is tuple:  # a whole body, which nobody has to close
-            answer.write_all(pieces)
-            return answer.keeps_alive
         try:
             answer.write_all(pieces)
         finally:

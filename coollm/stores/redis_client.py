@@ -26,7 +26,8 @@ from coollm.core.config.schema import RuntimeStorage
 from coollm.core.config.values import Address
 from coollm.core.errors import OperationFailed
 from coollm.stores.base import StoreError
-from coollm.wire import TlsWire, Waiter, Wire
+from coollm.waits import Waiter
+from coollm.wire import TlsWire, Wire
 
 TIMEOUT_SECONDS = 2.0
 

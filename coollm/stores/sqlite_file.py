@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import gevent
 
 from coollm.stores.base import StoreError
-from coollm.wire import Waiter
+from coollm.waits import Waiter
 
 T = TypeVar("T")
 Execute = Callable[..., Any]

@@ -136,5 +136,5 @@ class RequestRecord:
 
 
 def _tenths(seconds: float) -> float:
-    """Milliseconds with one digit after the point, for a tenth of what `round` takes."""
+    """Milliseconds with one digit after the point, for a third of what `round` takes."""
     return int(seconds * 10_000 + 0.5) / 10

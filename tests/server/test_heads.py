@@ -64,7 +64,8 @@ def test_what_is_of_the_connection_is_its_own() -> None:
 def test_of_an_unusual_head_nothing_is_remembered(unusual: bytes) -> None:
     heads = Counted()
     request = b"POST /p HTTP/1.1\r\nhost: x\r\n" + unusual + b"content-length: 1\r\n\r\na"
-    assert talk(request, heads=heads) == talk(request, heads=heads) or heads.taken == 0
+    for _ in range(2):
+        talk(request, heads=heads)
     assert heads.taken == 0
 
 

@@ -10,7 +10,8 @@ import pytest
 from gevent import socket
 
 import coollm.wire as module
-from coollm.wire import HIGH_WATER_BYTES, Waiter, Wire
+from coollm.waits import Waiter
+from coollm.wire import HIGH_WATER_BYTES, Wire
 from tests.wires import plain_wire
 
 
