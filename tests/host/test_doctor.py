@@ -80,8 +80,8 @@ def test_top_and_logs(installed: Installed) -> None:
     assert len(lines) == 3
     rates = [sum(one["requests_per_second"] for one in line["instances"]) for line in lines]
     assert max(rates) > 20
-    # They end all at once, every three seconds.
-    assert max(sum(one["streams"] for one in line["instances"]) for line in lines) == 5
+    # They end all at once every three seconds, and each worker tells of its own once a second: then one may still count what another has already.
+    assert 5 in [sum(one["streams"] for one in line["instances"]) for line in lines]
     assert all(one["p95_ms"] is None or one["p95_ms"] > 0 for one in lines[-1]["instances"])
     assert out.count("request_id=req_") > 100
     assert errors.returncode == 0
