@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -14,13 +15,16 @@ from typing import Any, Literal
 
 import msgspec
 from gevent.monkey import get_original
-from sqlalchemy import Connection, Engine, Table, and_, case, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import Connection, Dialect, Engine, Table, Update, and_, bindparam, case, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import SingletonThreadPool
+from sqlalchemy.sql.compiler import SQLCompiler
 
+from coollm.core.batches import batches
 from coollm.core.config.schema import Settings
 from coollm.core.errors import OperationFailed
 from coollm.core.money import NANO_USD
+from coollm.core.pauses import no_pauses
 from coollm.core.types import Json
 from coollm.ledger.entry import Entry
 from coollm.ledger.migrations import HOURS_OF_A_DAY, migrate
@@ -31,7 +35,9 @@ from coollm.limits.settlement import Ending
 
 By = Literal["client", "provider", "model", "day"]
 LONGEST_MODEL = 190
-BATCH = 500
+BATCH = 2000
+STEP = 100
+LOOKED_UP = 250
 CONNECT_SECONDS = 5
 MOST_THREADS = 32
 FILE_NAME = "ledger.sqlite"
@@ -114,10 +120,12 @@ class Ledger:
             row = connection.execute(select(shipped.c.inode, shipped.c.bytes).where(shipped.c.log == log)).first()
         return (int(row.inode), int(row.bytes)) if row else (0, 0)
 
-    def ship(self, entries: Sequence[Entry], log: str, inode: int, position: int) -> int:
-        """Adds entries that are not there yet, and notes how far the log is read, all or nothing. Returns how many were new."""
+    def ship(self, entries: Sequence[Entry], log: str, inode: int, position: int, pause: Callable[[], None] = no_pauses) -> int:
+        """Adds entries that are not there yet, and notes how far the log is read, all or nothing. Returns how many were new. `pause` is called
+        between steps.
+        """
         with self.writing() as connection:
-            new = self._add(connection, entries)
+            new = self._add(connection, entries, pause)
             changed = connection.execute(update(shipped).where(shipped.c.log == log).values(inode=inode, bytes=position))
             if changed.rowcount == 0:
                 connection.execute(insert(shipped).values(log=log, inode=inode, bytes=position))
@@ -155,32 +163,37 @@ class Ledger:
             found.append(msgspec.structs.replace(entry, client=known[1]) if known is not None and entry.at_ms <= known[0] else entry)
         return found
 
-    def _add(self, connection: Connection, entries: Sequence[Entry]) -> int:
+    def _add(self, connection: Connection, entries: Sequence[Entry], pause: Callable[[], None]) -> int:
         entries = self._erased(connection, entries)
         by_id = {entry.request_id: entry for entry in reversed(entries)}  # the first line of a request is the one that counts
-        known = set(connection.execute(select(usage.c.request_id).where(usage.c.request_id.in_(list(by_id)))).scalars())
+        known: set[str] = set()
+        for ids in batches(by_id, LOOKED_UP):
+            pause()
+            known.update(connection.execute(select(usage.c.request_id).where(usage.c.request_id.in_(ids))).scalars())
         new = [entry for entry in by_id.values() if entry.request_id not in known]
         if new:
-            self._insert(connection, new)
+            self._insert(connection, new, pause)
             by_hour = _sums(new)
             for table, sums in ((hours, by_hour), (days, _by_day(by_hour))):
                 for key, amounts in sorted(sums.items()):
+                    pause()
                     self._add_up(connection, table, key, amounts)
         return len(new)
 
     @staticmethod
-    def _insert(connection: Connection, entries: Sequence[Entry]) -> None:
+    def _insert(connection: Connection, entries: Sequence[Entry], pause: Callable[[], None]) -> None:
         """By the driver itself: what SQLAlchemy does to the parameters was a third of all shipping."""
-        made = insert(usage).compile(dialect=connection.dialect, column_keys=[column.name for column in usage.columns])
+        made = _inserting(connection.dialect)
         names = list(made.positiontup or made.binds)
-        rows = list(map(attrgetter(*names), entries))
-        connection.exec_driver_sql(made.string, rows if made.positional else [dict(zip(names, row, strict=True)) for row in rows])
+        for step in batches(entries, STEP):
+            pause()
+            rows = list(map(attrgetter(*names), step))
+            connection.exec_driver_sql(made.string, rows if made.positional else [dict(zip(names, row, strict=True)) for row in rows])
 
     @staticmethod
     def _add_up(connection: Connection, table: Table, key: tuple[int, str, str, str], sums: dict[str, int]) -> None:
         names = [column.name for column in table.primary_key]
-        here = and_(*(table.c[name] == value for name, value in zip(names, key, strict=True)))
-        changed = connection.execute(update(table).where(here).values({name: table.c[name] + amount for name, amount in sums.items()}))
+        changed = connection.execute(_adding(table), {**{f"of_{name}": value for name, value in zip(names, key, strict=True)}, **sums})
         if changed.rowcount == 0:
             connection.execute(insert(table).values(**dict(zip(names, key, strict=True)), **sums))
 
@@ -356,6 +369,20 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+@functools.lru_cache(maxsize=4)
+def _inserting(dialect: Dialect) -> SQLCompiler:
+    made = insert(usage).compile(dialect=dialect, column_keys=[column.name for column in usage.columns])
+    assert isinstance(made, SQLCompiler)  # noqa: S101  as every dialect of ours has it
+    return made
+
+
+@functools.cache
+def _adding(table: Table) -> Update:
+    """Adds amounts, which are parameters by their names, to the sums of a key, whose parts are `of_` and their names."""
+    here = and_(*(column == bindparam(f"of_{column.name}") for column in table.primary_key))
+    return update(table).where(here).values({name: table.c[name] + bindparam(name) for name in SUMS})
 
 
 def _sums(entries: Iterable[Entry]) -> dict[tuple[int, str, str, str], dict[str, int]]:

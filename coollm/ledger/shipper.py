@@ -6,13 +6,14 @@ import fcntl
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from coollm.core.batches import batches
+from coollm.core.pauses import no_pauses
 from coollm.core.types import Json
-from coollm.ledger.book import BATCH, DAY_MS, Ledger
+from coollm.ledger.book import BATCH, DAY_MS, STEP, Ledger
 from coollm.ledger.entry import Entry
 from coollm.ledger.usage_log import all_logs, compressed_logs, read_entries
 
@@ -22,11 +23,13 @@ _log = logging.getLogger("coollm.ledger")
 class Shipper:
     """A lock on a file lets one of the host work at a time, and is free when its process dies. All blocks."""
 
-    def __init__(self, log: Path, ledger: Ledger, lock: Path, host: str) -> None:
+    def __init__(self, log: Path, ledger: Ledger, lock: Path, host: str, pause: Callable[[], None] = no_pauses) -> None:
+        """`pause` is called between the steps of shipping."""
         self._log_path = log
         self._ledger = ledger
         self._lock_path = lock
         self._host = host
+        self._pause = pause
 
     def ship(self) -> int:
         """Ships what is new in all logs. Returns how many requests that were. Raises SQLAlchemyError and OSError."""
@@ -77,10 +80,15 @@ class Shipper:
     def _ship_entries(self, entries: Iterable[tuple[Entry | None, int]], name: str, inode: int, position: int, pruned: int) -> int:
         """Ships the entries of a log that is read from `position` on, but for those that were pruned: these are in the sums already."""
         new = 0
-        for batch in batches(entries, BATCH):
+        for batch in batches(self._step_by_step(entries), BATCH):
             position = batch[-1][1]
-            new += self._ledger.ship([entry for entry, _ in batch if entry is not None and entry.at_ms >= pruned], name, inode, position)
+            new += self._ledger.ship([entry for entry, _ in batch if entry is not None and entry.at_ms >= pruned], name, inode, position, self._pause)
         return new
+
+    def _step_by_step(self, entries: Iterable[tuple[Entry | None, int]]) -> Iterator[tuple[Entry | None, int]]:
+        for step in batches(entries, STEP):
+            self._pause()
+            yield from step
 
     def _verify(self) -> Json:
         lines = nonsense = 0

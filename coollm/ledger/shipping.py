@@ -1,7 +1,7 @@
 """The process that ships the usage log into the ledger: one for each host, started by a worker, ended with it, and started anew by another.
 
 In the workers it would take their time: SQL for thousands of lines a second, in a thread which holds up all requests whenever it holds the interpreter. It runs
-at a lower priority: the usage log has what the ledger has not got yet.
+at a lower priority and makes pauses: the usage log has what the ledger has not got yet.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from coollm.core.config.load import load_in_force
 from coollm.core.errors import CoollmError, OperationFailed
 from coollm.core.logs import log_file, open_log
 from coollm.core.paths import find_config, log_directory, state_directory
+from coollm.core.pauses import Pauses
 from coollm.core.secrets import Redactor
 from coollm.ledger.book import open_ledger
 from coollm.ledger.shipper import Shipper
@@ -100,7 +101,7 @@ def main() -> None:
         state = state_directory(config)
         settings = load_in_force(config, state).settings
         open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
-        shipper = Shipper(log_directory(config, state) / USAGE_LOG, open_ledger(settings, state), state / SHIPPER_LOCK, platform.node())
+        shipper = Shipper(log_directory(config, state) / USAGE_LOG, open_ledger(settings, state), state / SHIPPER_LOCK, platform.node(), Pauses())
     except (CoollmError, OSError) as error:
         _log.error("the usage log is not shipped", extra={"reason": str(error)})
         return
