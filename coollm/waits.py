@@ -33,26 +33,29 @@ class OfLoop(Generic[T]):
 
 
 class _Deadlines:
-    """What is waited for in one event loop: looked through every SWEEP_SECONDS, which is cheaper than a timer for each wait."""
+    """What is waited for in one event loop: looked through every SWEEP_SECONDS, which is cheaper than a timer for each wait. What is waited for no more is
+    found out then, too.
+    """
 
     def __init__(self, hub: Any) -> None:
         self.waiting: set[Waits] = set()
         self._timer = hub.loop.timer(SWEEP_SECONDS, SWEEP_SECONDS)
-        self._is_running = False
+        self.is_running = False
 
-    def add(self, one: Waits) -> None:
-        """It is waited for from now on."""
-        self.waiting.add(one)
-        if not self._is_running:
-            self._is_running = True
-            self._timer.start(self._sweep)
+    def start(self) -> None:
+        """Begins to look."""
+        self.is_running = True
+        self._timer.start(self._sweep)
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        for one in [one for one in self.waiting if one.until <= now]:
-            one.expire()
+        for one in list(self.waiting):
+            if not one.is_waited_for:
+                self.waiting.discard(one)
+            elif one.until <= now:
+                one.expire()
         if not self.waiting:
-            self._is_running = False
+            self.is_running = False
             self._timer.stop()
 
 
@@ -70,6 +73,11 @@ class Waits:
         self._waiter: Any = None
         self.until = 0.0
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a greenlet waits now."""
+        return self._waiter is not None
+
     def expire(self) -> None:
         """The time of whoever waits is over. Called by the loop."""
         waiter, self._waiter = self._waiter, None
@@ -79,12 +87,15 @@ class Waits:
     def _pause(self) -> None:
         """Waits to be woken. Raises TimeoutError at `until`."""
         self._waiter = getcurrent()
-        self._deadlines.add(self)
+        deadlines = self._deadlines
+        deadlines.waiting.add(self)
+        if not deadlines.is_running:
+            deadlines.start()
         try:
             self._hub.switch()
-        finally:
+        except BaseException:
             self._waiter = None
-            self._deadlines.waiting.discard(self)
+            raise
 
     def _wake(self) -> None:
         """Called by the loop."""

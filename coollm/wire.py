@@ -12,7 +12,6 @@ import _socket
 import contextlib
 import ssl
 import struct
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -137,7 +136,10 @@ class Wire(Waits):
             if self._is_ended:
                 return b""
             self._wait(until)
-        return self.take()
+        if len(pieces) > 1 or self._is_paused:
+            return self.take()
+        self._size = 0
+        return pieces.pop()
 
     def take(self) -> bytes:
         """What has come and was not read yet."""
@@ -194,8 +196,10 @@ class Wire(Waits):
         """Sends what was to be sent soon. Called by the loop, and by whoever wants to send more."""
         data, self._due = self._due, b""
         if data and self._error is None:
-            with contextlib.suppress(OSError):
-                self.post(data)
+            try:
+                self._post(data)
+            except OSError:
+                return
 
     def finish(self, until: float) -> None:
         """Waits until all that was sent soon or posted has gone. Raises TimeoutError, and OSError where the connection breaks."""
@@ -208,6 +212,9 @@ class Wire(Waits):
         """Sends without waiting: what there is no room for goes out as soon as there is. Raises OSError."""
         if self._due:
             self.send_due()
+        self._post(data)
+
+    def _post(self, data: bytes) -> None:
         sent = 0
         if self._writer is None:
             try:
@@ -294,8 +301,6 @@ class Wire(Waits):
         return _socket.socket(connection.family, _socket.SOCK_STREAM, 0, fileno=connection.detach())
 
     def _wait(self, until: float) -> None:
-        if until <= time.monotonic():
-            raise TimeoutError("timed out")
         self.until = until
         self._pause()
 
@@ -307,15 +312,26 @@ class Wire(Waits):
             return
         except OSError as error:
             self._error = error
+            self._tell()
+            return
+        if not data:
+            self._is_ended = True
         else:
-            if data:
-                self._is_fast = len(data) >= RECEIVE_BYTES
-                if self.is_plain and self.on_data is not None and self._waiter is None and not self._size:
+            self._is_fast = len(data) >= RECEIVE_BYTES
+            if self.is_plain and not self._size and not self._wants_room:  # as it is mostly
+                if self._waiter is not None:
+                    self._pieces.append(data)
+                    self._size = len(data)
+                    self._wake()
+                    return
+                if self.on_data is not None:
                     self.on_data(data)
                     return
-                self._take(data)
-            else:
-                self._is_ended = True
+            self._take(data)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Something has come, or the end has: whoever waits for it goes on, or is called."""
         if self._is_ended or self._error is not None:
             self._watcher.stop()
         elif self._size > HIGH_WATER_BYTES:

@@ -14,7 +14,7 @@ from coollm.core.types import RateLimit, Target, Usage, Value
 from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, KEY, REQUESTS, RUNNING, SESSION_TOKENS, TOKENS, KeyCharges, budget_charges, rate_charges
 from coollm.limits.estimate import Estimate
 from coollm.limits.scopes import CLIENT, LOCAL, TEAM, Scope, Scopes
-from coollm.stores.base import WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, Used, shortest_wait
+from coollm.stores.base import MINUTE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, Used, shortest_wait
 
 # Whose rates are told to a client, and which.
 WHOSE = (CLIENT, TEAM)
@@ -55,7 +55,7 @@ class Reservation(Value, frozen=True):
     @property
     def is_live(self) -> bool:
         """Whether anything of it counts as running."""
-        return any(charge.span.kind == "live" for charge in self.charges)
+        return bool([charge for charge in self.charges if charge.span is not MINUTE and charge.span.kind == "live"])  # sooner told than by `any`
 
 
 class Grant(Value, frozen=True):
@@ -135,7 +135,7 @@ class Limiter:
         # A later attempt leaves what the client holds as it is.
         first = Hold(id=lease.request_id, owner=self._owner, note=lease.note) if own else None
         leased = None
-        if any(one.charges for one in candidates):
+        if candidates and (candidates[0].charges or any(one.charges for one in candidates)):
             leased = Hold(id=f"{lease.request_id}/{lease.attempt}", owner=self._owner, note=lease.note)
         return self._store.decide(own, candidates, first, leased)
 
@@ -222,11 +222,14 @@ def _joined(first: Decision, then: Decision, offset: int) -> Decision:
 
 def _corrections(reservation: Reservation, usage: Usage, tokens: int) -> tuple[Correction, ...]:
     found = []
+    now = reservation.now
     for charge in reservation.charges:
-        what = meaning(charge.counter)[2]
+        counter = charge.counter
+        what = meaning(counter)[2]
         if what in ESTIMATED:
-            difference = _used(what, reservation, usage, tokens) - charge.amount
-            found.append(Correction(counter=charge.counter, bucket=charge.span.bucket(reservation.now), difference=difference))
+            span = charge.span
+            difference = (tokens if what != COST else _used(what, reservation, usage, tokens)) - charge.amount
+            found.append(Correction(counter=counter, bucket=int(now) if span is MINUTE else span.bucket(now), difference=difference))
     return tuple(found)
 
 

@@ -39,25 +39,26 @@ def read(headers: Mapping[str, str], now: float | None = None) -> tuple[RateLimi
 
 def write(dialect: str, limits: tuple[RateLimit, ...], now: float | None = None) -> dict[str, str]:
     """`limits` as headers of a dialect; OpenAI's where it has none of its own."""
-    table = HEADERS.get(dialect, HEADERS["openai"])
     written: dict[str, str] = {}
     for one in limits:
-        names = table.get(one.of)
-        if names is not None:
-            limit, remaining, reset = names
-            written[limit] = str(one.limit)
+        told = _told(dialect, one.of, one.limit, one.reset_seconds)
+        if told is not None:
+            limit, limit_text, remaining, reset, reset_text = told
+            written[limit] = limit_text
             written[remaining] = str(one.remaining)
-            if dialect == "claude":
-                instant = datetime.fromtimestamp((time.time() if now is None else now) + one.reset_seconds, UTC)
-                written[reset] = instant.strftime("%Y-%m-%dT%H:%M:%SZ")
-            else:
-                written[reset] = _duration(one.reset_seconds)
+            written[reset] = reset_text or _instant((time.time() if now is None else now) + one.reset_seconds)
     return written
 
 
-@functools.lru_cache(maxsize=100)
-def _duration(seconds: float) -> str:
-    return f"{seconds:g}s"
+@functools.lru_cache(maxsize=1000)
+def _told(dialect: str, of: str, limit: int, reset_seconds: float) -> tuple[str, str, str, str, str] | None:
+    """Names and texts of a limit's headers: all but what changes with each request. None where the dialect has no names for it."""
+    names = HEADERS.get(dialect, HEADERS["openai"]).get(of)
+    return None if names is None else (names[0], str(limit), names[1], names[2], "" if dialect == "claude" else f"{reset_seconds:g}s")
+
+
+def _instant(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def wait_seconds(headers: Mapping[str, str]) -> float | None:

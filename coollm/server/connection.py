@@ -21,7 +21,7 @@ import orjson
 from coollm.api.client_watch import WIRE_KEY
 from coollm.core.errors import ClientGone, InvalidRequest
 from coollm.server.answer import PIECE_SECONDS, Answer
-from coollm.server.heads import Head, Heads
+from coollm.server.heads import Head, Heads, Known
 from coollm.server.traffic import Traffic
 from coollm.wire import RECEIVE_BYTES, Wire
 
@@ -147,6 +147,7 @@ class Connection:
         self._has_head = False
         self._is_carried = False
         self._is_between = True
+        self._known: Known | None = None
 
     def serve(self) -> None:
         """Until the client or the gateway has enough. Raises OSError where the connection breaks."""
@@ -176,9 +177,10 @@ class Connection:
             if not data:
                 return None
             was_between = self._is_between
-            known = self._heads.take(data) if was_between else None
-            if known is not None:
-                return _known_request(*known)
+            taken = self._heads.take(data, self._known) if was_between else None
+            if taken is not None:
+                self._known = taken[0]
+                return _known_request(*taken)
             self._feed(data)
             if self._requests:
                 if was_between:
@@ -395,9 +397,9 @@ class Connection:
             return
 
 
-def _known_request(head: Head, length: bytes, body: bytes) -> _Request:
+def _known_request(known: Known, length: bytes, body: bytes) -> _Request:
     request = _Request()
-    request.method, request.target, request.version, request.keeps_alive, environ = head
+    request.method, request.target, request.version, request.keeps_alive, environ = known.head
     request.environ = environ.copy()
     request.environ["CONTENT_LENGTH"] = length.decode()
     request.body.append(body)

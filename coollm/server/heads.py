@@ -32,20 +32,36 @@ class Head(NamedTuple):
     environ: dict[str, Any]
 
 
+class Known(NamedTuple):
+    """A head: its bytes before and after the digits of the length, and what it comes to."""
+
+    before: bytes
+    after: bytes
+    head: Head
+
+
 class Heads:
     """Those of one listener."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Head] = {}
+        self._known: dict[bytes, Known] = {}
 
-    def take(self, data: bytes) -> tuple[Head, bytes, bytes] | None:
-        """Of a whole request whose head is known: that, the digits of the body's length, and the body. None for anything else."""
+    def take(self, data: bytes, last: Known | None = None) -> tuple[Known, bytes, bytes] | None:
+        """Of a whole request whose head is known: that, the digits of the body's length, and the body. None for anything else. It is most likely the `last`
+        one of its connection.
+        """
+        if last is not None and data.startswith(last.before):
+            begins = len(last.before)
+            ends = data.find(b"\r", begins, begins + MOST_DIGITS + 1)
+            if ends > begins and data.startswith(last.after, ends):
+                length, body = data[begins:ends], data[ends + len(last.after) :]
+                return (last, length, body) if length.isdigit() and len(body) == int(length) else None
         found = _parts(data)
         if found is None:
             return None
-        name, length, body_at = found
-        head = self._known.get(name)
-        return None if head is None else (head, length, data[body_at:])
+        before, length, after, body_at = found
+        known = self._known.get(before + after)
+        return None if known is None else (known, length, data[body_at:])
 
     def learn(self, data: bytes, length: bytes, head: Head) -> None:
         """Remembers the head of a whole request, as the parser has taken it; `length` is the only one that it tells."""
@@ -54,11 +70,12 @@ class Heads:
             return
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
-        self._known[found[0]] = head
+        before, _, after, _ = found
+        self._known[before + after] = Known(before, after, head)
 
 
-def _parts(data: bytes) -> tuple[bytes, bytes, int] | None:
-    """The head without the digits of the length, those, and where the body begins; None for what is not one whole request with a body."""
+def _parts(data: bytes) -> tuple[bytes, bytes, bytes, int] | None:
+    """The head before the digits of the length, those, the head after them, and where the body begins; None for what is not one whole request with a body."""
     end = data.find(_END, 0, LONGEST_KNOWN_BYTES)
     if end < 0:
         return None
@@ -73,4 +90,4 @@ def _parts(data: bytes) -> tuple[bytes, bytes, int] | None:
     length, body_at = data[begins:ends], end + len(_END)
     if not length.isdigit() or len(length) > MOST_DIGITS or len(data) - body_at != int(length):
         return None
-    return data[:begins] + data[ends:body_at], length, body_at
+    return data[:begins], length, data[ends:body_at], body_at

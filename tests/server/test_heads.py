@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coollm.server.heads import LONGEST_KNOWN_BYTES, MOST_KNOWN, Head, Heads
+from coollm.server.heads import LONGEST_KNOWN_BYTES, MOST_KNOWN, Head, Heads, Known
 from tests.server.test_connection import bodies, talk
 
 BODIES = (b"a", b"0123456789", b"x" * 2000)
@@ -24,10 +24,17 @@ class Counted(Heads):
 
     taken = 0
 
-    def take(self, data: bytes) -> tuple[Head, bytes, bytes] | None:
-        found = super().take(data)
+    def take(self, data: bytes, last: Known | None = None) -> tuple[Known, bytes, bytes] | None:
+        found = super().take(data, last)
         self.taken += found is not None
         return found
+
+
+class Parsed(Heads):
+    """Knows nothing."""
+
+    def take(self, data: bytes, last: Known | None = None) -> None:
+        return None
 
 
 def test_the_same_head_with_other_lengths() -> None:
@@ -124,6 +131,8 @@ def test_it_is_answered_as_the_parser_would(headers: list[tuple[bytes, bytes]], 
         talk(post(known).replace(b"content-length", b"Content-Length"), heads=heads)
     talk(request, heads=heads)
     assert without_date(talk(request, heads=heads)) == without_date(talk(request, heads=Heads()))
+    one_connection = post(b"abc"), request
+    assert without_date(talk(*one_connection, heads=heads, pause=0.005)) == without_date(talk(*one_connection, heads=Parsed(), pause=0.005))
 
 
 def without_date(said: bytes) -> bytes:
