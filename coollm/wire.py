@@ -36,9 +36,12 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class _Outbox:
-    """What is to be sent in this turn of one event loop: together, so that whoever gets it is woken once, and not for each piece.
+    """What is to be sent in this turn of one event loop: together, so that whoever gets it is woken once, and not for each piece. Nothing waits when there is
+    nothing else to do in this turn.
 
     To wake a process that sleeps was nearly half of what the kernel did for a request (perf, 64 clients).
+
+    Source: `ev_pending_count` of libev, which is gevent's `pendingcnt`.
     """
 
     def __init__(self, hub: Any) -> None:
@@ -47,11 +50,12 @@ class _Outbox:
 
     def add(self, wire: Wire) -> None:
         """It has something to send."""
-        self._waiting.append(wire)
-        if len(self._waiting) == 1:
-            self._loop.run_callback(self.empty)
-        elif len(self._waiting) >= MOST_TOGETHER:
+        waiting = self._waiting
+        waiting.append(wire)
+        if not self._loop.pendingcnt or len(waiting) >= MOST_TOGETHER:
             self.empty()
+        elif len(waiting) == 1:
+            self._loop.run_callback(self.empty)
 
     def empty(self) -> None:
         """Sends all."""
