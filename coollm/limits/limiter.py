@@ -11,7 +11,7 @@ import msgspec
 from coollm.core.errors import LimitReached, NotAllowed
 from coollm.core.money import nano_usd
 from coollm.core.types import RateLimit, Target, Usage, Value
-from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, KEY, REQUESTS, RUNNING, SESSION_TOKENS, TOKENS, KeyCharges, budget_charges, rate_charges
+from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, REQUESTS, RUNNING, SESSION_TOKENS, TOKENS, KeyCharges, budget_charges, rate_charges
 from coollm.limits.estimate import Estimate
 from coollm.limits.scopes import CLIENT, LOCAL, TEAM, Scope, Scopes
 from coollm.stores.base import MINUTE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, Used, shortest_wait
@@ -80,7 +80,7 @@ class Limiter:
     def __init__(self, store: Store, scopes: Scopes, owner: str) -> None:
         self._store = store
         self._owner = owner
-        self._fullness: dict[str, tuple[float, float]] = {}
+        self._fullness: dict[str, tuple[Used, float]] = {}
         self._of_keys: dict[str, KeyCharges] = {}
         self._cooling: dict[str, float] = {}
         self.scopes = scopes
@@ -90,16 +90,17 @@ class Limiter:
 
         Raises LimitReached if it is the client who has no room, NotAllowed if its budget cannot hold for any target, and StoreError.
         """
-        charged = time.time()
+        charged, request_id = time.time(), lease.request_id
+        name = f"{request_id}/{lease.attempt}"
         own = rate_charges(lease.scopes, estimate) if lease.is_first else []
         budgeted = (*lease.scopes, *lease.extra) if lease.extra else lease.scopes
         bounded = self._bounded(budgeted, estimate, targets) if self.scopes.has_budgets else targets
         alone = 1 if len(bounded) > 1 and not (self._cooling and self._cools(bounded[0].key)) else len(bounded)
         candidates = [self._candidate(budgeted, target, estimate, charged) for target in bounded[:alone]]
-        decision = self._decide(lease, own, candidates)
+        decision = self._decide(lease, name, own, candidates)
         if decision.chosen is None and decision.refused is None and alone < len(bounded):
             others = [self._candidate(budgeted, target, estimate, charged) for target in bounded[alone:]]
-            decision = _joined(decision, self._decide(lease, own, others), alone)
+            decision = _joined(decision, self._decide(lease, name, own, others), alone)
             candidates += others
         if decision.refused is not None:
             raise _refusal(decision.refused, decision)
@@ -109,14 +110,14 @@ class Limiter:
         if decision.chosen is None:
             return None, decision
         now = time.monotonic()
+        fullness = self._fullness
         for used in decision.used[len(own) :]:
-            if meaning(used.counter)[0] == KEY:
-                self._fullness[used.counter] = (used.used / (used.limit or 1), now)
-        target, request_id = bounded[decision.chosen], lease.request_id
+            fullness[used.counter] = used, now
+        target = bounded[decision.chosen]
         epoch = self._store.epoch
         client = Reservation(id=request_id, now=decision.now, charges=tuple(own), target=target, epoch=epoch) if lease.is_first else None
         charges = candidates[decision.chosen].charges
-        key = Reservation(id=f"{request_id}/{lease.attempt}", now=decision.now, charges=charges, target=target, epoch=epoch)
+        key = Reservation(id=name, now=decision.now, charges=charges, target=target, epoch=epoch)
         room = client_room(decision.used[: len(own)]) if own else ()
         budgets = budgets_used(decision) if self.scopes.has_budgets else ()
         return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), room=room, budgets=budgets), decision
@@ -131,12 +132,12 @@ class Limiter:
         del self._cooling[key]
         return False
 
-    def _decide(self, lease: Lease, own: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
+    def _decide(self, lease: Lease, name: str, own: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
         # A later attempt leaves what the client holds as it is.
         first = Hold(id=lease.request_id, owner=self._owner, note=lease.note) if own else None
         leased = None
         if candidates and (candidates[0].charges or any(one.charges for one in candidates)):
-            leased = Hold(id=f"{lease.request_id}/{lease.attempt}", owner=self._owner, note=lease.note)
+            leased = Hold(id=name, owner=self._owner, note=lease.note)
         return self._store.decide(own, candidates, first, leased)
 
     def _candidate(self, scopes: Sequence[Scope], target: Target, estimate: Estimate, charged: float) -> Candidate:
@@ -163,8 +164,11 @@ class Limiter:
 
     def fullness(self, counter: str) -> float:
         """Share of a limit that is used, 0 to 1, as far as this worker knows: its last decision, fading over the window."""
-        share, since = self._fullness.get(counter, (0.0, 0.0))
-        return min(1.0, share) * max(0.0, 1 - (time.monotonic() - since) / WINDOW_SECONDS)
+        found = self._fullness.get(counter)
+        if found is None:
+            return 0.0
+        used, since = found
+        return min(1.0, used.used / (used.limit or 1)) * max(0.0, 1 - (time.monotonic() - since) / WINDOW_SECONDS)
 
     def charges(self, scopes: Sequence[Scope], estimate: Estimate, target: Target) -> tuple[Charge, ...]:
         """All that a request to a target would be charged."""
@@ -220,16 +224,23 @@ def _joined(first: Decision, then: Decision, offset: int) -> Decision:
     return msgspec.structs.replace(then, chosen=chosen, skipped=skipped, retry_after_seconds=wait)
 
 
+@functools.lru_cache(maxsize=MOST_REMEMBERED)
+def _estimated(counter: str) -> str:
+    """What a counter counts, if that is reserved by an estimate."""
+    what = meaning(counter)[2]
+    return what if what in ESTIMATED else ""
+
+
 def _corrections(reservation: Reservation, usage: Usage, tokens: int) -> tuple[Correction, ...]:
     found = []
     now = reservation.now
     for charge in reservation.charges:
-        counter = charge.counter
-        what = meaning(counter)[2]
-        if what in ESTIMATED:
+        what = _estimated(charge.counter)
+        if what:
             span = charge.span
-            difference = (tokens if what != COST else _used(what, reservation, usage, tokens)) - charge.amount
-            found.append(Correction(counter=counter, bucket=int(now) if span is MINUTE else span.bucket(now), difference=difference))
+            used = tokens if what != COST else _used(what, reservation, usage, tokens)
+            bucket = int(now) if span is MINUTE else span.bucket(now)
+            found.append(Correction(counter=charge.counter, bucket=bucket, difference=used - charge.amount))
     return tuple(found)
 
 
@@ -238,17 +249,26 @@ def _used(what: str, reservation: Reservation, usage: Usage, tokens: int) -> int
     return nano_usd(reservation.target.cost_usd(usage) or 0.0) if what == COST else tokens
 
 
+@functools.lru_cache(maxsize=MOST_REMEMBERED)
+def _told(counter: str) -> str:
+    """What a counter counts, if that is a rate that clients are told of."""
+    kind, _, what = meaning(counter)
+    return what if kind in WHOSE and what in RATES else ""
+
+
 def client_room(used: Iterable[Used]) -> tuple[RateLimit, ...]:
     """What is left of the rates of the client, or of its team where that is less. All of it is there again when the window has passed without another
     request.
     """
     least: dict[str, RateLimit] = {}
     for one in used:
-        kind, _, what = meaning(one.counter)
-        if kind in WHOSE and what in RATES:
-            left = one.limit - one.used if one.used < one.limit else 0
-            if what not in least or left < least[what].remaining:
-                least[what] = RateLimit(of=what, limit=one.limit, remaining=left, reset_seconds=WINDOW_SECONDS)
+        what = _told(one.counter)
+        if what:
+            limit = one.limit
+            left = limit - one.used if one.used < limit else 0
+            known = least.get(what)
+            if known is None or left < known.remaining:
+                least[what] = RateLimit(of=what, limit=limit, remaining=left, reset_seconds=WINDOW_SECONDS)
     return tuple(least.values())
 
 

@@ -71,14 +71,10 @@ class _Counter:
         """Changes a bucket that is there."""
         held = self.buckets.get(bucket)
         if held is not None:
-            change = max(-held.amount, difference)
+            change = difference if held.amount + difference >= 0 else -held.amount
             held.amount += change
             if bucket >= self.oldest:
                 self.total += change
-
-
-_Made = tuple[_Counter, _Bucket, int, Used]
-"""A charge that was made: its counter and bucket, the amount, and how full that is now."""
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -115,34 +111,35 @@ class MemoryStore:
         for hold in (own, leased):
             if hold is not None and hold.id in holds:
                 self._end(hold.id, takes_back=True)
-        made: list[_Made] = []
-        full = self._charge_all(charges, now, made)
+        used: list[Used] = []
+        full = self._charge_all(charges, now, used)
         if full is not None:
-            _undo(made)
+            self._undo(charges, now, len(used))
             refused, wait = full
             told = tuple(Used(counter=one.counter, used=self._used(one, now), limit=one.limit) for one in charges)
             return Decision(refused=refused, retry_after_seconds=wait, used=told)
         skipped: list[Skipped] = []
         for index, candidate in enumerate(candidates):
-            before = len(made)
-            reason = self._why_not(candidate, now, made)
+            reason = self._why_not(candidate, now, used)
             if reason is None:
                 if own is not None and charges:
                     holds[own.id] = _Held(own, candidate.key, now, held_parts(charges, now))
                 if leased is not None and candidate.charges:
                     holds[leased.id] = _Held(leased, candidate.key, now, held_parts(candidate.charges, now))
-                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=tuple([one[3] for one in made]))
-            _undo(made[before:])
-            del made[before:]
+                return Decision(chosen=index, now=now, skipped=tuple(skipped), used=tuple(used))
+            self._undo(candidate.charges, now, len(used) - len(charges))
+            del used[len(charges) :]
             skipped.append(reason)
-        _undo(made)
+        self._undo(charges, now, len(charges))
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         for one in settlements:
             if self._end(one.hold, takes_back=False):
                 for correction in one.corrections:
-                    self._add(correction.counter, correction.bucket, correction.difference)
+                    counter = self._counters.get(correction.counter)
+                    if counter is not None:
+                        counter.add(correction.bucket, correction.difference)
 
     def cancel(self, holds: Sequence[str]) -> None:
         for hold in holds:
@@ -225,41 +222,51 @@ class MemoryStore:
         if found is not None:
             found.add(bucket, difference)
 
-    def _why_not(self, candidate: Candidate, now: float, made: list[_Made]) -> Skipped | None:
+    def _why_not(self, candidate: Candidate, now: float, used: list[Used]) -> Skipped | None:
         """Charges a candidate, or says why it cannot be charged now: what was made of its charges until then is to be undone."""
         if candidate.key in self._cooling:
             until, cause = self._cooling[candidate.key]
             if until > now:
                 return Skipped(key=candidate.key, reason=f"cooling: {cause}", retry_after_seconds=until - now)
-        full = self._charge_all(candidate.charges, now, made)
+        full = self._charge_all(candidate.charges, now, used)
         if full is not None:
             charge, wait = full
             return Skipped(key=candidate.key, reason=f"limit: {charge.counter}", retry_after_seconds=wait)
         return None
 
-    def _charge_all(self, charges: Sequence[Charge], now: float, made: list[_Made]) -> tuple[Charge, float | None] | None:
-        """Charges one after the other, as `made` tells. Returns the first for which there is no room, and the seconds until there is; None if all went in."""
-        second = int(now)
+    def _charge_all(self, charges: Sequence[Charge], now: float, used: list[Used]) -> tuple[Charge, float | None] | None:
+        """Charges one after the other, and appends to `used` how full each counter is then. Returns the first for which there is no room, and the seconds until
+        there is; None if all went in.
+        """
+        second, counters = int(now), self._counters
         for charge in charges:
-            amount, span = charge.amount, charge.span
-            counter = self._counters.get(charge.counter)
+            name, span, limit = charge.counter, charge.span, charge.limit
+            counter = counters.get(name)
             if counter is None:
-                counter = self._counters[charge.counter] = _Counter()
+                counter = counters[name] = _Counter()
             if span is MINUTE:  # as most are
                 bucket, oldest = second, second - WINDOW_SECONDS
             else:
                 bucket, oldest = span.bucket(now), span.oldest(now)
-            used = (counter.total if counter.oldest == oldest else counter.used(oldest)) + amount
-            if used > charge.limit:
+            amount = charge.amount
+            total = (counter.total if counter.oldest == oldest else counter.used(oldest)) + amount
+            if total > limit:
                 there = [(place, one.amount) for place, one in counter.buckets.items() if place >= oldest]
                 return charge, seconds_until_room(there, charge, now)
             held = counter.buckets.get(bucket)
             if held is None:
                 held = counter.buckets[bucket] = _Bucket(span.expires(now))
             held.amount += amount
-            counter.total = used
-            made.append((counter, held, amount, Used(counter=charge.counter, used=used, limit=charge.limit)))
+            counter.total = total
+            used.append(Used(name, total, limit))
         return None
+
+    def _undo(self, charges: Sequence[Charge], now: float, count: int) -> None:
+        """Takes back the first `count` charges, which were made at `now`."""
+        for charge in charges[:count]:
+            counter = self._counters[charge.counter]
+            counter.buckets[charge.span.bucket(now)].amount -= charge.amount
+            counter.total -= charge.amount
 
     def _used(self, charge: Charge, now: float) -> int:
         counter = self._counters.get(charge.counter)
@@ -276,9 +283,3 @@ class MemoryStore:
         for timed in (self._cooling, self._claims):
             for key in [key for key, (until, _) in timed.items() if until <= now]:
                 del timed[key]
-
-
-def _undo(made: Sequence[_Made]) -> None:
-    for counter, held, amount, _ in made:
-        held.amount -= amount
-        counter.total -= amount

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gevent
 import pytest
@@ -162,31 +162,72 @@ def test_a_waiter_is_given_its_value_its_failure_or_its_time() -> None:
     assert early.wait() == 1
 
 
+def busily(work: Callable[[], None]) -> None:
+    """Does `work` in a turn of the loop in which something else has come, too."""
+    pairs = [socket.socketpair() for _ in range(2)]
+    wires = [plain_wire(ours) for ours, _ in pairs]
+    told: list[BaseException | None] = []
+
+    def came(_: bytes) -> None:
+        if not told:
+            told.append(None)
+            try:
+                work()
+            except BaseException as error:
+                told[0] = error
+
+    for wire, (_, theirs) in zip(wires, pairs, strict=True):
+        wire.on_data = came
+        theirs.send(b"!")
+    gevent.sleep(0.02)
+    for wire, (_, theirs) in zip(wires, pairs, strict=True):
+        wire.close()
+        theirs.close()
+    assert told
+    if told[0] is not None:
+        raise told[0]
+
+
+def has_nothing(peer: socket.socket) -> bool:
+    peer.settimeout(0.0)
+    try:
+        peer.recv(10)
+    except BlockingIOError:
+        return True
+    return False
+
+
 def test_what_is_sent_soon_goes_out_together_when_the_turn_is_over(pair: tuple[Wire, socket.socket]) -> None:
     wire, theirs = pair
     ours, others = socket.socketpair()
     second = plain_wire(ours)
-    for one, peer in ((wire, theirs), (second, others)):
-        one.send_soon(b"soon", soon())
-        peer.settimeout(0.0)
-        with pytest.raises(BlockingIOError):
-            peer.recv(10)
-    gevent.sleep(0)
+
+    def send() -> None:
+        for one, peer in ((wire, theirs), (second, others)):
+            one.send_soon(b"soon", soon())
+            assert has_nothing(peer)
+
+    busily(send)
     assert (theirs.recv(10), others.recv(10)) == (b"soon", b"soon")
     second.close()
     others.close()
 
 
+def test_what_is_sent_soon_goes_out_at_once_when_there_is_nothing_else_to_do(pair: tuple[Wire, socket.socket]) -> None:
+    wire, theirs = pair
+    gevent.sleep(0)
+    wire.send_soon(b"soon", soon())
+    assert not has_nothing(theirs)
+
+
 def test_what_is_sent_soon_keeps_its_place(pair: tuple[Wire, socket.socket]) -> None:
     wire, theirs = pair
     for later in (lambda: wire.send(b" then", soon()), lambda: wire.post(b" then"), lambda: wire.send_soon(b" then", soon()), lambda: wire.post_soon(b" then")):
-        wire.send_soon(b"first", soon())
-        later()
-        gevent.sleep(0)
-        assert theirs.recv(100) == b"first then"
-    for piece in (b"la", b"s", b"t"):
-        wire.post_soon(piece)
-    wire.close()
+        for do in (busily, lambda work: work()):
+            do(lambda later=later: (wire.send_soon(b"first", soon()), later()))
+            gevent.sleep(0)
+            assert theirs.recv(100) == b"first then"
+    busily(lambda: [wire.post_soon(piece) for piece in (b"la", b"s", b"t")] and wire.close())
     assert theirs.recv(100) == b"last"
 
 
@@ -195,12 +236,13 @@ def test_nobody_waits_for_too_many_others(monkeypatch: pytest.MonkeyPatch) -> No
     gevent.sleep(0)  # nothing waits yet
     pairs = [socket.socketpair() for _ in range(4)]
     wires = [plain_wire(ours) for ours, _ in pairs]
-    for wire in wires:
-        wire.send_soon(b"x", soon())
-    for _, theirs in pairs[:3]:
-        theirs.settimeout(0.0)
-        assert theirs.recv(10) == b"x"
-    gevent.sleep(0)
+
+    def send() -> None:
+        for wire in wires:
+            wire.send_soon(b"x", soon())
+        assert [has_nothing(theirs) for _, theirs in pairs] == [False, False, False, True]
+
+    busily(send)
     assert pairs[3][1].recv(10) == b"x"
     for wire, (_, theirs) in zip(wires, pairs, strict=True):
         wire.close()
