@@ -1,7 +1,8 @@
 """The end of requests: their lines in the usage log, then their settlements.
 
 First the line, before the client has its answer: who is killed between the two leaves a hold, which is settled at its estimate and not counted twice. What
-ends in one turn of the event loop is told to the log and the metrics, and settled in one decision of the store, when its answers have gone out.
+ends in one turn of the event loop has its lines written together, before anything is sent; it is told to the log and the metrics, and settled in one decision
+of the store, when its answers have gone out.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Callable, Sequence
 import gevent
 
 from coollm.core.types import Usage
-from coollm.ledger.entry import entry_of
+from coollm.ledger.entry import Entry, entry_of
 from coollm.ledger.usage_log import UsageLog
 from coollm.limits.limiter import Limiter, Reservation
 from coollm.stores.base import StoreError
 from coollm.telemetry.record import RequestRecord
+from coollm.wire import before_sending
 
 Reservations = Sequence[Reservation | None]
 
@@ -31,13 +33,16 @@ class Closer:
         self._usage_log = usage_log
         self._limiter = limiter
         self._watch = watch
+        self._lines: list[Entry] = []
         self._told: list[RequestRecord] = []
         self._due: list[tuple[Reservations, Usage]] = []
         self._is_called = False
 
     def tell(self, record: RequestRecord) -> None:
-        """A request has ended; its line is in the usage log when this returns."""
-        self._usage_log.write(entry_of(record))
+        """A request has ended; its line is in the usage log before anything more is sent."""
+        self._lines.append(entry_of(record))
+        if len(self._lines) == 1:
+            before_sending(self._write)
         self._told.append(record)
         self._call()
 
@@ -55,7 +60,8 @@ class Closer:
         self._settle([(reservations, usage)])
 
     def flush(self) -> None:
-        """Watches and settles all that waits."""
+        """Writes, watches and settles all that waits."""
+        self._write()
         self._is_called = False
         (told, self._told), (due, self._due) = (self._told, []), (self._due, [])
         try:
@@ -71,8 +77,14 @@ class Closer:
             self._is_called = True
             gevent.get_hub().loop.run_callback(gevent.spawn, self.flush)
 
+    def _write(self) -> None:
+        if self._lines:
+            lines, self._lines = self._lines, []
+            self._usage_log.write(*lines)
+
     def _settle(self, due: Sequence[tuple[Reservations, Usage]]) -> None:
         """A store that fails now leaves estimates standing, which is the safe side, and fails no request that was served."""
+        self._write()
         try:
             self._limiter.settle(due)
         except StoreError:

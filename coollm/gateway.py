@@ -207,25 +207,26 @@ class Gateway:
     def _send_once(self, run: Run, grant: Grant, cancellation: Cancellation) -> Sent:
         """One call of one vendor. Raises VendorError or Cancelled; whatever it opened is closed, or belongs to the stream it returns."""
         target, call = grant.target, run.call
+        request = call.request
         account = self._accounts[target.provider]
         started = time.monotonic()
         stats = self.router.board.begin(target.key)
         vendor = VendorCall(self._upstream, account.dialect, cancellation)
         try:
             losses = Losses(may_drop=self._policy.drop_unsupported)
-            vendor.open(call.request, target, account.base_url, account.keys[target.key_id].read(), losses)
+            vendor.open(request, target, account.base_url, account.keys[target.key_id].read(), losses)
             call.record.dropped = tuple(losses.dropped)
-            if isinstance(call.request, PassThroughRequest):
+            if isinstance(request, PassThroughRequest):
                 return self._passed_through(run, grant, vendor, started)
-            if call.request.stream and vendor.is_stream:
+            if request.stream and vendor.is_stream:
                 stream = StreamAnswer(self, run, grant, vendor, started)
                 stream.wait_for_content()
                 run.succeeded(target, started)
                 return stream
-            body = vendor.read()
-            is_forwarded = vendor.form.wire == call.face.wire and not call.request.stream
-            usage = vendor.form.usage(body) if is_forwarded and run.flight is None else None
-            content = None if usage is not None else vendor.form.decode(call.request, body)
+            body, form = vendor.read(), vendor.form
+            is_forwarded = form.wire == call.face.wire and not request.stream
+            usage = form.usage(body) if is_forwarded and run.flight is None else None
+            content = None if usage is not None else form.decode(request, body)
         except BaseException as error:
             stats.end()
             vendor.close(is_wanted=False)

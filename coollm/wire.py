@@ -47,6 +47,20 @@ class _Outbox:
     def __init__(self, hub: Any) -> None:
         self._loop = hub.loop
         self._waiting: list[Wire] = []
+        # What is to be done before anything is sent.
+        self.first: list[Callable[[], None]] = []
+
+    def add_first(self, work: Callable[[], None]) -> None:
+        """To be done before anything more is sent."""
+        self.first.append(work)
+        if len(self.first) == 1:
+            self._loop.run_callback(self.do_first)
+
+    def do_first(self) -> None:
+        """Does all of it."""
+        first, self.first = self.first, []
+        for work in first:
+            work()
 
     def add(self, wire: Wire) -> None:
         """It has something to send."""
@@ -65,6 +79,11 @@ class _Outbox:
 
 
 _outboxes = OfLoop(_Outbox)
+
+
+def before_sending(work: Callable[[], None]) -> None:
+    """Does `work` before another byte is sent over any wire of this thread's loop, and when this turn of it is over at the latest."""
+    _outboxes.of(gevent.get_hub()).add_first(work)
 
 
 class Wire(Waits):
@@ -163,6 +182,8 @@ class Wire(Waits):
             self.send_due()
         if self.backlog:
             self._wait_for_backlog(until)
+        if self._outbox.first:
+            self._outbox.do_first()
         try:
             sent = self._socket.send(data)
         except (BlockingIOError, InterruptedError):
@@ -219,6 +240,8 @@ class Wire(Waits):
         self._post(data)
 
     def _post(self, data: bytes) -> None:
+        if self._outbox.first:
+            self._outbox.do_first()
         sent = 0
         if self._writer is None:
             try:

@@ -1,6 +1,6 @@
 """The usage log: one JSON line for each request, appended before anything else is told, so that a killed worker loses nothing.
 
-A line is one `write` to a file that is open for appending, which the kernel does not mix with another's. The disk has it within a second (fsync in a thread).
+Lines are one `write` to a file that is open for appending, which the kernel does not mix with another's. The disk has them within a second (fsync in a thread).
 
 While the disk is full, lines wait in the worker's memory, and are written when there is room again: requests go on, and `/health` says so. When MOST_WAITING
 lines wait in a worker it admits no more requests: what they cost could not be told.
@@ -54,11 +54,12 @@ class UsageLog:
         """Whether so many wait that no more requests may be admitted."""
         return len(self._waiting) >= MOST_WAITING
 
-    def write(self, entry: Entry) -> None:
-        """Appends one line, or keeps it until there is room."""
-        self._waiting.append(entry.write())
-        if len(self._waiting) == 1:  # the others are written by `run`
-            self._write_waiting(entry.request_id)
+    def write(self, *entries: Entry) -> None:
+        """Appends a line for each, or keeps them until there is room."""
+        is_behind = self.is_behind
+        self._waiting.extend([entry.write() for entry in entries])
+        if not is_behind:  # else they are written by `run`
+            self._write_waiting(entries[0].request_id)
 
     def run(self) -> None:
         """Until the worker ends: what was written reaches the disk, and what waits is tried again."""
@@ -74,15 +75,14 @@ class UsageLog:
         """Writes lines in their order until one does not fit."""
         try:
             self._follow_rotation()
-            while self._waiting:
-                line = self._waiting[0]
-                written = os.write(self._descriptor, line)
-                self._is_dirty = True
-                if written < len(line):
-                    if not self._take_back(written):
-                        self._waiting[0] = line[written:]
-                    raise OSError(errno.ENOSPC, "a line went in only in part")
-                self._waiting.popleft()
+            written = os.write(self._descriptor, b"".join(self._waiting))
+            self._is_dirty = True
+            while self._waiting and written >= len(self._waiting[0]):
+                written -= len(self._waiting.popleft())
+            if self._waiting:
+                if written and not self._take_back(written):
+                    self._waiting[0] = self._waiting[0][written:]
+                raise OSError(errno.ENOSPC, "a line went in only in part")
         except OSError as error:
             if request_id is not None:
                 _log.error("the usage log cannot be written: its lines wait", extra={"request_id": request_id, "reason": error.strerror})

@@ -62,19 +62,25 @@ class KeyStats:
         before = self.weight * math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS) if self.weight else 0.0
         # Even attempts at the same moment move the figures by a tenth.
         kept = before / (before + 1) if before < 9 else 0.9
+        new = 1 - kept
         self._seen, self.weight = now, before + 1
-        self.error_rate = self.error_rate * kept + failed * (1 - kept)
-        self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
         self.attempts += 1
-        self.failures += failed
-        self.seconds += latency_seconds or 0.0
-        if latency_seconds is not None:
-            if not self.latency_seconds:
-                self.latency_seconds = self.peak_seconds = latency_seconds
-                return
-            self.latency_seconds = self.latency_seconds * kept + latency_seconds * (1 - kept)
-            peak = self.peak_seconds * kept + latency_seconds * (1 - kept)
-            self.peak_seconds = max(peak, latency_seconds)
+        if failed:
+            self.error_rate = self.error_rate * kept + new
+            self.consecutive_failures += 1
+            self.failures += 1
+        else:
+            self.error_rate *= kept
+            self.consecutive_failures = 0
+        if latency_seconds is None:
+            return
+        self.seconds += latency_seconds
+        if not self.latency_seconds:
+            self.latency_seconds = self.peak_seconds = latency_seconds
+            return
+        self.latency_seconds = self.latency_seconds * kept + latency_seconds * new
+        peak = self.peak_seconds * kept + latency_seconds * new
+        self.peak_seconds = max(peak, latency_seconds)
 
     def end(self) -> None:
         """An attempt no longer occupies the key."""
