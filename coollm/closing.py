@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import gevent
 
 from coollm.core.types import Usage
-from coollm.ledger.entry import Entry, entry_of
+from coollm.ledger.entry import entry_of
 from coollm.ledger.usage_log import UsageLog
 from coollm.limits.limiter import Limiter, Reservation
 from coollm.stores.base import StoreError
@@ -33,14 +33,14 @@ class Closer:
         self._usage_log = usage_log
         self._limiter = limiter
         self._watch = watch
-        self._lines: list[Entry] = []
+        self._lines: list[bytes] = []
         self._told: list[RequestRecord] = []
         self._due: list[tuple[Reservations, Usage]] = []
         self._is_called = False
 
     def tell(self, record: RequestRecord) -> None:
         """A request has ended; its line is in the usage log before anything more is sent."""
-        self._lines.append(entry_of(record))
+        self._lines.append(entry_of(record).write())
         if len(self._lines) == 1:
             before_sending(self._write)
         self._told.append(record)

@@ -188,12 +188,12 @@ class Exchange:
     def start(self, head: bytes, body: bytes | Body) -> Exchange:
         """Sends the request and reads the head of the answer. Closes itself if it fails."""
         try:
-            until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
             if isinstance(body, bytes) and len(body) < SMALL_BODY_BYTES:
+                until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
                 self._open_wire().send_soon(head + body, until)
             else:
                 self._send_pieces(head, body)
-            until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
+                until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
             while not self._has_head:
                 self._receive(until)
         except BaseException as error:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 MASK = "********"
 
 # Texts of others that come with each request (a model's name) are looked through once.
-MOST_REMEMBERED = 2000
+MOST_REMEMBERED = 500
 LONGEST_REMEMBERED = 200
 
 # Shorter values would black out ordinary words in the logs.
@@ -80,7 +80,9 @@ class Redactor:
         found = self._remembered.get(text)
         if found is None:
             found = self(text)
-            if len(text) <= LONGEST_REMEMBERED and len(self._remembered) < MOST_REMEMBERED:
+            if len(text) <= LONGEST_REMEMBERED:
+                if len(self._remembered) >= MOST_REMEMBERED:
+                    self._remembered.clear()
                 self._remembered[text] = found
         return found
 

@@ -54,12 +54,12 @@ class UsageLog:
         """Whether so many wait that no more requests may be admitted."""
         return len(self._waiting) >= MOST_WAITING
 
-    def write(self, *entries: Entry) -> None:
-        """Appends a line for each, or keeps them until there is room."""
+    def write(self, *lines: bytes) -> None:
+        """Appends lines, each with its end, or keeps them until there is room."""
         is_behind = self.is_behind
-        self._waiting.extend([entry.write() for entry in entries])
+        self._waiting.extend(lines)
         if not is_behind:  # else they are written by `run`
-            self._write_waiting(entries[0].request_id)
+            self._write_waiting(is_first_try=True)
 
     def run(self) -> None:
         """Until the worker ends: what was written reaches the disk, and what waits is tried again."""
@@ -71,7 +71,7 @@ class UsageLog:
                 self._is_dirty = False
                 self._sync()
 
-    def _write_waiting(self, request_id: str | None = None) -> None:
+    def _write_waiting(self, *, is_first_try: bool = False) -> None:
         """Writes lines in their order until one does not fit."""
         try:
             self._follow_rotation()
@@ -84,8 +84,8 @@ class UsageLog:
                     self._waiting[0] = self._waiting[0][written:]
                 raise OSError(errno.ENOSPC, "a line went in only in part")
         except OSError as error:
-            if request_id is not None:
-                _log.error("the usage log cannot be written: its lines wait", extra={"request_id": request_id, "reason": error.strerror})
+            if is_first_try:
+                _log.error("the usage log cannot be written: its lines wait", extra={"reason": error.strerror})
 
     def _take_back(self, written: int) -> bool:
         """Takes a part of a line out of the file again, or the next line of another worker would be joined to it; whether nobody had written after it."""

@@ -112,10 +112,10 @@ def shipper(ledger: Ledger, tmp_path: Path) -> tuple[UsageLog, Shipper]:
 def test_the_log_is_shipped_from_where_it_was_left(ledger: Ledger, tmp_path: Path) -> None:
     log, ships = shipper(ledger, tmp_path)
     for number in range(1100):
-        log.write(entry(number))
+        log.write(entry(number).write())
     assert ships.ship() == 1100
     assert ships.ship() == 0
-    log.write(entry(2000))
+    log.write(entry(2000).write())
     with log.path.open("ab") as file:
         file.write(b'{"request_id": "cut in the mid')
     assert ships.ship() == 1
@@ -124,18 +124,18 @@ def test_the_log_is_shipped_from_where_it_was_left(ledger: Ledger, tmp_path: Pat
 
 def test_a_line_that_was_cut_and_rotation_lose_nothing(ledger: Ledger, tmp_path: Path) -> None:
     log, ships = shipper(ledger, tmp_path)
-    log.write(entry(1))
+    log.write(entry(1).write())
     with log.path.open("ab") as file:
         file.write(b'{"request_id": "cut by a crash of the host\n')
-    log.write(entry(2))
+    log.write(entry(2).write())
     log.path.rename(tmp_path / "usage.log.1")
     time.sleep(2 * LOOK_SECONDS)
-    log.write(entry(3))
+    log.write(entry(3).write())
     assert [path.name for path in all_logs(log.path)] == ["usage.log.1", "usage.log"]
     assert ships.ship() == 3
     log.path.rename(tmp_path / "usage.log.2")
     time.sleep(2 * LOOK_SECONDS)
-    log.write(entry(4))
+    log.write(entry(4).write())
     assert ships.ship() == 1
     found = ships.verify()
     assert (found["ok"], found["lines"], found["unreadable_lines"]) == (True, 4, 1)
@@ -154,7 +154,7 @@ def test_a_line_that_was_cut_and_rotation_lose_nothing(ledger: Ledger, tmp_path:
 def test_verify_finds_what_is_wrong(ledger: Ledger, tmp_path: Path) -> None:
     log, ships = shipper(ledger, tmp_path)
     for number in range(10):
-        log.write(entry(number))
+        log.write(entry(number).write())
     assert ships.verify()["ok"]
     with ledger._engine.begin() as connection:
         connection.execute(delete(usage).where(usage.c.request_id == "req_4"))
@@ -194,7 +194,7 @@ def test_lines() -> None:
 def test_reading_from_an_offset(tmp_path: Path) -> None:
     log = UsageLog(tmp_path / "usage.log")
     for number in range(5):
-        log.write(entry(number))
+        log.write(entry(number).write())
     offsets = [offset for _, offset in read_entries(log.path)]
     assert [found.request_id for found, _ in read_entries(log.path, offsets[2]) if found] == ["req_3", "req_4"]
 
@@ -213,7 +213,7 @@ def test_lines_wait_for_room_on_the_disk_and_are_written_in_their_order(tmp_path
 
     monkeypatch.setattr("coollm.ledger.usage_log.os.write", full)
     for number in range(5):
-        log.write(entry(number))
+        log.write(entry(number).write())
     assert log.is_behind
     assert not log.is_full
     assert list(read_entries(log.path)) == [], "a line that went in in part is none yet"
@@ -225,7 +225,7 @@ def test_lines_wait_for_room_on_the_disk_and_are_written_in_their_order(tmp_path
     monkeypatch.setattr("coollm.ledger.usage_log.MOST_WAITING", 3)
     for number in range(3):
         assert not log.is_full
-        log.write(entry(number))
+        log.write(entry(number).write())
     assert log.is_full
 
 
