@@ -186,7 +186,9 @@ class Bench:
     def _streamed(self, name: str, make: Callable[[], Any], vendor_port: int, count: int, seconds: int, body: str) -> Row:
         with make() as server:
             port = server.port if server else vendor_port
-            time.sleep(1.5)
+            if server:
+                server.wait(body=body)
+            time.sleep(1.0)
             request = server.request(body) if server else f"POST / HTTP/1.1\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
             file = self._home / "stream.request"
             file.write_bytes(request)

@@ -1,6 +1,7 @@
 """Short pauses in work that nobody waits for: a scheduler lets who runs go on for some milliseconds, also at a low priority, whoever wakes meanwhile.
 
-Measured (Linux 6.18, one core for all, 500 requests a second, the ledger's process beside the gateway): README, "Speed".
+Measured (Linux 6.18, one core for all, 500 requests a second, the quietest of three rounds): the slowest in a hundred took 7.0 ms while the ledger's process
+worked beside the gateway, 2.7 ms while it was stopped, and 3.7 ms while it worked with pauses.
 
 Source: https://docs.kernel.org/scheduler/sched-eevdf.html.
 """

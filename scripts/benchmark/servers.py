@@ -86,12 +86,12 @@ class Server:
                 sizes.append(int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) / 1024)
         return max(sizes)
 
-    def wait(self, seconds: float = 90.0) -> None:
+    def wait(self, seconds: float = 90.0, body: str = BODY) -> None:
         """Until it answers; `ready_seconds` has how long that was."""
         began = time.monotonic()
         while time.monotonic() - began < seconds:
             with contextlib.suppress(OSError):
-                request = urllib.request.Request(self.url, BODY.encode(), self.headers)
+                request = urllib.request.Request(self.url, body.encode(), self.headers)
                 with urllib.request.urlopen(request, timeout=5) as answer:
                     if answer.status == 200:
                         self.ready_seconds = round(time.monotonic() - began, 2)
