@@ -16,9 +16,9 @@ from coollm.core.types import Usage
 from coollm.ledger.entry import entry_of
 from coollm.ledger.usage_log import UsageLog
 from coollm.limits.limiter import Limiter, Reservation
+from coollm.outbox import before_sending
 from coollm.stores.base import StoreError
 from coollm.telemetry.record import RequestRecord
-from coollm.wire import before_sending
 
 Reservations = Sequence[Reservation | None]
 

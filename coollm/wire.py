@@ -17,7 +17,8 @@ from typing import Any
 
 import gevent
 
-from coollm.waits import OfLoop, Waits
+from coollm.outbox import outbox_of
+from coollm.waits import Waits
 
 RECEIVE_BYTES = 65536
 
@@ -25,65 +26,12 @@ RECEIVE_BYTES = 65536
 LARGE_RECEIVE_BYTES = 256 * 1024
 HIGH_WATER_BYTES = 256 * 1024
 
-# So many pieces are sent together at most: the first of them has waited for the others.
-MOST_TOGETHER = 16
+# What is larger does not wait for others.
 MOST_DUE_BYTES = 64 * 1024
 
 _READABLE, _WRITABLE = 1, 2
 
-
 _CREDENTIALS = struct.Struct("3i")
-
-
-class _Outbox:
-    """What is to be sent in this turn of one event loop: together, so that whoever gets it is woken once, and not for each piece. Nothing waits when there is
-    nothing else to do in this turn.
-
-    To wake a process that sleeps was nearly half of what the kernel did for a request (perf, 64 clients).
-
-    Source: `ev_pending_count` of libev, which is gevent's `pendingcnt`.
-    """
-
-    def __init__(self, hub: Any) -> None:
-        self._loop = hub.loop
-        self._waiting: list[Wire] = []
-        # What is to be done before anything is sent.
-        self.first: list[Callable[[], None]] = []
-
-    def add_first(self, work: Callable[[], None]) -> None:
-        """To be done before anything more is sent."""
-        self.first.append(work)
-        if len(self.first) == 1:
-            self._loop.run_callback(self.do_first)
-
-    def do_first(self) -> None:
-        """Does all of it."""
-        first, self.first = self.first, []
-        for work in first:
-            work()
-
-    def add(self, wire: Wire) -> None:
-        """It has something to send."""
-        waiting = self._waiting
-        waiting.append(wire)
-        if not self._loop.pendingcnt or len(waiting) >= MOST_TOGETHER:
-            self.empty()
-        elif len(waiting) == 1:
-            self._loop.run_callback(self.empty)
-
-    def empty(self) -> None:
-        """Sends all."""
-        waiting, self._waiting = self._waiting, []
-        for wire in waiting:
-            wire.send_due()
-
-
-_outboxes = OfLoop(_Outbox)
-
-
-def before_sending(work: Callable[[], None]) -> None:
-    """Does `work` before another byte is sent over any wire of this thread's loop, and when this turn of it is over at the latest."""
-    _outboxes.of(gevent.get_hub()).add_first(work)
 
 
 class Wire(Waits):
@@ -128,7 +76,7 @@ class Wire(Waits):
         self._is_paused = False
         self._error: OSError | None = None
         self._wants_room = False
-        self._outbox = _outboxes.of(self._hub)
+        self._outbox = outbox_of(self._hub)
         self._due = b""
         # What is posted, and there was no room for yet.
         self.backlog = bytearray()

@@ -55,7 +55,7 @@ class Reservation(Value, frozen=True):
     @property
     def is_live(self) -> bool:
         """Whether anything of it counts as running."""
-        return bool([charge for charge in self.charges if charge.span is not MINUTE and charge.span.kind == "live"])  # sooner told than by `any`
+        return any(charge.span.kind == "live" for charge in self.charges)
 
 
 class Grant(Value, frozen=True):
@@ -136,7 +136,7 @@ class Limiter:
         # A later attempt leaves what the client holds as it is.
         first = Hold(id=lease.request_id, owner=self._owner, note=lease.note) if own else None
         leased = None
-        if candidates and (candidates[0].charges or any(one.charges for one in candidates)):
+        if any(one.charges for one in candidates):
             leased = Hold(id=name, owner=self._owner, note=lease.note)
         return self._store.decide(own, candidates, first, leased)
 

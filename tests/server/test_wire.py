@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent import socket
 
-import coollm.wire as module
+import coollm.outbox as module
 from coollm.waits import Waiter
 from coollm.wire import HIGH_WATER_BYTES, Wire
 from tests.wires import plain_wire
