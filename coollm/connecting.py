@@ -174,15 +174,17 @@ def _first(addresses: Sequence[Address], until: float) -> _socket.socket:
             done.put(error)
 
     attempts: list[Any] = []
-    failure = OSError("no address")
+    outcome: Any = None
+    failure: Any = OSError("no address")
     waiting = iter(addresses)
     try:
-        for error in _outcomes(done, until, lambda: _next_attempt(waiting, attempt, attempts)):
-            if isinstance(error, _socket.socket):
-                return error
-            failure = error
+        for outcome in _outcomes(done, until, lambda: _next_attempt(waiting, attempt, attempts)):
+            if isinstance(outcome, _socket.socket):
+                return outcome
+            failure = outcome
         raise failure
     finally:
+        outcome = failure = None  # what is raised holds this frame by its traceback
         gevent.killall(attempts, block=False)
         while not done.empty():
             late = done.get()

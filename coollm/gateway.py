@@ -99,11 +99,9 @@ class Gateway:
             return self._with_failover(run)
         except StoreError as error:
             _log.error("the store does not answer", extra={"request_id": record.request_id, "reason": str(error)})
-            unavailable = StoreUnavailable("the store of limits does not answer; no request is admitted without it")
-            self._fail(call, run, flight, unavailable)
-            raise unavailable from error
+            raise self._failed(call, run, flight, StoreUnavailable("the store of limits does not answer; no request is admitted without it")) from error
         except RequestError as error:
-            self._fail(call, run, flight, error)
+            self._failed(call, run, flight, error)
             raise
 
     def _run(self, call: Call, targets: Sequence[Target], flight: Flight | None) -> Run:
@@ -121,7 +119,7 @@ class Gateway:
             sent = race(self, run, grant, self._policy.hedge.after) if hedges else self.attempt(run, grant, run.call.cancellation)
             if isinstance(sent, Failed):
                 if self.failed(run, sent) is Next.STOP:
-                    raise refusal(sent.error.verdict, sent.grant.target.provider, self._redact) from sent.error
+                    raise refusal(sent.verdict, sent.grant.target.provider, self._redact)
             elif isinstance(sent, Whole):
                 return self._answered(run, sent)
             else:
@@ -133,7 +131,7 @@ class Gateway:
         try:
             return self._send_once(run, grant, cancellation)
         except VendorError as error:
-            return Failed(grant, error)
+            return Failed(grant, error.verdict)
         except Cancelled:
             if run.call.cancellation.is_cancelled:
                 self._closer.settle_now((grant.key,), settled_usage(Ending.CLIENT_GONE, run.call.request, None, 0))
@@ -141,7 +139,7 @@ class Gateway:
 
     def failed(self, run: Run, failed: Failed) -> Next:
         """Takes in a failure, which cost nothing, and says what follows."""
-        verdict, target = failed.error.verdict, failed.grant.target
+        verdict, target = failed.verdict, failed.grant.target
         reaction = self.router.failed(target, verdict)
         run.failed(target, verdict, reaction.next)
         self._closer.settle_now((failed.grant.key,), Usage())
@@ -332,7 +330,8 @@ class Gateway:
         """`text` without secrets."""
         return self._redact(text)
 
-    def _fail(self, call: Call, run: Run | None, flight: Flight | None, error: RequestError) -> None:
+    def _failed(self, call: Call, run: Run | None, flight: Flight | None, error: RequestError) -> RequestError:
+        """Tells of a request that ends with `error`, which is given back."""
         ending = None
         usage = Usage()
         if flight is not None:
@@ -345,6 +344,7 @@ class Gateway:
             call.record.target = run.last_target
         call.record.end(ending, usage, error)
         self.end(call.record, () if run is None else (run.client_reservation,), usage)
+        return error
 
     def _fitting(self, targets: Sequence[Target], call: Call) -> Sequence[Target]:
         """The targets whose keys allow as many output tokens as the request asks for."""

@@ -6,7 +6,7 @@ Each attempt is a greenlet that is cancelled by itself, or with the request. The
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import gevent
 from gevent.event import Event
@@ -48,6 +48,14 @@ class _Attempt:
         except BaseException as error:  # noqa: BLE001  it is raised again in the greenlet of the request
             self.error = error
         self._changed.set()
+
+    def fail(self) -> NoReturn:
+        """Raises what it broke on, and forgets it."""
+        assert self.error is not None  # noqa: S101  asked of one that broke alone
+        try:
+            raise self.error
+        finally:
+            self.error = None
 
     def stop(self) -> None:
         """Ends it, and waits until it has let go of the vendor."""
@@ -91,11 +99,11 @@ def _settle_loser(gateway: Gateway, run: Run, loser: _Attempt) -> None:
     elif loser.error is None or isinstance(loser.error, Cancelled):
         gateway.outpaced(run, loser.grant, loser.started)
     else:
-        raise loser.error
+        loser.fail()
 
 
 def _outcome(attempt: _Attempt) -> Sent | Failed:
     if attempt.error is not None:
-        raise attempt.error
+        attempt.fail()
     assert attempt.outcome is not None  # noqa: S101  it is over
     return attempt.outcome

@@ -61,10 +61,10 @@ class PassedThrough:
             self._tell()
             raise
         except GatewayStopping as error:
-            self._error = error
+            self._error = error.with_traceback(None)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         except Cancelled as error:
-            self._error = error
+            self._error = error.with_traceback(None)
             raise StopIteration from None
         except VendorError as error:
             # The head is out: an answer that is not whole can only be cut off, which the client sees by its missing end.

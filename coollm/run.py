@@ -29,7 +29,7 @@ class Failed(msgspec.Struct, frozen=True):
     """An attempt that failed before any content."""
 
     grant: Grant
-    error: VendorError
+    verdict: Verdict
 
 
 class Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import orjson
 
@@ -81,16 +81,24 @@ class StreamAnswer:
     def _following(self) -> bytes:
         try:
             if self._fault is not None:
-                raise self._fault
+                self._fail()
             return next(self._frames)
         except GatewayStopping as error:
-            self._error = error
+            self._error = error.with_traceback(None)
             return self._call.face.error_frame(error)
         except Cancelled as error:
-            self._error = error
+            self._error = error.with_traceback(None)
             raise StopIteration from None
         except VendorError as error:
             return self._broke(error.verdict)
+
+    def _fail(self) -> NoReturn:
+        """Raises what `relay` has met, and forgets it: it holds this answer by its traceback."""
+        assert self._fault is not None  # noqa: S101  asked where there is one alone
+        try:
+            raise self._fault
+        finally:
+            self._fault = None
 
     def relay(self, write: Callable[[bytes], bool]) -> None:
         """Gives pieces of plain text to `write` as they come, called by the loop, until it does not take one, or something else has come."""
@@ -126,6 +134,7 @@ class StreamAnswer:
         if self._is_closed:
             return
         self._is_closed = True
+        self._fault = None
         self._frames.close()
         if self._is_ended:
             self._vendor.exchange.drain()

@@ -282,7 +282,7 @@ class Exchange:
         """Lets go of the connection: back to the pool if the answer was read to its end, else closed, so that the vendor stops."""
         wire, self._wire = self._wire, None
         self._cancellation.discard(self._abort)
-        self._parser = None  # which holds this one by its callbacks
+        self._parser = self._broken = None  # which hold this one: by callbacks, by a traceback
         if wire is None:
             return
         if self._origin.is_tls and self.has_received:

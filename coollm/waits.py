@@ -121,7 +121,10 @@ class Waiter(Waits):
         if not self._is_given:
             self._pause()
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                self._error = None  # which holds this one by its traceback
         return self._given
 
     def give(self, value: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import copy
 import ssl
 import struct
 from collections.abc import Callable
@@ -74,6 +75,7 @@ class Wire(Waits):
         self._is_ended = False
         self._is_fast = False
         self._is_paused = False
+        # What it broke by. A copy of it is raised, without this one's traceback, which would hold this wire.
         self._error: OSError | None = None
         self._wants_room = False
         self._outbox = outbox_of(self._hub)
@@ -103,7 +105,7 @@ class Wire(Waits):
         pieces = self._pieces
         while not pieces:
             if self._error is not None:
-                raise self._error
+                raise copy.copy(self._error)
             if self._is_ended:
                 return b""
             self._wait(until)
@@ -149,7 +151,7 @@ class Wire(Waits):
         if self.backlog:
             self._wait_for_backlog(until)
         if self._error is not None:
-            raise self._error
+            raise copy.copy(self._error)
         self._due = data
         self._outbox.add(self)
 
@@ -158,7 +160,7 @@ class Wire(Waits):
         if not self.is_plain:
             self.post(data)
         elif self._error is not None:
-            raise self._error
+            raise copy.copy(self._error)
         elif self._due:
             self._due += data
         else:
@@ -221,7 +223,7 @@ class Wire(Waits):
             while self.backlog:
                 self._wait(until)
                 if self._error is not None:
-                    raise self._error
+                    raise copy.copy(self._error)
         finally:
             self._wants_room = False
 
@@ -286,7 +288,7 @@ class Wire(Waits):
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._error = error
+            self._error = error.with_traceback(None)
             self._tell()
             return
         if not data:
@@ -332,7 +334,7 @@ class Wire(Waits):
             while data:
                 self._wait(until)
                 if self._error is not None:
-                    raise self._error
+                    raise copy.copy(self._error)
                 with contextlib.suppress(BlockingIOError, InterruptedError):
                     data = data[self._socket.send(data) :]
         finally:
@@ -401,7 +403,7 @@ class TlsWire(Wire):
             except ssl.SSLWantReadError:
                 self._flush(until)
                 if self.has_ended:
-                    raise self._error or ConnectionResetError("the connection ended in the TLS handshake") from None
+                    raise copy.copy(self._error) or ConnectionResetError("the connection ended in the TLS handshake") from None
                 if not self._incoming.pending:
                     self._wait(until)
             except ssl.SSLError:
@@ -447,7 +449,7 @@ class TlsWire(Wire):
             except ssl.SSLZeroReturnError:
                 data = b""
             except ssl.SSLError as error:
-                self._error = error
+                self._error = error.with_traceback(None)
                 return
             if not data:
                 self._is_ended = True

@@ -84,7 +84,7 @@ def entry_of(record: RequestRecord) -> Entry:
         second=record.is_second,
         latency_ms=round(record.latency_seconds * 1000),
         first_token_ms=round(record.first_token_seconds * 1000) if record.first_token_seconds else 0,
-        error=(record.error.code or record.error.type)[:LONGEST_ERROR] if record.error else "",
+        error=record.error[:LONGEST_ERROR],
     )
 
 

@@ -21,5 +21,8 @@ def in_thread(work: Callable[[], T]) -> T:
 
     found, error = gevent.get_hub().threadpool.apply(guarded)
     if error is not None:
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # which holds this frame by its traceback
     return found[0]

@@ -140,7 +140,7 @@ class Connection:
         self.status = ""
         self.was_stopped = False
         self.idle_since: float | None = time.monotonic()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._requests: list[_Request] = []
         self._coming: _Request | None = None
         self._head_bytes = 0
@@ -168,6 +168,8 @@ class Connection:
             self._refuse(error)
         except TimeoutError:
             return
+        finally:
+            self._parser = None  # which holds this one by its callbacks
 
     def _next(self) -> _Request | None:
         """The next request whose head is complete; None at the end of the connection."""

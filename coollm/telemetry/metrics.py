@@ -222,7 +222,7 @@ class Metrics:
         usage = record.usage
         has_details = usage.has_details
         own.add(usage, record.cost_usd, has_details)
-        if record.error is not None:
+        if record.error:
             own.errors += 1
         for attempt in record.attempts:
             if attempt.outcome != ANSWERED:

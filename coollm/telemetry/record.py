@@ -35,7 +35,8 @@ class Attempt(Value, frozen=True):
 
 class RequestRecord:
     """What is known of a request. Times are of `time.monotonic()`, in seconds; `charged` is one of the epoch, by which budgets have their periods. `cost_usd`
-    is known at its end, None where no price is; what the cache answers costs nothing. `trace_parent` is the client's, where traces are told.
+    is known at its end, None where no price is; what the cache answers costs nothing. `error` is the code, or the type, of what the client was told, and not
+    the exception, which would hold all that has to do with the request. `trace_parent` is the client's, where traces are told.
     """
 
     # Defaults of the class: most requests change few of them.
@@ -49,7 +50,7 @@ class RequestRecord:
     usage = Usage()
     ending: Ending | None = None
     status = 200
-    error: RequestError | None = None
+    error = ""
     dropped: tuple[str, ...] = ()
     rate_limits: tuple[RateLimit, ...] = ()
     budgets: tuple[tuple[str, str, float], ...] = ()
@@ -81,10 +82,10 @@ class RequestRecord:
         """The request has ended."""
         self.ending = ending
         self.usage = usage
-        self.error = error
         self.latency_seconds = time.monotonic() - self.started
         if error is not None:
             self.status = error.status
+            self.error = error.code or error.type
         if self.cache == HIT:
             self.cost_usd = 0.0
         elif self.target is not None:
@@ -118,7 +119,7 @@ class RequestRecord:
             "cache": self.cache,
             "saved_usd": self.saved_usd,
             "dropped": [redact(one) for one in self.dropped] if self.dropped else [],
-            "error": self.error.code or self.error.type if self.error else None,
+            "error": self.error or None,
             "attempts": [
                 {
                     "provider": attempt.provider,

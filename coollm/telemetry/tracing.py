@@ -63,7 +63,7 @@ class Tracing:
         if span.is_recording():
             span.set_attributes(_attributes(record, operation, model, redact))
             if record.status >= FIRST_ERROR:
-                span.set_status(Status(StatusCode.ERROR, record.error.code or record.error.type if record.error else None))
+                span.set_status(Status(StatusCode.ERROR, record.error or None))
             for attempt in record.attempts:
                 started = began + attempt.after_milliseconds / 1000
                 told: dict[str, Any] = {
@@ -112,8 +112,8 @@ def _attributes(record: RequestRecord, operation: str, model: str, redact: Calla
         told["gen_ai.response.time_to_first_chunk"] = record.first_token_seconds
     if record.cost_usd is not None:
         told["coollm.cost_usd"] = record.cost_usd
-    if record.error is not None:
-        told["error.type"] = record.error.code or record.error.type
+    if record.error:
+        told["error.type"] = record.error
     return told
 
 

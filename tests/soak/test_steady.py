@@ -32,39 +32,66 @@ DURATIONS = [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", mark
 SAY = [{"role": "user", "content": "Say something long. " * 20}]
 
 
+# What a client of each kind is answered. A vendor's failure cools its key down, so that the next are told that none is usable.
+STATUSES = {
+    "whole": (200,),
+    "claude": (200,),
+    "fresh": (200,),
+    "stream": (200,),
+    "cut": (200,),
+    "failing": (502, 503),
+    "limited": (429,),
+    "broken": (400,),
+    "nonsense": (400,),
+    "unknown": (404,),
+}
+LIKELIEST = ("whole", "stream", "stream")
+
+
 def talk(gateway: GatewayHandle, until: float, seed: int, counts: dict[str, int], rest_seconds: float) -> None:
-    """One client: whole answers, streams to their end and cut off, failing vendors, nonsense."""
+    """One client: whole answers, streams to their end and cut off, failing vendors, nonsense. What is not answered as it should be is counted by its status."""
     choose = random.Random(seed)
-    url = f"{gateway.url}/v1/chat/completions"
     with requests.Session() as session:
         session.headers.update(gateway.headers)
         while time.monotonic() < until:
-            kind = choose.choice(("whole", "whole", "stream", "stream", "cut", "failing", "limited", "broken", "nonsense", "unknown", "claude", "fresh"))
+            kind = choose.choice((*STATUSES, *LIKELIEST))
             counts[kind] = counts.get(kind, 0) + 1
             time.sleep(choose.random() * rest_seconds)
             try:
-                if kind in ("stream", "cut"):
-                    model = choose.choice(("gpt-sim~tokens=40~delay=0.002", "claude-sim~tokens=40~delay=0.002"))
-                    with session.post(url, json={"model": model, "messages": SAY, "stream": True}, stream=True, timeout=30) as answer:
-                        for number, _ in enumerate(answer.iter_content(64)):
-                            if kind == "cut" and number > 3:
-                                break
-                elif kind == "broken":
-                    session.post(url, data=b'{"model": "gpt-sim", "messages": [', headers={"content-type": "application/json"}, timeout=30)
-                elif kind == "nonsense":
-                    session.post(url, json={"model": "gpt-sim", "messages": [{"role": "nobody", "content": 7}]}, timeout=30)
-                elif kind == "fresh":
-                    requests.post(url, json={"model": "gpt-sim", "messages": SAY}, headers=gateway.headers, timeout=30)
-                else:
-                    models = {
-                        "failing": "gpt-sim~status=500",
-                        "limited": "gpt-sim~status=429",
-                        "unknown": f"no-model-{choose.randrange(10**6)}",
-                        "claude": "claude-sim",
-                    }
-                    session.post(url, json={"model": models.get(kind, "gpt-sim"), "messages": SAY}, timeout=30)
+                status = ask(session, gateway, kind, choose)
             except requests.RequestException as error:
-                counts[f"error: {type(error).__name__}"] = counts.get(f"error: {type(error).__name__}", 0) + 1
+                told = f"error: {kind}, {type(error).__name__}"
+                counts[told] = counts.get(told, 0) + 1
+                continue
+            if status not in STATUSES[kind]:
+                counts[f"error: {kind}, {status}"] = counts.get(f"error: {kind}, {status}", 0) + 1
+
+
+def ask(session: requests.Session, gateway: GatewayHandle, kind: str, choose: random.Random) -> int:
+    """The status; 0 for a stream that did not end as it should."""
+    url = f"{gateway.url}/v1/chat/completions"
+    if kind == "broken":
+        return session.post(url, data=b'{"model": "gpt-sim", "messages": [', headers={"content-type": "application/json"}, timeout=30).status_code
+    if kind == "nonsense":
+        return session.post(url, json={"model": "gpt-sim", "messages": [{"role": "nobody", "content": 7}]}, timeout=30).status_code
+    if kind == "fresh":
+        return requests.post(url, json={"model": "gpt-sim", "messages": SAY}, headers=gateway.headers, timeout=30).status_code
+    if kind not in ("stream", "cut"):
+        models = {"failing": "failing-sim", "limited": "limited-sim", "unknown": f"no-model-{choose.randrange(10**6)}", "claude": "claude-sim"}
+        return session.post(url, json={"model": models.get(kind, "gpt-sim"), "messages": SAY}, timeout=30).status_code
+    model = choose.choice(("gpt-sim~tokens=40~rate=500", "claude-sim~tokens=40~rate=500"))
+    with session.post(url, json={"model": model, "messages": SAY, "stream": True}, stream=True, timeout=30) as answer:
+        last = b""
+        for number, piece in enumerate(answer.iter_content(64)):
+            last = (last + piece)[-64:]
+            if kind == "cut" and number > 3:
+                return answer.status_code
+        return answer.status_code if kind == "stream" and b"[DONE]" in last else 0
+
+
+def out_of_order(simulator_url: str, name: str, status: int) -> dict[str, Any]:
+    """A vendor that refuses all that it is asked."""
+    return {"id": name, "type": "openai", "base_url": f"{simulator_url}/v1", "api_keys": [f"sk-{name}~status={status}"], "models": [f"{name}-sim"]}
 
 
 def memory_mb(pid: int) -> float:
@@ -92,7 +119,7 @@ def slope(samples: list[tuple[float, float]]) -> float:
 @pytest.mark.parametrize("seconds", DURATIONS)
 def test_nothing_grows(seconds: int, simulator: SimulatorHandle, tmp_path: Path) -> None:
     configuration: dict[str, Any] = {
-        "llm_providers": simulated(simulator.url),
+        "llm_providers": [*simulated(simulator.url), *(out_of_order(simulator.url, name, status) for name, status in (("failing", 500), ("limited", 429)))],
         "api_keys": [{"id": "app", "key": "client-key-of-the-tests", "limits": {"req_per_min": 10_000_000, "tokens_per_min": 10_000_000_000}}],
         "policy": {"retry": {"max_attempts": 1, "timeout": "1s"}, "fallback": {"enabled": False}},
     }
