@@ -198,7 +198,7 @@ class Ledger:
         names = list(made.positiontup or made.binds)
         for step in batches(entries, STEP):
             pause()
-            rows = list(map(attrgetter(*names), step))
+            rows = list(map(msgspec.structs.astuple, step))  # its fields are the columns
             connection.exec_driver_sql(made.string, rows if made.positional else [dict(zip(names, row, strict=True)) for row in rows])
 
     @staticmethod

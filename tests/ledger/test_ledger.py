@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coollm.core.errors import OperationFailed
 from coollm.ledger.book import DAY_MS, Ledger
-from coollm.ledger.entry import read_line
+from coollm.ledger.entry import Entry, read_line
 from coollm.ledger.migrations import NEWEST
 from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
@@ -305,3 +305,7 @@ def test_what_a_budget_counts(ledger: Ledger) -> None:
     assert ledger.spent("client", ["c"], START_MS, START_MS + 100, START_MS + 54, ["req_0", "req_3"]) == 30
     assert ledger.spent("model", ["openai:gpt-*"], START_MS, START_MS + 100) == 100
     assert ledger.spent("model", ["claude:*"], START_MS, START_MS + 100) == 0
+
+
+def test_an_entry_has_the_columns_of_its_table_in_their_order() -> None:
+    assert Entry.__struct_fields__ == tuple(usage.columns.keys()), "they are inserted as they are"
