@@ -351,9 +351,12 @@ class Gateway:
         wanted = call.request.max_output_tokens
         if wanted is None:
             return targets
-        fitting = [target for target in targets if target.max_tokens is None or wanted <= target.max_tokens]
-        if len(fitting) == len(targets):
+        for target in targets:
+            if target.max_tokens is not None and wanted > target.max_tokens:
+                break
+        else:
             return targets
+        fitting = [target for target in targets if target.max_tokens is None or wanted <= target.max_tokens]
         if not fitting:
             most = max(target.max_tokens or 0 for target in targets)
             raise LimitReached(

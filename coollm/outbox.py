@@ -51,6 +51,9 @@ class Outbox:
     def add(self, one: Sender) -> None:
         """It has something to send."""
         waiting = self._waiting
+        if not self._loop.pendingcnt and not waiting:
+            one.send_due()
+            return
         waiting.append(one)
         if not self._loop.pendingcnt or len(waiting) >= MOST_TOGETHER:
             self.empty()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from werkzeug.datastructures import Headers
-
 from coollm.api.chat_wire import DONE, ChunkRenderer, parse_request, render_completion, render_error, sse_frame
 from coollm.api.completion import complete
+from coollm.api.http import Exchange
 from coollm.api.routes import Access, Route
 from coollm.core.errors import RequestError
 from coollm.core.types import ChatRequest, Completion, Content, Json, ModelRequest, Target, Usage
@@ -20,7 +19,7 @@ class ChatFace:
     wire = "openai"
     end_of_stream = DONE
 
-    def parse(self, body: Json, headers: Headers) -> ChatRequest:  # noqa: ARG002  no header of OpenAI's changes a completion
+    def parse(self, body: Json, exchange: Exchange) -> ChatRequest:  # noqa: ARG002  no header of OpenAI's changes a completion
         """A chat completion request."""
         return parse_request(body)
 

@@ -46,7 +46,7 @@ def complete(face: Face) -> Callable[[Services, Exchange], Reply]:
 def _read(services: Services, face: Face, exchange: Exchange) -> ModelRequest:
     """The request. Of a large one neither the bytes nor a second copy of its texts stay in memory."""
     data = read_body(services, exchange)
-    asked = face.parse(parse_body(data), exchange.headers)
+    asked = face.parse(parse_body(data), exchange)
     if len(data) >= LARGE_BODY_BYTES:
         set_long_texts_aside(asked.source)
     return asked

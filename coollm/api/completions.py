@@ -8,12 +8,11 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
-from werkzeug.datastructures import Headers
-
 from coollm.api.chat import ChatFace
 from coollm.api.chat_wire import DONE, render_usage, sse_frame
 from coollm.api.completion import complete
 from coollm.api.fields import number, required_text, typed, whole
+from coollm.api.http import Exchange
 from coollm.api.routes import Access, Route
 from coollm.core.errors import InvalidRequest
 from coollm.core.types import (
@@ -132,7 +131,7 @@ class CompletionsFace(ChatFace):
 
     wire = WIRE
 
-    def parse(self, body: Json, headers: Headers) -> ChatRequest:  # noqa: ARG002
+    def parse(self, body: Json, exchange: Exchange) -> ChatRequest:  # noqa: ARG002
         """A completion request."""
         return parse_request(body)
 

@@ -9,11 +9,10 @@ import base64
 import struct
 from typing import Any, cast
 
-from werkzeug.datastructures import Headers
-
 from coollm.api.chat import ChatFace
 from coollm.api.completion import complete
 from coollm.api.fields import required_text, typed, whole
+from coollm.api.http import Exchange
 from coollm.api.routes import Access, Route
 from coollm.core.errors import InvalidRequest
 from coollm.core.types import Content, EmbeddingRequest, Embeddings, Json, ModelRequest, Usage
@@ -26,7 +25,7 @@ class EmbeddingsFace(ChatFace):
 
     wire = "embeddings"
 
-    def parse(self, body: Json, headers: Headers) -> EmbeddingRequest:  # type: ignore[override]  # noqa: ARG002
+    def parse(self, body: Json, exchange: Exchange) -> EmbeddingRequest:  # type: ignore[override]  # noqa: ARG002
         """A request for vectors. Raises InvalidRequest naming the field at fault."""
         encoding = typed(body, "encoding_format", str, "float or base64") or "float"
         if encoding not in ("float", "base64"):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from werkzeug.datastructures import Headers
-
+from coollm.api.http import Exchange
 from coollm.call import ClientDialect
 from coollm.core.errors import RequestError
 from coollm.core.types import Content, Json, ModelRequest, Usage
@@ -14,7 +13,7 @@ from coollm.core.types import Content, Json, ModelRequest, Usage
 class Face(ClientDialect, Protocol):
     """One client dialect: how it streams (ClientDialect) and, beside that, how it asks, is answered and is refused."""
 
-    def parse(self, body: Json, headers: Headers) -> ModelRequest:
+    def parse(self, body: Json, exchange: Exchange) -> ModelRequest:
         """The request. Raises InvalidRequest naming the field at fault."""
 
     def render(self, request: ModelRequest, content: Content, usage: Usage) -> Json:

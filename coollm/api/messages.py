@@ -7,11 +7,11 @@ from typing import cast
 
 import orjson
 from flask import Response, g, request
-from werkzeug.datastructures import Headers
 
 from coollm.api.body import parse_body, read_body
 from coollm.api.client_watch import watch_of
 from coollm.api.completion import complete
+from coollm.api.http import Exchange
 from coollm.api.messages_wire import END_OF_STREAM, WIRE, MessageRenderer, frame, parse_request, render_error, render_message
 from coollm.api.routes import Access, Route
 from coollm.cancellation import Cancellation
@@ -29,9 +29,9 @@ class MessagesFace:
     wire = WIRE
     end_of_stream = END_OF_STREAM
 
-    def parse(self, body: Json, headers: Headers) -> ChatRequest:
+    def parse(self, body: Json, exchange: Exchange) -> ChatRequest:
         """A messages request."""
-        return parse_request(body, headers)
+        return parse_request(body, exchange.headers)
 
     def render(self, request: ModelRequest, content: Content, usage: Usage) -> Json:  # noqa: ARG002
         """A `message`."""

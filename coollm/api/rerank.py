@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import orjson
-from werkzeug.datastructures import Headers
 
 from coollm.api.chat import ChatFace
 from coollm.api.completion import complete
 from coollm.api.fields import required_text, typed, whole
+from coollm.api.http import Exchange
 from coollm.api.routes import Access, Route
 from coollm.core.errors import InvalidRequest
 from coollm.core.types import Content, Json, ModelRequest, Ranking, RerankRequest, Usage
@@ -25,7 +25,7 @@ class RerankFace(ChatFace):
 
     wire = "rerank"
 
-    def parse(self, body: Json, headers: Headers) -> RerankRequest:  # type: ignore[override]  # noqa: ARG002
+    def parse(self, body: Json, exchange: Exchange) -> RerankRequest:  # type: ignore[override]  # noqa: ARG002
         """A request for a ranking. Raises InvalidRequest naming the field at fault."""
         return RerankRequest(
             model=required_text(body, "model"),

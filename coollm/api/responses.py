@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import cast
 
 import msgspec
-from werkzeug.datastructures import Headers
 
 from coollm.api.chat import ChatFace
 from coollm.api.completion import complete
 from coollm.api.fields import typed
+from coollm.api.http import Exchange
 from coollm.api.responses_render import ResponseRenderer, event_frame, render_response
 from coollm.api.responses_wire import WIRE, parse_request
 from coollm.api.routes import Access, Route
@@ -65,7 +65,7 @@ class ResponsesFace(ChatFace):
     wire = WIRE
     end_of_stream = b""
 
-    def parse(self, body: Json, headers: Headers) -> ChatRequest:  # noqa: ARG002
+    def parse(self, body: Json, exchange: Exchange) -> ChatRequest:  # noqa: ARG002
         """A request for a response. An id from before the gateway's time goes to whichever key serves."""
         if body.get("background"):
             raise InvalidRequest("'background' is not supported here: a response is given in the answer to its request", param="background")

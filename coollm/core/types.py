@@ -275,7 +275,7 @@ class Usage(Value, frozen=True):
     @property
     def prompt_tokens(self) -> int:
         """All input, cached or not."""
-        return self.input_tokens + self.cached_input_tokens + self.all_cache_write_tokens
+        return self.input_tokens + self.cached_input_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
 
     @property
     def completion_tokens(self) -> int:

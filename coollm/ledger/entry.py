@@ -19,7 +19,7 @@ LONGEST_ERROR = 64
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What a request used. `at_ms` is when it ended, `charged_ms` when budgets were charged for it, in milliseconds of the epoch; money is in billionths of a
     dollar, None where no price is known. A `cached` one was answered by the cache, which saved `saved_nano_usd`; a `second` one
-    by the second request of a race. Its fields are the columns of the ledger's table, in their order. `first_token_ms` is 0 where nothing was streamed. `error` is the code of what the client was told.
+    by the second request of a race. Fields are the columns of the ledger's table, in their order. `first_token_ms` is 0 where nothing was streamed. `error` is the code of what the client was told.
     """
 
     request_id: str

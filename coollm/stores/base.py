@@ -266,7 +266,7 @@ def held_parts(charges: Iterable[Charge], now: float) -> tuple[Part, ...]:
     """What a hold remembers of its charges: what must be let go when it ends, and what a period is to be corrected by. Windows forget by themselves."""
     found: list[Part] | None = None
     for charge in charges:
-        if charge.span.kind != "window":
+        if charge.span is not MINUTE and charge.span.kind != "window":
             found = found or []
             found.append(Part(counter=charge.counter, bucket=charge.span.bucket(now), amount=charge.amount, is_live=charge.span.kind == "live"))
     return tuple(found) if found else ()

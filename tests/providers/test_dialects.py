@@ -487,11 +487,10 @@ def test_streams_as_anthropics_events(dialect: Dialect, data: bytes, call_id: st
 
 
 def embedding_request(**changes: Any) -> Any:
-    from werkzeug.datastructures import Headers
-
+    from coollm.api.http import Exchange
     from coollm.api.embeddings import FACE
 
-    return FACE.parse({"model": "m", "input": ["one", "two"], **changes}, Headers())
+    return FACE.parse({"model": "m", "input": ["one", "two"], **changes}, Exchange({}))
 
 
 def test_embeddings_of_openai() -> None:
