@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import gevent
 
 from coollm.core.types import Usage
-from coollm.ledger.entry import entry_of
+from coollm.ledger.entry import line_of
 from coollm.ledger.usage_log import UsageLog
 from coollm.limits.limiter import Limiter, Reservation
 from coollm.outbox import before_sending
@@ -40,7 +40,7 @@ class Closer:
 
     def tell(self, record: RequestRecord) -> None:
         """A request has ended; its line is in the usage log before anything more is sent."""
-        self._lines.append(entry_of(record).write())
+        self._lines.append(line_of(record))
         if len(self._lines) == 1:
             before_sending(self._write)
         self._told.append(record)

@@ -160,17 +160,17 @@ def open_log(settings: Settings, path: Path | None, redact: Redactor) -> LineFil
     return handler
 
 
-def write_line(logger: logging.Logger, level: int, message: str, fields: dict[str, Any]) -> None:
-    """What `logger.log(level, message, extra=fields)` writes, for an eighth of its cost (2.5 µs): there is one for each request.
+def write_line(logger: logging.Logger, level: int, message: str, members: bytes) -> None:
+    """What `logger.log(level, message, extra=…)` writes, for an eighth of its cost: there is one for each request.
 
-    Whoever calls it has redacted what others wrote in `fields`, of which there is one at least: to look through the whole line takes longer than to write it.
-    `message` is a word of ours.
+    `members` are the fields as JSON, without the braces of an object. Whoever calls it has redacted what others wrote in them: to look through the whole line
+    takes longer than to write it. `message` is a word of ours.
     """
     if not logger.isEnabledFor(level):
         return
     for handler in _root.handlers:
         if isinstance(handler, LineFileHandler):
             beginning = f'{{"time":"{_time(time.time())}","level":"{_LEVELS[level]}","logger":"{logger.name}","message":"{message}",'
-            handler.write_soon(beginning.encode() + orjson.dumps(fields, default=str, option=orjson.OPT_APPEND_NEWLINE)[1:])
+            handler.write_soon(beginning.encode() + members + b"}\n")
         else:
-            handler.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None, extra=fields))
+            handler.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None, extra=orjson.loads(b"{%b}" % members)))

@@ -7,10 +7,13 @@ import time
 import msgspec
 
 from coollm.core.money import nano_usd
+from coollm.core.repeated import Repeated
 from coollm.core.types import Usage
 from coollm.telemetry.record import HIT, RequestRecord
 
-_encode = msgspec.json.Encoder().encode
+_NAMES = Repeated(
+    *("client", "team", "provider", "model", "key_id", "route", "status", "ending", "service_tier", "cached", "second", "estimated", "error"),
+)
 
 NOTHING = Usage()
 LONGEST_ERROR = 64
@@ -18,8 +21,9 @@ LONGEST_ERROR = 64
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What a request used. `at_ms` is when it ended, `charged_ms` when budgets were charged for it, in milliseconds of the epoch; money is in billionths of a
-    dollar, None where no price is known. A `cached` one was answered by the cache, which saved `saved_nano_usd`; a `second` one
-    by the second request of a race. Fields are the columns of the ledger's table, in their order. `first_token_ms` is 0 where nothing was streamed. `error` is the code of what the client was told.
+    dollar, None where no price is known. A `cached` one was answered by the cache, which saved `saved_nano_usd`; a `second` one by the second request of a
+    race. `first_token_ms` is 0 where nothing was streamed. `error` is the code of what the client was told. The fields are the columns of the ledger's table,
+    in their order.
     """
 
     request_id: str
@@ -49,42 +53,44 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: int = 0
     error: str = ""
 
-    def write(self) -> bytes:
-        """As a line."""
-        return _encode(self) + b"\n"
 
-
-def entry_of(record: RequestRecord) -> Entry:
-    """The entry of a request that has ended."""
-    target, usage, cost, now = record.target, record.usage, record.cost_usd, time.time()
+def line_of(record: RequestRecord) -> bytes:
+    """The line of a request that has ended: an Entry as JSON."""
+    target, usage, cost, first_token, now = record.target, record.usage, record.cost_usd, record.first_token_seconds, time.time()
     provider, model, key_id = ("", "", "") if target is None else (target.provider, target.model, target.key_id)
-    return Entry(
-        request_id=record.request_id,
-        at_ms=int(now * 1000),
-        charged_ms=int((record.charged or now) * 1000),
-        client=record.client,
-        team=record.team,
-        provider=provider,
-        model=model,
-        key_id=key_id,
-        route=record.route,
-        status=record.status,
-        ending=str(record.ending) if record.ending else "refused",
-        input_tokens=usage.input_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        cost_nano_usd=0 if usage == NOTHING else None if cost is None else nano_usd(cost),
-        estimated=usage.estimated,
-        cache_write_1h_tokens=usage.cache_write_1h_tokens,
-        service_tier=usage.service_tier or "",
-        saved_nano_usd=nano_usd(record.saved_usd) if record.saved_usd else 0,
-        cached=record.cache == HIT,
-        second=record.is_second,
-        latency_ms=round(record.latency_seconds * 1000),
-        first_token_ms=round(record.first_token_seconds * 1000) if record.first_token_seconds else 0,
-        error=record.error[:LONGEST_ERROR],
+    names = _NAMES.write(
+        record.client,
+        record.team,
+        provider,
+        model,
+        key_id,
+        record.route,
+        record.status,
+        str(record.ending) if record.ending else "refused",
+        usage.service_tier or "",
+        record.cache == HIT,
+        record.is_second,
+        usage.estimated,
+        record.error[:LONGEST_ERROR],
+    )
+    return (
+        b'{"request_id":"%b","at_ms":%d,"charged_ms":%d,%b,"input_tokens":%d,"cached_input_tokens":%d,"cache_write_tokens":%d,"cache_write_1h_tokens":%d,'
+        b'"output_tokens":%d,"reasoning_tokens":%d,"cost_nano_usd":%b,"saved_nano_usd":%d,"latency_ms":%d,"first_token_ms":%d}\n'
+    ) % (
+        record.request_id.encode(),
+        now * 1000,
+        (record.charged or now) * 1000,
+        names,
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.cache_write_1h_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        b"0" if usage == NOTHING else b"null" if cost is None else b"%d" % nano_usd(cost),
+        nano_usd(record.saved_usd) if record.saved_usd else 0,
+        round(record.latency_seconds * 1000),
+        round(first_token * 1000) if first_token else 0,
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 from coollm.core.errors import RequestError
 from coollm.core.types import RateLimit, Target, Usage, Value
@@ -90,52 +88,3 @@ class RequestRecord:
             self.cost_usd = 0.0
         elif self.target is not None:
             self.cost_usd = self.target.cost_usd(usage)
-
-    def as_log_fields(self, redact: Callable[[str], str]) -> dict[str, Any]:
-        """The fields of the log line: what clients and vendors wrote is redacted, the rest are our own words and numbers."""
-        target, usage = self.target, self.usage
-        return {
-            "request_id": self.request_id,
-            "client": self.client,
-            "route": self.route,
-            "requested_model": redact(self.requested_model),
-            "provider": target.provider if target else None,
-            "model": redact(target.model) if target else None,
-            "key_id": target.key_id if target else None,
-            "status": self.status,
-            "stream": self.is_stream,
-            "ending": str(self.ending) if self.ending else "refused",
-            "input_tokens": usage.input_tokens,
-            "cached_input_tokens": usage.cached_input_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-            "cache_write_1h_tokens": usage.cache_write_1h_tokens,
-            "output_tokens": usage.output_tokens,
-            "reasoning_tokens": usage.reasoning_tokens,
-            "service_tier": usage.service_tier,
-            "estimated": usage.estimated,
-            "cost_usd": self.cost_usd,
-            "latency_ms": _tenths(self.latency_seconds),
-            "time_to_first_token_ms": None if self.first_token_seconds is None else _tenths(self.first_token_seconds),
-            "cache": self.cache,
-            "saved_usd": self.saved_usd,
-            "dropped": [redact(one) for one in self.dropped] if self.dropped else [],
-            "error": self.error or None,
-            "attempts": [
-                {
-                    "provider": attempt.provider,
-                    "key_id": attempt.key_id,
-                    "model": redact(attempt.model),
-                    "outcome": attempt.outcome,
-                    "reason": redact(attempt.reason) if attempt.reason else "",
-                    "status": attempt.status,
-                    "ms": attempt.milliseconds,
-                    "after_ms": attempt.after_milliseconds,
-                }
-                for attempt in self.attempts
-            ],
-        }
-
-
-def _tenths(seconds: float) -> float:
-    """Milliseconds with one digit after the point, for a third of what `round` takes."""
-    return int(seconds * 10_000 + 0.5) / 10

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from coollm.ledger.entry import Entry
 
 HOUR_MS = 3_600_000
@@ -32,3 +34,8 @@ def entry(number: int, **changes: Any) -> Entry:
         "estimated": number % 11 == 0,
     }
     return Entry(**{**told, **changes})
+
+
+def written(one: Entry) -> bytes:
+    """Its line in the usage log."""
+    return msgspec.json.encode(one) + b"\n"

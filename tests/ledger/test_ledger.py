@@ -22,7 +22,7 @@ from coollm.ledger.retention import Retention
 from coollm.ledger.shipper import Shipper
 from coollm.ledger.tables import days, metadata, usage, version
 from coollm.ledger.usage_log import LOOK_SECONDS, UsageLog, all_logs, read_entries
-from tests.ledger.entries import HOUR_MS, START_MS, entry
+from tests.ledger.entries import HOUR_MS, START_MS, entry, written
 
 
 def test_a_request_is_in_it_once_however_often_it_is_shipped(ledger: Ledger) -> None:
@@ -112,10 +112,10 @@ def shipper(ledger: Ledger, tmp_path: Path) -> tuple[UsageLog, Shipper]:
 def test_the_log_is_shipped_from_where_it_was_left(ledger: Ledger, tmp_path: Path) -> None:
     log, ships = shipper(ledger, tmp_path)
     for number in range(1100):
-        log.write(entry(number).write())
+        log.write(written(entry(number)))
     assert ships.ship() == 1100
     assert ships.ship() == 0
-    log.write(entry(2000).write())
+    log.write(written(entry(2000)))
     with log.path.open("ab") as file:
         file.write(b'{"request_id": "cut in the mid')
     assert ships.ship() == 1
@@ -124,18 +124,18 @@ def test_the_log_is_shipped_from_where_it_was_left(ledger: Ledger, tmp_path: Pat
 
 def test_a_line_that_was_cut_and_rotation_lose_nothing(ledger: Ledger, tmp_path: Path) -> None:
     log, ships = shipper(ledger, tmp_path)
-    log.write(entry(1).write())
+    log.write(written(entry(1)))
     with log.path.open("ab") as file:
         file.write(b'{"request_id": "cut by a crash of the host\n')
-    log.write(entry(2).write())
+    log.write(written(entry(2)))
     log.path.rename(tmp_path / "usage.log.1")
     time.sleep(2 * LOOK_SECONDS)
-    log.write(entry(3).write())
+    log.write(written(entry(3)))
     assert [path.name for path in all_logs(log.path)] == ["usage.log.1", "usage.log"]
     assert ships.ship() == 3
     log.path.rename(tmp_path / "usage.log.2")
     time.sleep(2 * LOOK_SECONDS)
-    log.write(entry(4).write())
+    log.write(written(entry(4)))
     assert ships.ship() == 1
     found = ships.verify()
     assert (found["ok"], found["lines"], found["unreadable_lines"]) == (True, 4, 1)
@@ -154,7 +154,7 @@ def test_a_line_that_was_cut_and_rotation_lose_nothing(ledger: Ledger, tmp_path:
 def test_verify_finds_what_is_wrong(ledger: Ledger, tmp_path: Path) -> None:
     log, ships = shipper(ledger, tmp_path)
     for number in range(10):
-        log.write(entry(number).write())
+        log.write(written(entry(number)))
     assert ships.verify()["ok"]
     with ledger._engine.begin() as connection:
         connection.execute(delete(usage).where(usage.c.request_id == "req_4"))
@@ -186,7 +186,7 @@ def test_a_ledger_of_another_version_is_let_be(tmp_path: Path) -> None:
 
 
 def test_lines() -> None:
-    assert read_line(entry(1).write()) == entry(1)
+    assert read_line(written(entry(1))) == entry(1)
     assert read_line(b"{}") is None
     assert read_line(b"\xff\x00") is None
 
@@ -194,7 +194,7 @@ def test_lines() -> None:
 def test_reading_from_an_offset(tmp_path: Path) -> None:
     log = UsageLog(tmp_path / "usage.log")
     for number in range(5):
-        log.write(entry(number).write())
+        log.write(written(entry(number)))
     offsets = [offset for _, offset in read_entries(log.path)]
     assert [found.request_id for found, _ in read_entries(log.path, offsets[2]) if found] == ["req_3", "req_4"]
 
@@ -213,7 +213,7 @@ def test_lines_wait_for_room_on_the_disk_and_are_written_in_their_order(tmp_path
 
     monkeypatch.setattr("coollm.ledger.usage_log.os.write", full)
     for number in range(5):
-        log.write(entry(number).write())
+        log.write(written(entry(number)))
     assert log.is_behind
     assert not log.is_full
     assert list(read_entries(log.path)) == [], "a line that went in in part is none yet"
@@ -225,7 +225,7 @@ def test_lines_wait_for_room_on_the_disk_and_are_written_in_their_order(tmp_path
     monkeypatch.setattr("coollm.ledger.usage_log.MOST_WAITING", 3)
     for number in range(3):
         assert not log.is_full
-        log.write(entry(number).write())
+        log.write(written(entry(number)))
     assert log.is_full
 
 

@@ -14,7 +14,7 @@ from coollm.ledger.book import open_ledger
 from coollm.ledger.shipping import BEHIND, Shipping
 from coollm.ledger.usage_log import UsageLog
 from tests.conftest import wait_for
-from tests.ledger.entries import entry
+from tests.ledger.entries import entry, written
 
 
 @pytest.fixture
@@ -42,18 +42,18 @@ def test_one_process_ships_for_all_workers_and_ends_with_its_own(home: Path) -> 
     one.look()
     assert one._process is None, "there is nothing to ship yet"
     log = UsageLog(log_path)
-    log.write(entry(1).write())
+    log.write(written(entry(1)))
     one.look()
     another.look()
     assert one._process is not None
     assert another._process is None
     first = one._process.pid
     wait_for(lambda: shipped(home) == 1, 20, "the first line")
-    log.write(entry(2).write())
+    log.write(written(entry(2)))
     wait_for(lambda: shipped(home) == 2, 20, "the second line")
     assert not another.is_behind
 
-    log.write(entry(3).write())
+    log.write(written(entry(3)))
     assert one._process.stdin is not None
     one._process.stdin.close()  # its worker has ended
     wait_for(lambda: has_ended(first), 20, "the process to end")
@@ -71,7 +71,7 @@ def test_one_process_ships_for_all_workers_and_ends_with_its_own(home: Path) -> 
 def test_a_ledger_that_does_not_take_it_is_told_of(home: Path) -> None:
     state, log_path = home / "state", home / "state" / "logs" / "usage.log"
     (home / "coollm.yaml").write_text(yaml.safe_dump({"version": "1.0", "storage": {"ledger": {"url": f"sqlite:///{home}/nowhere/ledger.sqlite"}}}))
-    UsageLog(log_path).write(entry(1).write())
+    UsageLog(log_path).write(written(entry(1)))
     shipping = Shipping(log_path, state)
     shipping.look()
     wait_for(lambda: shipping.is_behind, 20, "the word that it is behind")

@@ -487,8 +487,8 @@ def test_streams_as_anthropics_events(dialect: Dialect, data: bytes, call_id: st
 
 
 def embedding_request(**changes: Any) -> Any:
-    from coollm.api.http import Exchange
     from coollm.api.embeddings import FACE
+    from coollm.api.http import Exchange
 
     return FACE.parse({"model": "m", "input": ["one", "two"], **changes}, Exchange({}))
 
