@@ -59,7 +59,7 @@ def serve(services: Services, face: Face, asked: ModelRequest, exchange: Exchang
     if services.usage_log.is_full:
         raise GatewayFault("the usage log cannot be written, so that no request is admitted: is its disk full?", status=503, code="usage_log_full")
     cancellation = Cancellation()
-    wishes = exchange.environ.get("HTTP_CACHE_CONTROL", "").lower()
+    wishes = exchange.environ.get("HTTP_CACHE_CONTROL", "")
     call = Call(
         request=asked,
         client=exchange.client,
@@ -67,8 +67,8 @@ def serve(services: Services, face: Face, asked: ModelRequest, exchange: Exchang
         cancellation=cancellation,
         record=record,
         session=_session(services, exchange),
-        may_read_cache="no-cache" not in wishes,
-        may_keep="no-store" not in wishes,
+        may_read_cache=not wishes or "no-cache" not in wishes.lower(),
+        may_keep=not wishes or "no-store" not in wishes.lower(),
     )
     watch = watch_of(exchange.environ)
     watch.start(cancellation)

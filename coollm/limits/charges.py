@@ -43,7 +43,7 @@ def rate_charges(scopes: Sequence[Scope], estimate: Estimate) -> list[Charge]:
             charges.append(scope.request_charge)
         limit = scope.limits.tokens_per_min
         if limit is not None:
-            charges.append(Charge(counter=scope.token_counter, amount=_token_amount(estimate, None, limit), limit=limit))
+            charges.append(Charge(counter=scope.token_counter, amount=_token_amount(estimate, None, limit), limit=limit, is_estimated=True))
         if scope.running_charge is not None:
             charges.append(scope.running_charge)
     return charges
@@ -67,13 +67,13 @@ class KeyCharges:
         charges = [] if self._requests is None else [self._requests]
         limit = target.tokens_per_min
         if limit is not None:
-            charges.append(Charge(counter=self._tokens_counter, amount=_token_amount(estimate, target.max_tokens, limit), limit=limit))
+            charges.append(Charge(counter=self._tokens_counter, amount=_token_amount(estimate, target.max_tokens, limit), limit=limit, is_estimated=True))
         if self._running is not None:
             charges.append(self._running)
         limit = target.session_tokens
         if limit is not None:
             amount = _token_amount(estimate, target.max_tokens, limit)
-            charges.append(Charge(counter=self._session_counter, amount=amount, limit=limit, span=self._session))
+            charges.append(Charge(counter=self._session_counter, amount=amount, limit=limit, span=self._session, is_estimated=True))
         return charges
 
 
@@ -83,7 +83,7 @@ def budget_charge(scope: Scope, amount: int, now: float) -> Charge | None:
     if limits.budget_usd is None:
         return None
     span = period_span(limits.budget_period, limits.budget_timezone, now, scope.budget_since)
-    return Charge(counter=scope.counter(COST), amount=amount, limit=round(limits.budget_usd * NANO_USD), span=span)
+    return Charge(counter=scope.counter(COST), amount=amount, limit=round(limits.budget_usd * NANO_USD), span=span, is_estimated=True)
 
 
 def budget_charges(scopes: Sequence[Scope], target: Target, estimate: Estimate, now: float) -> list[Charge]:

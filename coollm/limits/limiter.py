@@ -11,7 +11,7 @@ import msgspec
 from coollm.core.errors import LimitReached, NotAllowed
 from coollm.core.money import nano_usd
 from coollm.core.types import RateLimit, Target, Usage, Value
-from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, REQUESTS, RUNNING, SESSION_TOKENS, TOKENS, KeyCharges, budget_charges, rate_charges
+from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, REQUESTS, RUNNING, TOKENS, KeyCharges, budget_charges, rate_charges
 from coollm.limits.estimate import Estimate
 from coollm.limits.scopes import CLIENT, LOCAL, TEAM, Scope, Scopes
 from coollm.stores.base import MINUTE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, Used, shortest_wait
@@ -19,9 +19,6 @@ from coollm.stores.base import MINUTE, WINDOW_SECONDS, Candidate, Charge, Correc
 # Whose rates are told to a client, and which.
 WHOSE = (CLIENT, TEAM)
 RATES = (REQUESTS, TOKENS)
-
-# What is reserved by an estimate.
-ESTIMATED = (TOKENS, SESSION_TOKENS, COST)
 
 # So many keys and counters are remembered.
 MOST_REMEMBERED = 10_000
@@ -231,22 +228,16 @@ def _joined(first: Decision, then: Decision, offset: int) -> Decision:
     return msgspec.structs.replace(then, chosen=chosen, skipped=skipped, retry_after_seconds=wait)
 
 
-@functools.lru_cache(maxsize=MOST_REMEMBERED)
-def _estimated(counter: str) -> str:
-    """What a counter counts, if that is reserved by an estimate."""
-    what = meaning(counter)[2]
-    return what if what in ESTIMATED else ""
-
-
 def _corrections(reservation: Reservation, usage: Usage, tokens: int) -> tuple[Correction, ...]:
     found = []
     now = reservation.now
     for charge in reservation.charges:
-        what = _estimated(charge.counter)
-        if what:
+        if charge.is_estimated:
             span = charge.span
-            used = tokens if what != COST else _used(what, reservation, usage, tokens)
-            bucket = int(now) if span is MINUTE else span.bucket(now)
+            if span is MINUTE:  # as most are
+                used, bucket = tokens, int(now)
+            else:
+                used, bucket = _used(meaning(charge.counter)[2], reservation, usage, tokens), span.bucket(now)
             found.append(Correction(counter=charge.counter, bucket=bucket, difference=used - charge.amount))
     return tuple(found)
 

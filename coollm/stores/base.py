@@ -66,12 +66,13 @@ LIVE = Span(kind="live")
 
 
 class Charge(Value, frozen=True):
-    """`amount` more on `counter`, of which at most `limit` may be used in its span."""
+    """`amount` more on `counter`, of which at most `limit` may be used in its span. One that `is_estimated` is corrected when it is known what was used."""
 
     counter: str
     amount: int
     limit: int
     span: Span = MINUTE
+    is_estimated: bool = False
 
 
 class Candidate(Value, frozen=True):
