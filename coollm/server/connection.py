@@ -21,7 +21,7 @@ import orjson
 from coollm.api.client_watch import WIRE_KEY
 from coollm.core.errors import ClientGone, InvalidRequest
 from coollm.server.answer import PIECE_SECONDS, Answer
-from coollm.server.heads import Head, Heads, Known
+from coollm.server.heads import NO_HEAD, Head, Heads, Known
 from coollm.server.traffic import Traffic
 from coollm.wire import RECEIVE_BYTES, Wire
 
@@ -63,18 +63,21 @@ class _Request:
 
     __slots__ = ("began", "body", "come", "environ", "expects_continue", "headers", "is_complete", "keeps_alive", "method", "target", "version")
 
-    def __init__(self) -> None:
-        self.environ: dict[str, Any] | None = None
-        self.method = ""
-        self.target = b""
-        self.version = "1.1"
+    def __init__(self, head: Head = NO_HEAD, body: bytes | None = None) -> None:
+        """One that has not come yet; or, with its `head` and `body`, a whole one."""
+        self.environ: dict[str, Any] | None
+        self.method, self.target, self.version, self.keeps_alive, self.environ = head
         self.headers: list[tuple[bytes, bytes]] = []
-        self.body: list[bytes] = []
-        self.keeps_alive = True
         self.expects_continue = False
-        self.is_complete = False
         self.began = time.monotonic()
-        self.come = 0
+        if body is None:
+            self.body: list[bytes] = []
+            self.is_complete = False
+            self.come = 0
+        else:
+            self.body = [body]
+            self.is_complete = True
+            self.come = len(body)
 
 
 class _Body:
@@ -400,13 +403,9 @@ class Connection:
 
 
 def _known_request(known: Known, length: bytes, body: bytes) -> _Request:
-    request = _Request()
-    request.method, request.target, request.version, request.keeps_alive, environ = known.head
-    request.environ = environ.copy()
-    request.environ["CONTENT_LENGTH"] = length.decode()
-    request.body.append(body)
-    request.come = len(body)
-    request.is_complete = True
+    request = _Request(known.head, body)
+    environ = request.environ = known.head.environ.copy()
+    environ["CONTENT_LENGTH"] = length.decode()
     return request
 
 

@@ -32,6 +32,10 @@ class Head(NamedTuple):
     environ: dict[str, Any]
 
 
+NO_HEAD = Head("", b"", "1.1", keeps_alive=True, environ={})
+"""Of a request that has not come yet."""
+
+
 class Known(NamedTuple):
     """A head: its bytes before and after the digits of the length, and what it comes to."""
 
