@@ -147,6 +147,26 @@ class Upstream:
         self._connector.keep_session(origin, wire)
 
 
+class _Relay(Waiter):
+    """Waits while pieces come, until there was none for `idle` seconds. When the last one came is noted, and looked at when it may have been long ago."""
+
+    __slots__ = ("_deadline", "_idle", "came_at")
+
+    def __init__(self, hub: Any, idle: float, deadline: float) -> None:
+        self._idle = idle
+        self._deadline = deadline
+        self.came_at = time.monotonic()
+        super().__init__(hub, self._until())
+
+    def expire(self) -> None:
+        self.until = self._until()
+        if self.until <= time.monotonic():
+            super().expire()
+
+    def _until(self) -> float:
+        return min(self.came_at + self._idle, self._deadline)
+
+
 class Exchange:
     """One request and its answer. `status` and `headers` are there after `start`."""
 
@@ -157,7 +177,7 @@ class Exchange:
     _has_head = False
     _is_complete = False
     _can_be_kept = False
-    _relaying: Waiter | None = None
+    _relaying: _Relay | None = None
     _broken: VendorError | None = None
 
     def __init__(self, owner: Upstream, origin: Origin, wire: Wire, timeouts: Timeouts, deadline: float, cancellation: Cancellation) -> None:
@@ -190,7 +210,8 @@ class Exchange:
         try:
             if isinstance(body, bytes) and len(body) < SMALL_BODY_BYTES:
                 until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
-                self._open_wire().send_soon(head + body, until)
+                wire = self._wire or self._open_wire()
+                wire.send_soon(head + body, until)
             else:
                 self._send_pieces(head, body)
                 until = min(time.monotonic() + self._timeouts.first_byte, self._deadline)
@@ -244,22 +265,21 @@ class Exchange:
         wire = self._open_wire()
         if self._body or self._is_complete or not wire.is_quiet:
             return
-        waiter = self._relaying = Waiter(gevent.get_hub(), self._idle_until())
+        waiter = self._relaying = _Relay(gevent.get_hub(), self._timeouts.idle, self._deadline)
         body, feed = self._body, self._parser.feed_data
 
         def came(data: bytes) -> None:
+            waiter.came_at = time.monotonic()
             try:
                 feed(data)
             except httptools.HttpParserError as error:
                 self._broken = _no_http(error)
                 waiter.give(None)
                 return
-            if body and accept(self._take_body()):
+            if body and accept(body[0] if len(body) == 1 else b"".join(body)):
                 body.clear()
             if body or self._is_complete:
                 waiter.give(None)
-            else:
-                waiter.until = self._idle_until()
 
         wire.on_data, wire.on_end = came, lambda: waiter.give(None)
         try:
@@ -315,7 +335,8 @@ class Exchange:
     def _receive(self, until: float) -> None:
         if self._broken is not None:
             raise self._broken
-        data = self._open_wire().receive(until)
+        wire = self._wire or self._open_wire()
+        data = wire.receive(until)
         if self._cancellation.is_cancelled:
             self._cancellation.check()
         if not data:

@@ -108,7 +108,8 @@ class Wire(Waits):
                 raise copy.copy(self._error)
             if self._is_ended:
                 return b""
-            self._wait(until)
+            self.until = until
+            self._pause()
         if len(pieces) > 1 or self._is_paused:
             return self.take()
         self._size = 0
@@ -170,11 +171,12 @@ class Wire(Waits):
     def send_due(self) -> None:
         """Sends what was to be sent soon. Called by the loop, and by whoever wants to send more."""
         data, self._due = self._due, b""
-        if data and self._error is None:
-            try:
-                self._post(data)
-            except OSError:
-                return
+        if not data or self._error is not None:
+            return
+        try:
+            self._post(data)
+        except OSError:
+            return
 
     def finish(self, until: float) -> None:
         """Waits until all that was sent soon or posted has gone. Raises TimeoutError, and OSError where the connection breaks."""

@@ -98,10 +98,10 @@ class Limiter:
         alone = 1 if len(bounded) > 1 and not (self._cooling and self._cools(bounded[0].key)) else len(bounded)
         candidates = []
         for target in bounded[:alone]:
-            candidates.append(self._candidate(budgeted, target, estimate, charged))
+            candidates.append(Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)))
         decision = self._decide(lease, name, own, candidates)
         if decision.chosen is None and decision.refused is None and alone < len(bounded):
-            others = [self._candidate(budgeted, target, estimate, charged) for target in bounded[alone:]]
+            others = [Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)) for target in bounded[alone:]]
             decision = _joined(decision, self._decide(lease, name, own, others), alone)
             candidates += others
         if decision.refused is not None:
@@ -143,9 +143,6 @@ class Limiter:
                 leased = Hold(id=name, owner=self._owner, note=lease.note)
                 break
         return self._store.decide(own, candidates, first, leased)
-
-    def _candidate(self, scopes: Sequence[Scope], target: Target, estimate: Estimate, charged: float) -> Candidate:
-        return Candidate(key=target.key, charges=self._charges(scopes, target, estimate, charged))
 
     def settle(self, ended: Iterable[tuple[Iterable[Reservation | None], Usage]]) -> None:
         """Replaces what was reserved by what was used, for all of them in one decision of the store. Raises StoreError."""

@@ -147,7 +147,7 @@ class Board:
 
     def begin(self, key: str) -> KeyStats:
         """An attempt starts. Its key's figures are told when it has ended."""
-        stats = self.of(key)
+        stats = self._keys.get(key) or self.of(key)
         stats.in_flight += 1
         return stats
 
@@ -158,4 +158,5 @@ class Board:
     def record(self, key: str, *, failed: bool, latency_seconds: float | None = None) -> None:
         """Takes in how an attempt went."""
         self.failures += failed
-        self.of(key).record(self._clock(), failed=failed, latency_seconds=latency_seconds)
+        stats = self._keys.get(key) or self.of(key)
+        stats.record(self._clock(), failed=failed, latency_seconds=latency_seconds)

@@ -120,16 +120,20 @@ class MemoryStore:
             return Decision(refused=refused, retry_after_seconds=wait, used=told)
         skipped: list[Skipped] = []
         for index, candidate in enumerate(candidates):
-            reason = self._why_not(candidate, now, used)
-            if reason is None:
+            key, cools = candidate.key, self._cooling.get(candidate.key)
+            if cools is not None and cools[0] > now:
+                skipped.append(Skipped(key=key, reason=f"cooling: {cools[1]}", retry_after_seconds=cools[0] - now))
+                continue
+            full = self._charge_all(candidate.charges, now, used)
+            if full is None:
                 if own is not None and charges:
-                    holds[own.id] = _Held(own, candidate.key, now, held_parts(charges, now))
+                    holds[own.id] = _Held(own, key, now, held_parts(charges, now))
                 if leased is not None and candidate.charges:
-                    holds[leased.id] = _Held(leased, candidate.key, now, held_parts(candidate.charges, now))
+                    holds[leased.id] = _Held(leased, key, now, held_parts(candidate.charges, now))
                 return Decision(chosen=index, now=now, skipped=tuple(skipped), used=tuple(used))
             self._undo(candidate.charges, now, len(used) - len(charges))
             del used[len(charges) :]
-            skipped.append(reason)
+            skipped.append(Skipped(key=key, reason=f"limit: {full[0].counter}", retry_after_seconds=full[1]))
         self._undo(charges, now, len(charges))
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
@@ -221,18 +225,6 @@ class MemoryStore:
         found = self._counters.get(counter)
         if found is not None:
             found.add(bucket, difference)
-
-    def _why_not(self, candidate: Candidate, now: float, used: list[Used]) -> Skipped | None:
-        """Charges a candidate, or says why it cannot be charged now: what was made of its charges until then is to be undone."""
-        if candidate.key in self._cooling:
-            until, cause = self._cooling[candidate.key]
-            if until > now:
-                return Skipped(key=candidate.key, reason=f"cooling: {cause}", retry_after_seconds=until - now)
-        full = self._charge_all(candidate.charges, now, used)
-        if full is not None:
-            charge, wait = full
-            return Skipped(key=candidate.key, reason=f"limit: {charge.counter}", retry_after_seconds=wait)
-        return None
 
     def _charge_all(self, charges: Sequence[Charge], now: float, used: list[Used]) -> tuple[Charge, float | None] | None:
         """Charges one after the other, and appends to `used` how full each counter is then. Returns the first for which there is no room, and the seconds until
