@@ -15,7 +15,7 @@ import gevent
 from coollm.waits import OfLoop
 
 # So many pieces are sent together at most: the first of them has waited for the others.
-MOST_TOGETHER = 16
+MOST_TOGETHER = 32
 
 
 class Sender(Protocol):

@@ -48,10 +48,10 @@ class Wire(Waits):
         "_due",
         "_error",
         "_is_ended",
-        "_is_fast",
         "_is_paused",
         "_outbox",
         "_pieces",
+        "_receives",
         "_size",
         "_socket",
         "_wants_room",
@@ -73,7 +73,7 @@ class Wire(Waits):
         self._pieces: list[bytes] = []  # an empty deque has room for 64
         self._size = 0
         self._is_ended = False
-        self._is_fast = False
+        self._receives = RECEIVE_BYTES  # how much the next read asks for
         self._is_paused = False
         # What it broke by. A copy of it is raised, without this one's traceback, which would hold this wire.
         self._error: OSError | None = None
@@ -286,7 +286,7 @@ class Wire(Waits):
     def _readable(self) -> None:
         """Called by the loop."""
         try:
-            data = self._socket.recv(LARGE_RECEIVE_BYTES if self._is_fast and not self._size else RECEIVE_BYTES)
+            data = self._socket.recv(self._receives)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -296,12 +296,17 @@ class Wire(Waits):
         if not data:
             self._is_ended = True
         else:
-            self._is_fast = len(data) >= RECEIVE_BYTES
+            size = len(data)
+            if size >= RECEIVE_BYTES or self._receives != RECEIVE_BYTES:
+                # Only where what came is taken at once.
+                self._receives = LARGE_RECEIVE_BYTES if size >= RECEIVE_BYTES and not self._size else RECEIVE_BYTES
             if self.is_plain and not self._size and not self._wants_room:  # as it is mostly
-                if self._waiter is not None:
+                waiter = self._waiter
+                if waiter is not None:
                     self._pieces.append(data)
-                    self._size = len(data)
-                    self._wake()
+                    self._size = size
+                    self._waiter = None
+                    waiter.switch()
                     return
                 if self.on_data is not None:
                     self.on_data(data)

@@ -134,7 +134,7 @@ class Ledger:
             return self._ship(entries, log, inode, position, pause, are_new=False)
 
     def _ship(self, entries: Sequence[Entry], log: str, inode: int, position: int, pause: Callable[[], None], *, are_new: bool) -> int:
-        """Raises IntegrityError if one of those that `are_new` is there."""
+        """Raises IntegrityError if one of those that `are_new` is there, or is among them twice."""
         with self.writing() as connection:
             new = self._add(connection, entries, pause, are_new=are_new)
             changed = connection.execute(update(shipped).where(shipped.c.log == log).values(inode=inode, bytes=position))
@@ -175,13 +175,9 @@ class Ledger:
         return found
 
     def _add(self, connection: Connection, entries: Sequence[Entry], pause: Callable[[], None], *, are_new: bool) -> int:
-        entries = self._erased(connection, entries)
-        by_id = {entry.request_id: entry for entry in reversed(entries)}  # the first line of a request is the one that counts
-        known: set[str] = set()
-        for ids in () if are_new else batches(by_id, LOOKED_UP):
-            pause()
-            known.update(connection.execute(select(usage.c.request_id).where(usage.c.request_id.in_(ids))).scalars())
-        new = [entry for entry in by_id.values() if entry.request_id not in known]
+        new = self._erased(connection, entries)
+        if not are_new:
+            new = self._unknown(connection, new, pause)
         if new:
             self._insert(connection, new, pause)
             by_hour = _sums(new)
@@ -190,6 +186,16 @@ class Ledger:
                     pause()
                     self._add_up(connection, table, key, amounts)
         return len(new)
+
+    @staticmethod
+    def _unknown(connection: Connection, entries: Sequence[Entry], pause: Callable[[], None]) -> Sequence[Entry]:
+        """Of each request that is not there the first entry, which is the one that counts."""
+        by_id = {entry.request_id: entry for entry in reversed(entries)}
+        known: set[str] = set()
+        for ids in batches(by_id, LOOKED_UP):
+            pause()
+            known.update(connection.execute(select(usage.c.request_id).where(usage.c.request_id.in_(ids))).scalars())
+        return [entry for entry in by_id.values() if entry.request_id not in known]
 
     @staticmethod
     def _insert(connection: Connection, entries: Sequence[Entry], pause: Callable[[], None]) -> None:

@@ -75,8 +75,12 @@ class UsageLog:
         """Writes lines in their order until one does not fit."""
         try:
             self._follow_rotation()
-            written = os.write(self._descriptor, b"".join(self._waiting))
+            lines = b"".join(self._waiting)
+            written = os.write(self._descriptor, lines)
             self._is_dirty = True
+            if written == len(lines):
+                self._waiting.clear()
+                return
             while self._waiting and written >= len(self._waiting[0]):
                 written -= len(self._waiting.popleft())
             if self._waiting:
