@@ -168,7 +168,7 @@ def presented_key(exchange: Exchange) -> str:
 
 def address_of(services: Services, exchange: Exchange) -> str:
     """Where a request comes from: the peer's address, or what a proxy that is trusted says of its peer."""
-    peer = str(exchange.environ.get("REMOTE_ADDR", ""))
+    peer: str = exchange.environ.get("REMOTE_ADDR", "")
     trusted = services.settings.server.trusted_proxies
     if not trusted or not is_within(peer, trusted):
         return peer or "local"

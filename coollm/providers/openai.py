@@ -73,7 +73,9 @@ class OpenAIDialect(Value, frozen=True):
             body = {**request.source, "model": target.model, **({"max_tokens": limit} if limit else {})}
             return "completions", self._with_usage(body, request), COMPLETIONS
         source = request.source if request.dialect == CHAT.wire else chat_body(request, self.max_tokens_field, losses, self.vendor)
-        body = {**source, "model": target.model, **({self.max_tokens_field: limit} if limit else {})}
+        body = {**source, "model": target.model}
+        if limit:
+            body[self.max_tokens_field] = limit
         if self.max_tokens_field == "max_tokens" and "max_completion_tokens" in body:
             body["max_tokens"] = body.pop("max_completion_tokens")
         return "chat/completions", self._with_usage(body, request), CHAT
