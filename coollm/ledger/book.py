@@ -35,8 +35,7 @@ from coollm.limits.settlement import Ending
 
 By = Literal["client", "provider", "model", "day"]
 LONGEST_MODEL = 190
-BATCH = 5000
-PAGE = 2000
+BATCH = 2000
 STEP = 100
 LOOKED_UP = 250
 CONNECT_SECONDS = 5
@@ -57,8 +56,8 @@ _PRUNED = "pruned"
 class Ledger:
     """The ledger at an SQLAlchemy URL. Its calls block: a gateway makes them in a thread."""
 
-    def __init__(self, url: str, *, ships: bool = False) -> None:
-        """Raises OperationFailed for an address or a driver that there is not. Nothing is connected yet. `ships` is whether it is written to all the time."""
+    def __init__(self, url: str) -> None:
+        """Raises OperationFailed for an address or a driver that there is not. Nothing is connected yet."""
         shown = url.partition("://")[0]
         try:
             self._engine: Engine = create_engine(url, pool_pre_ping=True, connect_args=_patience(url), **_pool(url))
@@ -68,8 +67,6 @@ class Ledger:
             raise OperationFailed(f"the ledger ({shown[:20]}) cannot be opened: {type(error).__name__}", way_out) from error
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _prepare_sqlite)
-            if ships:
-                event.listen(self._engine, "connect", _prepare_shipping)
         # Native: a lock of gevent's that threads wait for, each with a loop of its own, was seen to be let go without the one that waits being told.
         self._lock = get_original("_thread", "allocate_lock")()
         self._is_prepared = False
@@ -324,13 +321,13 @@ class Ledger:
                 select(usage)
                 .where(after, usage.c.at_ms < end_ms, *([usage.c.client == client] if client is not None else []))
                 .order_by(usage.c.at_ms, usage.c.request_id)
-                .limit(PAGE)
+                .limit(BATCH)
             )
             with self.reading() as connection:
                 rows = connection.execute(query).mappings().all()
             for row in rows:
                 yield {str(name): value for name, value in row.items()}
-            if len(rows) < PAGE:
+            if len(rows) < BATCH:
                 return
             last = (rows[-1]["at_ms"], rows[-1]["request_id"])
 
@@ -357,10 +354,10 @@ class Ledger:
                 connection.execute(delete(table))
 
 
-def open_ledger(settings: Settings, state: Path, *, ships: bool = False) -> Ledger:
+def open_ledger(settings: Settings, state: Path) -> Ledger:
     """The ledger of a configuration. Raises OperationFailed."""
     url = settings.storage.ledger.url
-    return Ledger(url.reveal() if url else f"sqlite:///{state / FILE_NAME}", ships=ships)
+    return Ledger(url.reveal() if url else f"sqlite:///{state / FILE_NAME}")
 
 
 def _pool(url: str) -> dict[str, Any]:
@@ -382,21 +379,8 @@ def _patience(url: str) -> dict[str, int]:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    _set(connection, "journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 5000")
-
-
-def _prepare_shipping(connection: Any, _: Any) -> None:
-    """Requests have ids at random, so that each batch touches most pages of their index: those stay in memory (16 MiB), and are written back to the database
-    after so many pages (16 MiB too) and not four times as often. A line takes a seventh less.
-
-    Source: https://www.sqlite.org/pragma.html (cache_size, wal_autocheckpoint).
-    """
-    _set(connection, "cache_size = -16384", "wal_autocheckpoint = 4000")
-
-
-def _set(connection: Any, *pragmas: str) -> None:
     cursor = connection.cursor()
-    for pragma in pragmas:
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

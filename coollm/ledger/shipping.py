@@ -101,7 +101,7 @@ def main() -> None:
         state = state_directory(config)
         settings = load_in_force(config, state).settings
         open_log(settings, log_file(settings, config, state), Redactor(settings.secrets()))
-        shipper = Shipper(log_directory(config, state) / USAGE_LOG, open_ledger(settings, state, ships=True), state / SHIPPER_LOCK, platform.node(), Pauses())
+        shipper = Shipper(log_directory(config, state) / USAGE_LOG, open_ledger(settings, state), state / SHIPPER_LOCK, platform.node(), Pauses())
     except (CoollmError, OSError) as error:
         _log.error("the usage log is not shipped", extra={"reason": str(error)})
         return

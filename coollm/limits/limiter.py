@@ -52,7 +52,7 @@ class Reservation(Value, frozen=True):
     @property
     def is_live(self) -> bool:
         """Whether anything of it counts as running."""
-        for charge in self.charges:  # noqa: SIM110  a generator takes four times as long
+        for charge in self.charges:  # noqa: SIM110  a generator takes twice as long
             if charge.span is not MINUTE and charge.span.kind == "live":
                 return True
         return False

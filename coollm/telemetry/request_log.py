@@ -1,6 +1,6 @@
 """One line of app.log for each request: what clients and vendors wrote is redacted, the rest are our own words and numbers.
 
-To make such a line anew each time took four times as long (5 µs on one core that serves 10,000 requests a second, where it was a twentieth of all).
+To make each from nothing took 7 µs of the 98 of a request, where this takes 3.5 (a core that serves 10,000 requests a second; with what it takes to write it).
 """
 
 from __future__ import annotations

@@ -299,3 +299,28 @@ def test_a_watch_without_a_socket_is_harmless() -> None:
     watch = ClientWatch(None)
     watch.start(Cancellation())
     watch.stop()
+
+
+def test_a_relayed_answer_may_pause_and_not_stop(server: Callable[[Handler], str], upstream: Upstream) -> None:
+    def pauses(connection: socket.socket, _: int) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n")
+        for _ in range(3):
+            gevent.sleep(0.15)
+            connection.sendall(b"x")
+        gevent.sleep(2)
+
+    came: list[float] = []
+
+    def accept(piece: bytes) -> bool:
+        came.append(time.monotonic())
+        return piece == b"x"
+
+    exchange = upstream.send(ask(server(pauses)), Cancellation())
+    with pytest.raises(VendorError, match="no further piece") as raised:
+        exchange.relay(accept)
+    waited = time.monotonic() - came[-1]
+    exchange.close()
+    assert raised.value.verdict.cause is Cause.TIMEOUT
+    assert len(came) == 3, "together they took longer than one may take"
+    assert waited >= 0.3, "the last piece is what it counts from"
