@@ -161,7 +161,7 @@ def open_log(settings: Settings, path: Path | None, redact: Redactor) -> LineFil
 
 
 def write_line(logger: logging.Logger, level: int, message: str, members: bytes) -> None:
-    """What `logger.log(level, message, extra=…)` writes, for an eighth of its cost: there is one for each request.
+    """What `logger.log(level, message, extra=…)` writes, for a fifth of its cost (18 µs) and less: there is one for each request.
 
     `members` are the fields as JSON, without the braces of an object. Whoever calls it has redacted what others wrote in them: to look through the whole line
     takes longer than to write it. `message` is a word of ours.
