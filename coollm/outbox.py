@@ -50,15 +50,15 @@ class Outbox:
 
     def add(self, one: Sender) -> None:
         """It has something to send."""
-        waiting = self._waiting
-        if not self._loop.pendingcnt and not waiting:
-            one.send_due()
-            return
-        waiting.append(one)
-        if not self._loop.pendingcnt or len(waiting) >= MOST_TOGETHER:
-            self.empty()
-        elif len(waiting) == 1:
+        waiting, has_more = self._waiting, self._loop.pendingcnt
+        if not waiting:
+            if not has_more:
+                one.send_due()
+                return
             self._loop.run_callback(self.empty)
+        waiting.append(one)
+        if not has_more or len(waiting) >= MOST_TOGETHER:
+            self.empty()
 
     def empty(self) -> None:
         """Sends all."""

@@ -56,7 +56,7 @@ from coollm.stores.base import Store, StoreError
 from coollm.stores.guard import GuardedStore
 from coollm.telemetry.metrics import Metrics
 from coollm.telemetry.record import RequestRecord
-from coollm.telemetry.request_log import log_request
+from coollm.telemetry.request_log import RequestLog
 from coollm.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -179,8 +179,10 @@ def build_services(
 
     tracing = before.tracing if before and before.settings.logging.otel == settings.logging.otel else _tracing(settings)
 
+    request_log = RequestLog(redact)
+
     def watch(record: RequestRecord) -> None:
-        log_request(record, redact.short)
+        request_log.write(record)
         metrics.observe(record)
         if tracing is not None:
             tracing.tell(record, redact.short)

@@ -84,15 +84,15 @@ class Waits:
         if waiter is not None:
             waiter.throw(TimeoutError("timed out"))
 
-    def _pause(self) -> None:
-        """Waits to be woken. Raises TimeoutError at `until`."""
+    def _pause(self) -> Any:
+        """Waits to be woken; what it is given with that, mostly nothing. Raises TimeoutError at `until`."""
         self._waiter = getcurrent()
         deadlines = self._deadlines
         deadlines.waiting.add(self)
         if not deadlines.is_running:
             deadlines.start()
         try:
-            self._hub.switch()
+            return self._hub.switch()
         except BaseException:
             self._waiter = None
             raise

@@ -102,18 +102,16 @@ class Wire(Waits):
 
     def receive(self, until: float) -> bytes:
         """What has come, as soon as something has; nothing at the end. Raises TimeoutError at `until`, and OSError where the connection breaks."""
-        pieces = self._pieces
-        while not pieces:
+        while not self._pieces:
             if self._error is not None:
                 raise copy.copy(self._error)
             if self._is_ended:
                 return b""
             self.until = until
-            self._pause()
-        if len(pieces) > 1 or self._is_paused:
-            return self.take()
-        self._size = 0
-        return pieces.pop()
+            data: bytes = self._pause()
+            if data:
+                return data
+        return self.take()
 
     def take(self) -> bytes:
         """What has come and was not read yet."""
@@ -303,10 +301,8 @@ class Wire(Waits):
             if self.is_plain and not self._size and not self._wants_room:  # as it is mostly
                 waiter = self._waiter
                 if waiter is not None:
-                    self._pieces.append(data)
-                    self._size = size
                     self._waiter = None
-                    waiter.switch()
+                    waiter.switch(data)
                     return
                 if self.on_data is not None:
                     self.on_data(data)

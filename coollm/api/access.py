@@ -21,7 +21,7 @@ from coollm.core.errors import NotAllowed, NotAuthenticated
 from coollm.core.secrets import key_digest
 from coollm.core.types import AdminRole
 from coollm.identity.principal import Principal
-from coollm.identity.roster import Holder
+from coollm.identity.roster import Holder, LetIn
 from coollm.identity.sessions import PREFIX as SESSION_PREFIX
 from coollm.services import Services
 from coollm.wire import Wire
@@ -75,13 +75,20 @@ def authorize(services: Services, exchange: Exchange, access: Access) -> Princip
 
 
 def _client(services: Services, exchange: Exchange) -> Principal | None:
+    roster, environ = services.watcher.roster, exchange.environ
+    sent, peer = environ.get("HTTP_AUTHORIZATION", ""), environ.get("REMOTE_ADDR", "")
+    known = roster.let_in.get((sent, peer))
+    if known is not None and known.ends > time.time():
+        if known.principal.via:
+            services.uses.note(known.principal.via)
+        return known.principal
     key = presented_key(exchange)
     if not key:
         local = local_administrator(exchange)
         if local is None:
             raise NotAuthenticated("no API key: send it as 'Authorization: Bearer KEY'", code="missing_api_key")
         return local
-    holder = services.watcher.roster.holder(key)
+    holder = roster.holder(key)
     if holder is None or holder.client is None:
         local = local_administrator(exchange)
         if local is None:
@@ -96,7 +103,11 @@ def _client(services: Services, exchange: Exchange) -> Principal | None:
     if holder.key is not None:
         via = holder.key.prefix
         services.uses.note(via)
-    return Principal(kind="client", name=client.client_id, address=address, via=via, client=client)
+    principal = Principal(kind="client", name=client.client_id, address=address, via=via, client=client)
+    # Where these two alone say who asks, and from where.
+    if key == bearer_of(sent) and not services.settings.server.trusted_proxies:
+        roster.remember(sent, peer, LetIn(principal, holder.expires))
+    return principal
 
 
 def _administrator(services: Services, exchange: Exchange, access: Access) -> Principal:
@@ -156,14 +167,14 @@ def _check(holder: Holder) -> None:
 def presented_key(exchange: Exchange) -> str:
     """The key of a request, from `Authorization: Bearer`, or `x-api-key` and `api-key` as Anthropic's and Azure's clients send it."""
     environ = exchange.environ
-    sent: str = environ.get("HTTP_AUTHORIZATION", "")
-    if sent.startswith("Bearer "):  # as most write it
-        key = sent[7:].strip()
-    else:
-        scheme, _, value = sent.partition(" ")
-        key = value.strip() if scheme.lower() == "bearer" else ""
-    key = key or environ.get("HTTP_X_API_KEY", "") or environ.get("HTTP_API_KEY", "")
+    key: str = bearer_of(environ.get("HTTP_AUTHORIZATION", "")) or environ.get("HTTP_X_API_KEY", "") or environ.get("HTTP_API_KEY", "")
     return key if len(key) <= LONGEST_KEY else ""
+
+
+def bearer_of(sent: str) -> str:
+    """The key in an `Authorization` header; none where it holds something else."""
+    scheme, _, value = sent.partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""
 
 
 def address_of(services: Services, exchange: Exchange) -> str:

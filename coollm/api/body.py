@@ -25,42 +25,42 @@ LARGE_BODY_BYTES = 4 * MEBIBYTE
 COPIED_BYTES = 64 * 1024
 
 
-def pieces_of_body(services: Services, exchange: Exchange, has_come: int = 0) -> Iterator[bytes]:
-    """The body as it arrives, after the bytes that have come. Raises BodyTooLarge, for a length that is announced before a byte is read, and ClientGone if the
-    end never comes.
+def pieces_of_body(services: Services, exchange: Exchange) -> Iterator[bytes]:
+    """The body as it arrives. Raises BodyTooLarge, for a length that is announced before a byte is read, and ClientGone if the end never comes.
 
     Werkzeug's own limit truncates a chunked body that has no length instead of refusing it, so it is read here. Between two pieces of a long body
     other requests run, also when a fast client always has more.
     """
-    largest = services.settings.server.max_body_mb * MEBIBYTE
     announced = exchange.content_length
-    size = announced or 0
-    if size <= largest:
-        size = rested = has_come
-        while piece := exchange.environ["wsgi.input"].read(PIECE_BYTES):
-            size += len(piece)
-            if size > largest:
-                break
-            yield piece
-            if size - rested >= PIECE_BYTES:
-                rested = size
-                gevent.sleep(0)
-    if size > largest:
-        raise BodyTooLarge(f"the body is larger than {services.settings.server.max_body_mb} MB (server.max_body_mb)")
+    _check_size(services, announced or 0)
+    size = rested = 0
+    while piece := exchange.environ["wsgi.input"].read(PIECE_BYTES):
+        size += len(piece)
+        _check_size(services, size)
+        yield piece
+        if size - rested >= PIECE_BYTES:
+            rested = size
+            gevent.sleep(0)
     if announced is not None and size < announced:
         raise ClientGone("the client closed its connection before its request was complete")
 
 
 def read_body(services: Services, exchange: Exchange) -> bytes:
     """The whole body. Raises BodyTooLarge and ClientGone."""
-    announced = exchange.content_length
-    first: bytes = b""
-    if announced is not None and announced <= min(PIECE_BYTES, services.settings.server.max_body_mb * MEBIBYTE):
-        first = exchange.environ["wsgi.input"].read(announced)
-        if len(first) == announced:  # it came with its head, as most do
-            return first
-    # Joined once: a buffer that grows is moved again and again.
-    return b"".join((first, *pieces_of_body(services, exchange, len(first))))
+    take_whole = getattr(exchange.environ["wsgi.input"], "take_whole", None)
+    whole: bytes | None = None if take_whole is None else take_whole()
+    if whole is None:
+        # Joined once: a buffer that grows is moved again and again.
+        return b"".join(pieces_of_body(services, exchange))
+    _check_size(services, len(whole))
+    return whole
+
+
+def _check_size(services: Services, size: int) -> None:
+    """Raises BodyTooLarge."""
+    largest = services.settings.server.max_body_mb
+    if size > largest * MEBIBYTE:
+        raise BodyTooLarge(f"the body is larger than {largest} MB (server.max_body_mb)")
 
 
 def _decode(data: bytes) -> Any:

@@ -66,7 +66,7 @@ def line_of(record: RequestRecord) -> bytes:
         key_id,
         record.route,
         record.status,
-        str(record.ending) if record.ending else "refused",
+        record.ending or "refused",
         usage.service_tier or "",
         record.cache == HIT,
         record.is_second,

@@ -11,10 +11,10 @@ import msgspec
 from coollm.core.errors import LimitReached, NotAllowed
 from coollm.core.money import nano_usd
 from coollm.core.types import RateLimit, Target, Usage, Value
-from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, REQUESTS, RUNNING, TOKENS, KeyCharges, budget_charges, rate_charges
+from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, REQUESTS, RUNNING, TOKENS, KeyCharges, budget_charges, key_counter, rate_charges
 from coollm.limits.estimate import Estimate
 from coollm.limits.scopes import CLIENT, LOCAL, TEAM, Scope, Scopes
-from coollm.stores.base import MINUTE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, Used, shortest_wait
+from coollm.stores.base import LIVE, MINUTE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, Used, shortest_wait
 
 # Whose rates are told to a client, and which.
 WHOSE = (CLIENT, TEAM)
@@ -40,7 +40,7 @@ class Lease(Value, frozen=True):
 
 class Reservation(Value, frozen=True):
     """Charges that stand until they are settled, by the id of what holds them. `now` is the store's time when they were made, `epoch` counts how often it has
-    begun anew.
+    begun anew. One that `is_live` counts as running.
     """
 
     id: str
@@ -48,14 +48,7 @@ class Reservation(Value, frozen=True):
     charges: tuple[Charge, ...]
     target: Target
     epoch: int = 0
-
-    @property
-    def is_live(self) -> bool:
-        """Whether anything of it counts as running."""
-        for charge in self.charges:  # noqa: SIM110  a generator takes twice as long
-            if charge.span is not MINUTE and charge.span.kind == "live":
-                return True
-        return False
+    is_live: bool = False
 
 
 class Grant(Value, frozen=True):
@@ -80,7 +73,7 @@ class Limiter:
     def __init__(self, store: Store, scopes: Scopes, owner: str) -> None:
         self._store = store
         self._owner = owner
-        self._fullness: dict[str, tuple[Used, float]] = {}
+        self._used: dict[str, tuple[tuple[Used, ...], float]] = {}  # by the key that was chosen
         self._of_keys: dict[str, KeyCharges] = {}
         self._cooling: dict[str, float] = {}
         self.scopes = scopes
@@ -90,39 +83,45 @@ class Limiter:
 
         Raises LimitReached if it is the client who has no room, NotAllowed if its budget cannot hold for any target, and StoreError.
         """
-        charged, request_id = time.time(), lease.request_id
+        charged, request_id, is_first = time.time(), lease.request_id, lease.is_first
         name = f"{request_id}/{lease.attempt}"
-        own = rate_charges(lease.scopes, estimate) if lease.is_first else []
+        own = rate_charges(lease.scopes, estimate) if is_first else []
+        has_budgets = self.scopes.has_budgets
         budgeted = (*lease.scopes, *lease.extra) if lease.extra else lease.scopes
-        bounded = self._bounded(budgeted, estimate, targets) if self.scopes.has_budgets else targets
+        bounded = self._bounded(budgeted, estimate, targets) if has_budgets else targets
         alone = 1 if len(bounded) > 1 and not (self._cooling and self._cools(bounded[0].key)) else len(bounded)
-        candidates = []
-        for target in bounded[:alone]:
-            candidates.append(Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)))
+        candidates = self._candidates(budgeted, bounded[:alone], estimate, charged)
         decision = self._decide(lease, name, own, candidates)
         if decision.chosen is None and decision.refused is None and alone < len(bounded):
-            others = [Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)) for target in bounded[alone:]]
+            others = self._candidates(budgeted, bounded[alone:], estimate, charged)
             decision = _joined(decision, self._decide(lease, name, own, others), alone)
             candidates += others
         if decision.refused is not None:
             raise _refusal(decision.refused, decision)
+        if decision.skipped:
+            self._note_cooling(decision)
+        chosen, made, used = decision.chosen, decision.now, decision.used
+        if chosen is None:
+            return None, decision
+        target, charges, epoch = bounded[chosen], candidates[chosen].charges, self._store.epoch
+        counts_running = self.scopes.counts_running or target.concurrent is not None
+        self._used[target.key] = used, time.monotonic()
+        client, room = None, ()
+        if is_first:
+            client = Reservation(id=request_id, now=made, charges=tuple(own), target=target, epoch=epoch, is_live=counts_running and _is_live(own))
+            room = client_room(used[: len(own)]) if own else ()
+        key = Reservation(id=name, now=made, charges=charges, target=target, epoch=epoch, is_live=counts_running and _is_live(charges))
+        budgets = budgets_used(decision) if has_budgets else ()
+        return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), room=room, budgets=budgets), decision
+
+    def _candidates(self, budgeted: Sequence[Scope], targets: Sequence[Target], estimate: Estimate, charged: float) -> list[Candidate]:
+        return [Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)) for target in targets]
+
+    def _note_cooling(self, decision: Decision) -> None:
+        """Remembers which keys cool down, and for how long."""
         for skipped in decision.skipped:
             if skipped.reason.startswith("cooling") and skipped.retry_after_seconds and len(self._cooling) < MOST_REMEMBERED:
                 self._cooling[skipped.key] = time.monotonic() + skipped.retry_after_seconds
-        if decision.chosen is None:
-            return None, decision
-        now = time.monotonic()
-        fullness = self._fullness
-        for used in decision.used[len(own) :]:
-            fullness[used.counter] = used, now
-        target = bounded[decision.chosen]
-        epoch = self._store.epoch
-        client = Reservation(id=request_id, now=decision.now, charges=tuple(own), target=target, epoch=epoch) if lease.is_first else None
-        charges = candidates[decision.chosen].charges
-        key = Reservation(id=name, now=decision.now, charges=charges, target=target, epoch=epoch)
-        room = client_room(decision.used[: len(own)]) if own else ()
-        budgets = budgets_used(decision) if self.scopes.has_budgets else ()
-        return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), room=room, budgets=budgets), decision
 
     def _cools(self, key: str) -> bool:
         """Whether the key cools down, as far as this worker knows."""
@@ -163,13 +162,14 @@ class Limiter:
         if lost:
             self._store.charge(lost)
 
-    def fullness(self, counter: str) -> float:
-        """Share of a limit that is used, 0 to 1, as far as this worker knows: its last decision, fading over the window."""
-        found = self._fullness.get(counter)
-        if found is None:
-            return 0.0
-        used, since = found
-        return min(1.0, used.used / (used.limit or 1)) * max(0.0, 1 - (time.monotonic() - since) / WINDOW_SECONDS)
+    def fullness(self, key: str, what: str) -> float:
+        """Share of a vendor key's limit that is used, 0 to 1, as far as this worker knows: its last decision, fading over the window."""
+        told, since = self._used.get(key, ((), 0.0))
+        counter = key_counter(key, what)
+        for used in told:
+            if used.counter == counter:
+                return min(1.0, used.used / (used.limit or 1)) * max(0.0, 1 - (time.monotonic() - since) / WINDOW_SECONDS)
+        return 0.0
 
     def charges(self, scopes: Sequence[Scope], estimate: Estimate, target: Target) -> tuple[Charge, ...]:
         """All that a request to a target would be charged."""
@@ -209,6 +209,11 @@ class Limiter:
         return tuple(charges)
 
 
+def _is_live(charges: Iterable[Charge]) -> bool:
+    """Whether any of them counts as running."""
+    return any(charge.span is LIVE for charge in charges)
+
+
 @functools.lru_cache(maxsize=MOST_REMEMBERED)
 def meaning(counter: str) -> tuple[str, str, str]:
     """Whose a counter is, by kind and id, and what it counts."""
@@ -227,15 +232,14 @@ def _joined(first: Decision, then: Decision, offset: int) -> Decision:
 
 def _corrections(reservation: Reservation, usage: Usage, tokens: int) -> tuple[Correction, ...]:
     found = []
-    now = reservation.now
     for charge in reservation.charges:
         if charge.is_estimated:
-            span = charge.span
+            span, counter, now = charge.span, charge.counter, reservation.now
             if span is MINUTE:  # as most are
-                used, bucket = tokens, int(now)
+                found.append(Correction(counter=counter, bucket=int(now), difference=tokens - charge.amount))
             else:
-                used, bucket = _used(meaning(charge.counter)[2], reservation, usage, tokens), span.bucket(now)
-            found.append(Correction(counter=charge.counter, bucket=bucket, difference=used - charge.amount))
+                used = _used(meaning(counter)[2], reservation, usage, tokens)
+                found.append(Correction(counter=counter, bucket=span.bucket(now), difference=used - charge.amount))
     return tuple(found)
 
 
@@ -259,11 +263,9 @@ def client_room(used: Iterable[Used]) -> tuple[RateLimit, ...]:
     for one in used:
         what = _told(one.counter)
         if what:
-            limit = one.limit
-            left = limit - one.used if one.used < limit else 0
-            known = least.get(what)
-            if known is None or left < known.remaining:
-                least[what] = RateLimit(of=what, limit=limit, remaining=left, reset_seconds=WINDOW_SECONDS)
+            left = max(0, one.limit - one.used)
+            if what not in least or left < least[what].remaining:
+                least[what] = RateLimit(of=what, limit=one.limit, remaining=left, reset_seconds=WINDOW_SECONDS)
     return tuple(least.values())
 
 

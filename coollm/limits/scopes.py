@@ -72,6 +72,7 @@ class Scopes:
         self.has_models = bool(self._models)
         self._of_model: dict[tuple[str, str], tuple[Scope, ...]] = {}
         self.has_budgets = any(scope.has_budget for scope in self.all())
+        self.counts_running = any(scope.running_charge is not None for scope in self.all())
 
     def _with_team(self, own: Scope, team: str | None) -> tuple[Scope, ...]:
         return (own, self._teams[team]) if team in self._teams else (own,)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from coollm.core.config.schema import Policy
 from coollm.core.registry import ALGORITHMS
 from coollm.core.types import Target
-from coollm.limits.charges import REQUESTS, TOKENS, key_counter
+from coollm.limits.charges import REQUESTS, TOKENS
 from coollm.limits.limiter import Limiter
 from coollm.providers.verdict import Cause, Verdict
 from coollm.routing.base import Algorithm, Ranked, Reading
@@ -132,8 +132,8 @@ class Router:
             latency_seconds=stats.latency_seconds or None,
             peak_seconds=stats.peak_seconds or None,
             error_rate=stats.error_rate,
-            request_fullness=self._limiter.fullness(key_counter(target.key, REQUESTS)),
-            token_fullness=self._limiter.fullness(key_counter(target.key, TOKENS)),
+            request_fullness=self._limiter.fullness(target.key, REQUESTS),
+            token_fullness=self._limiter.fullness(target.key, TOKENS),
         )
 
     def failed(self, target: Target, verdict: Verdict) -> Reaction:
@@ -142,7 +142,7 @@ class Router:
         if verdict.cause in KEY_FAULTS:
             _log.error("a vendor key is out of use", extra={"key_id": target.key, "cause": verdict.cause, "seconds": reaction.cooldown_seconds})
         if reaction.is_failure:
-            self.board.record(target.key, failed=True)
+            self.board.failed(target.key)
         if reaction.cooldown_seconds > 0:
             try:
                 self._store.cool(target.key, reaction.cooldown_seconds, verdict.cause)
@@ -152,4 +152,4 @@ class Router:
 
     def succeeded(self, target: Target, latency_seconds: float) -> None:
         """Takes in an answer. `latency_seconds` is the time to its first byte of content."""
-        self.board.record(target.key, failed=False, latency_seconds=latency_seconds)
+        self.board.succeeded(target.key, latency_seconds)

@@ -57,30 +57,34 @@ class KeyStats:
         self.seconds = 0.0
         self._seen = 0.0
 
-    def record(self, now: float, *, failed: bool, latency_seconds: float | None) -> None:
-        """Takes in one attempt that has ended. A fault of the client is none of the key's and is not recorded."""
-        before = self.weight * math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS) if self.weight else 0.0
-        # Even attempts at the same moment move the figures by a tenth.
-        kept = before / (before + 1) if before < 9 else 0.9
-        new = 1 - kept
-        self._seen, self.weight = now, before + 1
-        self.attempts += 1
-        if failed:
-            self.error_rate = self.error_rate * kept + new
-            self.consecutive_failures += 1
-            self.failures += 1
-        else:
+    def failed(self, now: float) -> None:
+        """Takes in an attempt that has failed. A fault of the client is none of the key's and is not taken in."""
+        kept = self._count(now)
+        self.error_rate = self.error_rate * kept + 1 - kept
+        self.consecutive_failures += 1
+        self.failures += 1
+
+    def succeeded(self, now: float, latency_seconds: float) -> None:
+        """Takes in an attempt that was answered."""
+        kept = self._count(now)
+        if self.error_rate:
             self.error_rate *= kept
-            self.consecutive_failures = 0
-        if latency_seconds is None:
-            return
+        self.consecutive_failures = 0
         self.seconds += latency_seconds
         if not self.latency_seconds:
             self.latency_seconds = self.peak_seconds = latency_seconds
             return
-        self.latency_seconds = self.latency_seconds * kept + latency_seconds * new
-        peak = self.peak_seconds * kept + latency_seconds * new
-        self.peak_seconds = max(peak, latency_seconds)
+        moved = latency_seconds * (1 - kept)
+        self.latency_seconds = self.latency_seconds * kept + moved
+        peak = self.peak_seconds * kept + moved
+        self.peak_seconds = peak if peak > latency_seconds else latency_seconds
+
+    def _count(self, now: float) -> float:
+        """One more attempt. How much of the figures so far is kept: even attempts at the same moment move them by a tenth."""
+        before = self.weight * math.exp2((self._seen - now) / HALF_LIFE_SECONDS)
+        self._seen, self.weight = now, before + 1
+        self.attempts += 1
+        return before / (before + 1) if before < 9 else 0.9
 
     def end(self) -> None:
         """An attempt no longer occupies the key."""
@@ -155,8 +159,12 @@ class Board:
         """An attempt no longer occupies the key."""
         self.of(key).end()
 
-    def record(self, key: str, *, failed: bool, latency_seconds: float | None = None) -> None:
-        """Takes in how an attempt went."""
-        self.failures += failed
+    def failed(self, key: str) -> None:
+        """Takes in that an attempt has failed."""
+        self.failures += 1
+        self.of(key).failed(self._clock())
+
+    def succeeded(self, key: str, latency_seconds: float) -> None:
+        """Takes in that an attempt was answered."""
         stats = self._keys.get(key) or self.of(key)
-        stats.record(self._clock(), failed=failed, latency_seconds=latency_seconds)
+        stats.succeeded(self._clock(), latency_seconds)

@@ -87,6 +87,11 @@ class _Body:
         self._connection = connection
         self._request = request
 
+    def take_whole(self) -> bytes | None:
+        """The whole body, if it came with its head; None if it has to be read."""
+        request = self._request
+        return request.body.pop() if request.is_complete and len(request.body) == 1 else None
+
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes, all for -1; none at the end. Raises ClientGone if the end never comes."""
         if size < 0:

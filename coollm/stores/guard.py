@@ -133,7 +133,7 @@ class GuardedStore:
             self._owed.append(work)
             return
         try:
-            self._ask(lambda: work(self._store))
+            self._ask(work)
         except StoreForgot:
             raise
         except StoreError:
@@ -141,42 +141,42 @@ class GuardedStore:
             raise
 
     def beat(self, owner: str, news: bytes) -> Sequence[bytes]:
-        heard = self._only(lambda: self._store.beat(owner, news))
+        heard = self._only(lambda store: store.beat(owner, news))
         self._pay()
         return heard
 
     def orphans(self, seconds: float) -> Sequence[Orphan]:
-        return self._only(lambda: self._store.orphans(seconds))
+        return self._only(lambda store: store.orphans(seconds))
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         if self.is_failing:
             self._fallback().cool(key, seconds, cause)
         else:
-            self._ask(lambda: self._store.cool(key, seconds, cause))
+            self._ask(lambda store: store.cool(key, seconds, cause))
 
     def cooldowns(self) -> Mapping[str, Cooldown]:
-        return self._fallback().cooldowns() if self.is_failing else self._ask(self._store.cooldowns)
+        return self._fallback().cooldowns() if self.is_failing else self._ask(lambda store: store.cooldowns())
 
     def used(self, charges: Sequence[Charge]) -> Mapping[str, int]:
-        return self._fallback().used(charges) if self.is_failing else self._ask(lambda: self._store.used(charges))
+        return self._fallback().used(charges) if self.is_failing else self._ask(lambda store: store.used(charges))
 
     def standing(self, charges: Sequence[Charge]) -> Mapping[str, Standing]:
-        return self._only(lambda: self._store.standing(charges))
+        return self._only(lambda store: store.standing(charges))
 
     def charge(self, charges: Sequence[Charge]) -> None:
-        self._only(lambda: self._store.charge(charges))
+        self._only(lambda store: store.charge(charges))
 
     def claim(self, name: str, owner: str, seconds: float) -> str:
-        return self._only(lambda: self._store.claim(name, owner, seconds))
+        return self._only(lambda store: store.claim(name, owner, seconds))
 
     def release(self, name: str, owner: str) -> None:
-        self._only(lambda: self._store.release(name, owner))
+        self._only(lambda store: store.release(name, owner))
 
     def identity(self) -> str:
-        return self._only(self._store.identity)
+        return self._only(lambda store: store.identity())
 
     def ping(self) -> None:
-        self._only(self._store.ping)
+        self._only(lambda store: store.ping())
 
     def close(self) -> None:
         self._store.close()
@@ -208,17 +208,17 @@ class GuardedStore:
             self._local = MemoryStore()
         return self._local
 
-    def _only(self, work: Callable[[], T]) -> T:
+    def _only(self, work: Callable[[Store], T]) -> T:
         """What has no stand-in. Raises StoreError at once while the store fails."""
         if self.is_failing:
             raise StoreError(self.reason)
         return self._ask(work)
 
-    def _ask(self, work: Callable[[], T]) -> T:
+    def _ask(self, work: Callable[[Store], T]) -> T:
         """Asks the store, and judges how it answered."""
         started = self._clock()
         try:
-            answer = work()
+            answer = work(self._store)
         except StoreForgot as error:
             self._forget(str(error))
             raise

@@ -13,7 +13,6 @@ from coollm.core.config.schema import RuntimeStorage
 from coollm.stores.base import (
     MINUTE,
     NEWS_SECONDS,
-    WINDOW_SECONDS,
     Candidate,
     Charge,
     Cooldown,
@@ -51,30 +50,50 @@ class _Bucket:
 
 
 class _Counter:
-    """The buckets of one counter, and their sum from `oldest` on: it is made anew when a window has moved on, and not for each request."""
+    """The buckets of one counter. `held` is the bucket of its `present`, and `total` the sum from the `oldest` that counts then: they are found anew when a window
+    has moved on, and not for each request.
+    """
 
-    __slots__ = ("buckets", "oldest", "total")
+    __slots__ = ("buckets", "held", "oldest", "present", "total")
 
     def __init__(self) -> None:
         self.buckets: dict[int, _Bucket] = {}
-        self.oldest = 0
+        self.held = _Bucket(0)
         self.total = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """The present, and what it comes to, are found anew."""
+        self.present: int | None = None
+        self.oldest = -1
+
+    def come_to(self, present: int, oldest: int, expires: int) -> None:
+        """Charges go into the bucket `present` from now on, which may be forgotten at `expires`."""
+        if present == self.present and oldest == self.oldest:
+            return
+        self.present = present
+        held = self.buckets.get(present)
+        if held is None:
+            held = self.buckets[present] = _Bucket(expires)
+        self.held = held
+        self.total = self.used(oldest)
+        self.oldest = oldest
 
     def used(self, oldest: int) -> int:
         """What the buckets from `oldest` on come to."""
-        if oldest != self.oldest:
-            self.oldest = oldest
-            self.total = sum(held.amount for bucket, held in self.buckets.items() if bucket >= oldest)
-        return self.total
+        if oldest == self.oldest:
+            return self.total
+        return sum(held.amount for bucket, held in self.buckets.items() if bucket >= oldest)
 
     def add(self, bucket: int, difference: int) -> None:
         """Changes a bucket that is there."""
         held = self.buckets.get(bucket)
         if held is not None:
-            change = difference if held.amount + difference >= 0 else -held.amount
-            held.amount += change
+            if held.amount + difference < 0:
+                difference = -held.amount
+            held.amount += difference
             if bucket >= self.oldest:
-                self.total += change
+                self.total += difference
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -108,9 +127,10 @@ class MemoryStore:
         if now - self._swept >= SWEEP_EVERY_SECONDS:
             self._sweep(now)
         holds = self._holds
-        for hold in (own, leased):
-            if hold is not None and hold.id in holds:
-                self._end(hold.id, takes_back=True)
+        if own is not None and own.id in holds:
+            self._end(own.id, takes_back=True)
+        if leased is not None and leased.id in holds:
+            self._end(leased.id, takes_back=True)
         used: list[Used] = []
         full = self._charge_all(charges, now, used)
         if full is not None:
@@ -138,10 +158,11 @@ class MemoryStore:
         return Decision(skipped=tuple(skipped), retry_after_seconds=shortest_wait(skipped))
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
+        counters = self._counters
         for one in settlements:
             if self._end(one.hold, takes_back=False):
                 for correction in one.corrections:
-                    counter = self._counters.get(correction.counter)
+                    counter = counters.get(correction.counter)
                     if counter is not None:
                         counter.add(correction.bucket, correction.difference)
 
@@ -216,15 +237,14 @@ class MemoryStore:
     def _end(self, hold: str, *, takes_back: bool) -> bool:
         """Ends a hold, with its parts of periods or without; whether it was there."""
         held = self._holds.pop(hold, None)
-        for part in held.parts if held else ():
-            if part.is_live or takes_back:
-                self._add(part.counter, part.bucket, -part.amount)
-        return held is not None
-
-    def _add(self, counter: str, bucket: int, difference: int) -> None:
-        found = self._counters.get(counter)
-        if found is not None:
-            found.add(bucket, difference)
+        if held is None:
+            return False
+        if held.parts:
+            for part in held.parts:
+                counter = self._counters.get(part.counter)
+                if counter is not None and (part.is_live or takes_back):
+                    counter.add(part.bucket, -part.amount)
+        return True
 
     def _charge_all(self, charges: Sequence[Charge], now: float, used: list[Used]) -> tuple[Charge, float | None] | None:
         """Charges one after the other, and appends to `used` how full each counter is then. Returns the first for which there is no room, and the seconds until
@@ -232,23 +252,17 @@ class MemoryStore:
         """
         second, counters = int(now), self._counters
         for charge in charges:
-            name, span, limit = charge.counter, charge.span, charge.limit
+            name, span, limit, amount = charge.counter, charge.span, charge.limit, charge.amount
             counter = counters.get(name)
             if counter is None:
                 counter = counters[name] = _Counter()
-            if span is MINUTE:  # as most are
-                bucket, oldest = second, second - WINDOW_SECONDS
-            else:
-                bucket, oldest = span.bucket(now), span.oldest(now)
-            amount = charge.amount
-            total = (counter.total if counter.oldest == oldest else counter.used(oldest)) + amount
+            if span is not MINUTE or counter.present != second:
+                counter.come_to(span.bucket(now), span.oldest(now), span.expires(now))
+            total = counter.total + amount
             if total > limit:
-                there = [(place, one.amount) for place, one in counter.buckets.items() if place >= oldest]
+                there = [(place, one.amount) for place, one in counter.buckets.items() if place >= counter.oldest]
                 return charge, seconds_until_room(there, charge, now)
-            held = counter.buckets.get(bucket)
-            if held is None:
-                held = counter.buckets[bucket] = _Bucket(span.expires(now))
-            held.amount += amount
+            counter.held.amount += amount
             counter.total = total
             used.append(Used(name, total, limit))
         return None
@@ -269,7 +283,7 @@ class MemoryStore:
         for name, counter in list(self._counters.items()):
             for bucket in [bucket for bucket, held in counter.buckets.items() if held.expires < now]:
                 del counter.buckets[bucket]
-            counter.oldest = -1
+            counter.forget()
             if not counter.buckets:
                 del self._counters[name]
         for timed in (self._cooling, self._claims):

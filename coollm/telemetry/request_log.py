@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from coollm.core.logs import write_line
 from coollm.core.repeated import Repeated
@@ -17,59 +18,75 @@ _log = logging.getLogger("coollm.request")
 SERVER_ERROR = 500
 
 _NULL = b"null"
-_NAMES = Repeated(
+_NAMES = (
     *("client", "route", "requested_model", "provider", "model", "key_id", "status", "stream", "ending"),
     *("service_tier", "estimated", "cache", "dropped", "error"),
 )
-_OF_ATTEMPT = Repeated("provider", "key_id", "model", "outcome", "reason", "status")
+_OF_ATTEMPT = ("provider", "key_id", "model", "outcome", "reason", "status")
 
 
-def log_request(record: RequestRecord, redact: Callable[[str], str]) -> None:
-    """Writes the line: a warning where the gateway or a vendor failed, information otherwise."""
-    level = logging.WARNING if record.status >= SERVER_ERROR else logging.INFO
-    write_line(_log, level, "request", _members(record, redact))
+# What clients and vendors wrote.
+_OF_OTHERS = ("requested_model", "model", "dropped", "reason")
 
 
-def _members(record: RequestRecord, redact: Callable[[str], str]) -> bytes:
-    target, usage, first_token, cost = record.target, record.usage, record.first_token_seconds, record.cost_usd
-    provider, model, key_id = (None, None, None) if target is None else (target.provider, redact(target.model), target.key_id)
-    names = _NAMES.write(
-        record.client,
-        record.route,
-        redact(record.requested_model),
-        provider,
-        model,
-        key_id,
-        record.status,
-        record.is_stream,
-        str(record.ending) if record.ending else "refused",
-        usage.service_tier,
-        usage.estimated,
-        record.cache,
-        tuple(map(redact, record.dropped)),
-        record.error or None,
-    )
-    return (
-        b'"request_id":"%b",%b,"input_tokens":%d,"cached_input_tokens":%d,"cache_write_tokens":%d,"cache_write_1h_tokens":%d,"output_tokens":%d,'
-        b'"reasoning_tokens":%d,"cost_usd":%b,"latency_ms":%.1f,"time_to_first_token_ms":%b,"saved_usd":%a,"attempts":[%b]'
-    ) % (
-        record.request_id.encode(),
-        names,
-        usage.input_tokens,
-        usage.cached_input_tokens,
-        usage.cache_write_tokens,
-        usage.cache_write_1h_tokens,
-        usage.output_tokens,
-        usage.reasoning_tokens,
-        _NULL if cost is None else b"%a" % cost,
-        record.latency_seconds * 1000,
-        _NULL if first_token is None else b"%.1f" % (first_token * 1000),
-        record.saved_usd,
-        b",".join([_attempt(one, redact) for one in record.attempts]),
-    )
+class RequestLog:
+    """Writes the lines, redacted: what repeats from line to line is looked through once."""
 
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._redact = redact
+        self._names = Repeated(*_NAMES, prepared=self._redacted)
+        self._of_attempt = Repeated(*_OF_ATTEMPT, prepared=self._redacted)
 
-def _attempt(one: Attempt, redact: Callable[[str], str]) -> bytes:
-    reason = redact(one.reason) if one.reason else ""
-    names = _OF_ATTEMPT.write(one.provider, one.key_id, redact(one.model), one.outcome, reason, one.status)
-    return b'{%b,"ms":%d,"after_ms":%d}' % (names, one.milliseconds, one.after_milliseconds)
+    def _redacted(self, members: dict[str, Any]) -> dict[str, Any]:
+        for name in _OF_OTHERS:
+            said = members.get(name)
+            if said:
+                members[name] = self._redact(said) if isinstance(said, str) else [self._redact(one) for one in said]
+        return members
+
+    def write(self, record: RequestRecord) -> None:
+        """Writes the line of a request that has ended: a warning where the gateway or a vendor failed, information otherwise."""
+        level = logging.WARNING if record.status >= SERVER_ERROR else logging.INFO
+        write_line(_log, level, "request", self._members(record))
+
+    def _members(self, record: RequestRecord) -> bytes:
+        target, usage, first_token, cost = record.target, record.usage, record.first_token_seconds, record.cost_usd
+        provider, model, key_id = (None, None, None) if target is None else (target.provider, target.model, target.key_id)
+        names = self._names.write(
+            record.client,
+            record.route,
+            record.requested_model,
+            provider,
+            model,
+            key_id,
+            record.status,
+            record.is_stream,
+            record.ending or "refused",
+            usage.service_tier,
+            usage.estimated,
+            record.cache,
+            record.dropped,
+            record.error or None,
+        )
+        return (
+            b'"request_id":"%b",%b,"input_tokens":%d,"cached_input_tokens":%d,"cache_write_tokens":%d,"cache_write_1h_tokens":%d,"output_tokens":%d,'
+            b'"reasoning_tokens":%d,"cost_usd":%b,"latency_ms":%.1f,"time_to_first_token_ms":%b,"saved_usd":%a,"attempts":[%b]'
+        ) % (
+            record.request_id.encode(),
+            names,
+            usage.input_tokens,
+            usage.cached_input_tokens,
+            usage.cache_write_tokens,
+            usage.cache_write_1h_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+            _NULL if cost is None else b"%a" % cost,
+            record.latency_seconds * 1000,
+            _NULL if first_token is None else b"%.1f" % (first_token * 1000),
+            record.saved_usd,
+            b",".join(map(self._attempt, record.attempts)),
+        )
+
+    def _attempt(self, one: Attempt) -> bytes:
+        names = self._of_attempt.write(one.provider, one.key_id, one.model, one.outcome, one.reason, one.status)
+        return b'{%b,"ms":%d,"after_ms":%d}' % (names, one.milliseconds, one.after_milliseconds)

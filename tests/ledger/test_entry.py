@@ -16,7 +16,7 @@ from coollm.core.types import Target, Usage
 from coollm.ledger.entry import Entry, line_of, read_line
 from coollm.limits.settlement import Ending
 from coollm.telemetry.record import HIT, Attempt, RequestRecord
-from coollm.telemetry.request_log import log_request
+from coollm.telemetry.request_log import RequestLog
 
 ODD = 'a "name" \\ with é, \u2028 and \n'
 
@@ -97,8 +97,9 @@ def test_its_line_in_app_log(kind: str, tmp_path: Path) -> None:
     one, path = RECORDS[kind], tmp_path / "app.log"
     redact = Redactor([Secret("sk-secret-0001")])
     handler = open_log(Settings(), path, redact)
+    log = RequestLog(redact)
     for _ in range(2):
-        log_request(one, redact.short)
+        log.write(one)
     handler.close()
     first, second = map(orjson.loads, path.read_bytes().splitlines())
     assert {**first, "time": ""} == {**second, "time": ""}
@@ -114,6 +115,20 @@ def test_its_line_in_app_log(kind: str, tmp_path: Path) -> None:
         assert first["attempts"][0]["reason"] == f"is full; key {MASK}"
         assert (first["attempts"][0]["status"], first["attempts"][0]["ms"], first["attempts"][1]["after_ms"]) == (529, 3, 4)
         assert (first["input_tokens"], first["cached_input_tokens"], first["output_tokens"], first["service_tier"]) == (10, 2, 30, "flex")
+
+
+def test_what_others_wrote_is_redacted_in_app_log(tmp_path: Path) -> None:
+    path, secret = tmp_path / "app.log", "sk-secret-0001"
+    redact = Redactor([Secret(secret)])
+    handler, log = open_log(Settings(), path, redact), RequestLog(redact)
+    attempt = Attempt(provider="openai", key_id="k1", model=secret, outcome="answered", reason=secret)
+    told = Target(provider="openai", type="openai", key_id="k1", model=secret)
+    for _ in range(2):  # made, and remembered
+        log.write(record(target=told, requested_model=secret, dropped=("top_k", secret), attempts=[attempt]))
+    handler.close()
+    for line in map(orjson.loads, path.read_bytes().splitlines()):
+        assert (line["requested_model"], line["model"], line["dropped"]) == (MASK, MASK, ["top_k", MASK])
+        assert (line["attempts"][0]["model"], line["attempts"][0]["reason"]) == (MASK, MASK)
 
 
 def test_a_long_name_is_written_and_not_remembered() -> None:

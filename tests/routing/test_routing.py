@@ -80,18 +80,18 @@ def test_equals_take_turns() -> None:
 def test_statistics() -> None:
     now = [0.0]
     board = Board(lambda: now[0])
-    board.record("k", failed=False, latency_seconds=0.1)
-    board.record("k", failed=False, latency_seconds=2.0)
+    board.succeeded("k", 0.1)
+    board.succeeded("k", 2.0)
     assert board.all_of("k").peak_seconds == 2.0, "a peak counts at once"
     assert board.all_of("k").latency_seconds == pytest.approx(1.05), "and in a mean by half"
     now[0] += 60
-    board.record("k", failed=False, latency_seconds=0.1)
+    board.succeeded("k", 0.1)
     assert 0.1 < board.all_of("k").peak_seconds < 0.8, "and fades"
     for _ in range(30):
-        board.record("k", failed=True)
+        board.failed("k")
     assert board.of("k").error_rate > 0.9
     assert board.of("k").consecutive_failures == 30
-    board.record("k", failed=False)
+    board.succeeded("k", 0.1)
     assert board.of("k").consecutive_failures == 0
     board.begin("k")
     assert board.of("k").in_flight == 1
@@ -104,8 +104,8 @@ def test_workers_know_what_the_others_have_seen() -> None:
     now = [0.0]
     mine, theirs = Board(lambda: now[0]), Board(lambda: now[0])
     for _ in range(4):
-        theirs.record("k", failed=True)
-        theirs.record("k", failed=False, latency_seconds=4.0)
+        theirs.failed("k")
+        theirs.succeeded("k", 4.0)
     theirs.begin("k")
     mine.begin("k")
     mine.hear([theirs.news()])
@@ -113,7 +113,7 @@ def test_workers_know_what_the_others_have_seen() -> None:
     assert mine.all_of("k").latency_seconds == pytest.approx(4.0)
     assert mine.all_of("k").error_rate == pytest.approx(theirs.of("k").error_rate)
     for _ in range(8):
-        mine.record("k", failed=False, latency_seconds=1.0)
+        mine.succeeded("k", 1.0)
     assert mine.all_of("k").latency_seconds == pytest.approx(2.5, abs=0.3), "by how much each has seen"
     now[0] += 600
     mine.hear([theirs.news()])
