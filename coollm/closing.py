@@ -44,7 +44,8 @@ class Closer:
         if len(self._lines) == 1:
             before_sending(self._write)
         self._told.append(record)
-        self._call()
+        if not self._is_called:
+            self._call()
 
     def settle(self, reservations: Reservations, usage: Usage) -> None:
         """Settles reservations of a request that was told of. What counts as running is let go before this returns: the client may send its next request."""
@@ -53,7 +54,8 @@ class Closer:
                 self.settle_now(reservations, usage)
                 return
         self._due.append((reservations, usage))
-        self._call()
+        if not self._is_called:
+            self._call()
 
     def settle_now(self, reservations: Reservations, usage: Usage) -> None:
         """Settles before this returns."""
@@ -73,9 +75,8 @@ class Closer:
 
     def _call(self) -> None:
         """What waits is seen to when this turn of the loop is over, after the answers that go out then."""
-        if not self._is_called:
-            self._is_called = True
-            gevent.get_hub().loop.run_callback(gevent.spawn, self.flush)
+        self._is_called = True
+        gevent.get_hub().loop.run_callback(gevent.spawn, self.flush)
 
     def _write(self) -> None:
         if self._lines:

@@ -91,10 +91,11 @@ class Gateway:
         flight: Flight | None = None
         try:
             targets = self._targets(call)
-            found = self._from_cache(call, targets)
-            if isinstance(found, Kept):
-                return self._replayed(call, found)
-            flight = found
+            if self._cache is not None:
+                found = self._from_cache(self._cache, call, targets)
+                if isinstance(found, Kept):
+                    return self._replayed(call, found)
+                flight = found
             run = self._run(call, self._fitting(targets, call), flight)
             return self._with_failover(run)
         except StoreError as error:
@@ -213,7 +214,8 @@ class Gateway:
         try:
             losses = Losses(may_drop=self._policy.drop_unsupported)
             vendor.open(request, target, account.base_url, account.keys[target.key_id].read(), losses)
-            call.record.dropped = tuple(losses.dropped)
+            if losses.dropped:
+                call.record.dropped = tuple(losses.dropped)
             if isinstance(request, PassThroughRequest):
                 return self._passed_through(run, grant, vendor, started)
             if request.stream and vendor.is_stream:
@@ -246,8 +248,7 @@ class Gateway:
 
     def _passed_through(self, run: Run, grant: Grant, vendor: VendorCall, started: float) -> PassedThrough:
         passed = PassedThrough(self, run.call, grant, run.client_reservation, vendor)
-        self.router.succeeded(grant.target, time.monotonic() - started)
-        run.succeeded(grant.target, started)
+        self.router.succeeded(grant.target, run.succeeded(grant.target, started))
         return passed
 
     def _targets(self, call: Call) -> tuple[Target, ...]:
@@ -268,15 +269,15 @@ class Gateway:
             )
         return pinned
 
-    def _from_cache(self, call: Call, targets: tuple[Target, ...]) -> Kept | Flight | None:
+    def _from_cache(self, cache: AnswerCache, call: Call, targets: tuple[Target, ...]) -> Kept | Flight | None:
         """The kept answer; a Flight if this request is to fetch one; None if its answer is not one to keep."""
-        if self._cache is None or not call.may_keep:
+        if not call.may_keep:
             return None
         tenant = call.client.client_id if call.client else LOCAL_TENANT
-        place = self._cache.place(call.request, call.face.wire, tenant, targets)
+        place = cache.place(call.request, call.face.wire, tenant, targets)
         if place is None:
             return None
-        found = self._cache.find(place, call.cancellation) if call.may_read_cache else self._cache.begin(place)
+        found = cache.find(place, call.cancellation) if call.may_read_cache else cache.begin(place)
         call.record.cache = HIT if isinstance(found, Kept) else MISS
         return found
 
@@ -292,11 +293,11 @@ class Gateway:
     def _answered(self, run: Run, whole: Whole) -> Answer:
         call, target = run.call, whole.grant.target
         usage = whole.usage or settled_usage(Ending.ANSWERED, call.request, None, _characters(whole.content))
-        self.router.succeeded(target, time.monotonic() - whole.started)
-        run.succeeded(target, whole.started)
+        self.router.succeeded(target, run.succeeded(target, whole.started))
         run.served_by(whole.grant)
         self.finish(run, whole.grant, Ending.ANSWERED, usage, None)
-        self.keep(run, whole.content, usage, whole.body)
+        if run.flight is not None:
+            self.keep(run, whole.content, usage, whole.body)
         return Answer(content=whole.content, usage=usage, target=target, body=whole.body)
 
     def finish(self, run: Run, grant: Grant, ending: Ending, usage: Usage, error: RequestError | None) -> None:

@@ -136,9 +136,9 @@ class Run:
         record = self.call.record
         record.target, record.charged, record.is_second = grant.target, grant.charged, grant.is_second
 
-    def succeeded(self, target: Target, started: float) -> None:
-        """A target answered."""
-        self._add(target, ANSWERED, started)
+    def succeeded(self, target: Target, started: float) -> float:
+        """A target answered: after how many seconds."""
+        return self._add(target, ANSWERED, started)
 
     def outpaced(self, target: Target, started: float) -> None:
         """Another target was faster."""
@@ -153,21 +153,22 @@ class Run:
         elif self.call.cancellation.is_cancelled:
             self._add(target, STOPPED if isinstance(error, GatewayStopping) else CLIENT_GONE, started)
 
-    def _add(self, target: Target, outcome: str, started: float, reason: str = "", status: int = 0) -> None:
-        seconds = time.monotonic() - started
-        self.call.record.upstream_seconds += seconds
-        self.call.record.attempts.append(
+    def _add(self, target: Target, outcome: str, started: float, reason: str = "", status: int = 0) -> float:
+        seconds, record = time.monotonic() - started, self.call.record
+        record.upstream_seconds += seconds
+        record.attempts.append(
             Attempt(
                 provider=target.provider,
                 key_id=target.key_id,
                 model=target.model,
                 outcome=outcome,
-                reason=reason[:300],
+                reason=reason[:300] if reason else "",
                 status=status,
                 milliseconds=int(seconds * 1000 + 0.5),
-                after_milliseconds=int((started - self.call.record.started) * 1000 + 0.5),
+                after_milliseconds=int((started - record.started) * 1000 + 0.5),
             )
         )
+        return seconds
 
     def _note_skipped(self, decision: Decision, targets: Sequence[Target]) -> None:
         by_key: dict[str, Any] = {target.key: target for target in targets}

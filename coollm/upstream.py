@@ -36,11 +36,6 @@ DRAIN_SECONDS = 0.05
 LONGEST_IDLE_SECONDS = 55.0  # the usual keep-alive time of servers is 60 s and more
 
 
-class _Idle(NamedTuple):
-    wire: Wire
-    since: float
-
-
 class _Head(NamedTuple):
     """Where a request goes, and the beginning of its bytes: all but the length of the body."""
 
@@ -54,7 +49,7 @@ class Upstream:
     def __init__(self, timeouts: Timeouts, connector: Connector | None = None) -> None:
         self._timeouts = timeouts
         self._connector = connector or Connector()
-        self._idle: dict[Origin, deque[_Idle]] = {}
+        self._idle: dict[Origin, deque[tuple[Wire, float]]] = {}  # each with the moment since when
         self._heads: dict[tuple[str, str, tuple[tuple[str, str], ...]], _Head] = {}
 
     def send(self, request: VendorRequest, cancellation: Cancellation) -> Exchange:
@@ -66,7 +61,8 @@ class Upstream:
         size = len(request.body) if isinstance(request.body, bytes) else request.body.size
         head = start + (b"content-length: %d\r\n\r\n" % size if size or request.method not in ("GET", "DELETE") else b"\r\n")
         deadline = time.monotonic() + self._timeouts.total
-        cancellation.check()
+        if cancellation.is_cancelled:
+            cancellation.check()
         pooled = self._take(origin)
         if pooled is not None:
             exchange = Exchange(self, origin, pooled, self._timeouts, deadline, cancellation)
@@ -82,7 +78,7 @@ class Upstream:
         """Closes every idle connection."""
         for waiting in self._idle.values():
             while waiting:
-                waiting.pop().wire.close()
+                waiting.pop()[0].close()
 
     def _head(self, request: VendorRequest) -> _Head:
         """Made once for each vendor key, mostly."""
@@ -126,9 +122,9 @@ class Upstream:
         waiting = self._idle.get(origin)
         if waiting is None:
             waiting = self._idle[origin] = deque()
-        waiting.append(_Idle(wire, time.monotonic()))
+        waiting.append((wire, time.monotonic()))
         if len(waiting) > MOST_IDLE_CONNECTIONS:
-            waiting.popleft().wire.close()
+            waiting.popleft()[0].close()
 
     def _connect(self, origin: Origin, cancellation: Cancellation) -> Wire:
         try:

@@ -19,45 +19,42 @@ _log = logging.getLogger("coollm.vendor_call")
 
 
 class VendorCall:
-    """A call under way. After `open`, its answer is in `exchange`, or known already and given by `read`. Whoever opens it calls `close`."""
+    """A call under way. After `open`, its answer is in `exchange`, or known already and given by `read`, and written in the format `form`. Whoever opens it
+    calls `close`.
+    """
+
+    form: AnswerFormat
+    exchange: Exchange
+
+    # Defaults of the class: most calls change few of them.
+    _has_exchange = False
+    _abandon: VendorRequest | None = None
+    _answer: bytes | None = None
 
     def __init__(self, upstream: Upstream, dialect: Dialect, cancellation: Cancellation) -> None:
         self._upstream = upstream
         self._dialect = dialect
         self._cancellation = cancellation
-        self._request: VendorRequest | None = None
-        self._exchange: Exchange | None = None
-        self._answer: bytes | None = None
 
     def open(self, request: ModelRequest, target: Target, base_url: str, key: str, losses: Losses) -> None:
         """Sends the request, and goes on until the last step of its answer has begun. Raises VendorError or Cancelled."""
-        sent = self._request = self._dialect.encode(request, target, base_url, key, losses)
+        sent = self._dialect.encode(request, target, base_url, key, losses)
         while True:
-            self._exchange = self._upstream.send(sent, self._cancellation)
-            if self._exchange.status not in SUCCESSES:
-                raise VendorError(self._dialect.verdict(self._exchange.status, self._exchange.headers, self._exchange.read()))
+            self.form, self._abandon = sent.answer, sent.abandon
+            exchange = self.exchange = self._upstream.send(sent, self._cancellation)
+            self._has_exchange = True
+            if exchange.status not in SUCCESSES:
+                raise VendorError(self._dialect.verdict(exchange.status, exchange.headers, exchange.read()))
             if sent.follow is None:
                 return
-            answer = self._exchange.read()
-            self._exchange.close()
+            answer = exchange.read()
+            exchange.close()
             following = sent.follow(answer)
             if following is None:
                 self._answer = answer
                 return
-            sent = self._request = following.request
+            sent = following.request
             self._cancellation.sleep(following.wait_seconds)
-
-    @property
-    def form(self) -> AnswerFormat:
-        """How the answer is written."""
-        assert self._request is not None  # noqa: S101  asked of an open call alone
-        return self._request.answer
-
-    @property
-    def exchange(self) -> Exchange:
-        """The exchange whose answer is being read."""
-        assert self._exchange is not None  # noqa: S101  asked of an open call alone
-        return self._exchange
 
     @property
     def is_stream(self) -> bool:
@@ -70,10 +67,10 @@ class VendorCall:
 
     def close(self, *, is_wanted: bool) -> None:
         """Lets go of the vendor; where nobody wants the answer any more and the vendor would work on, it is told."""
-        if self._exchange is not None:
-            self._exchange.close()
-        if not is_wanted and self._request is not None and self._request.abandon is not None:
-            gevent.spawn(_tell, self._upstream.send, self._request.abandon)
+        if self._has_exchange:
+            self.exchange.close()
+        if not is_wanted and self._abandon is not None:
+            gevent.spawn(_tell, self._upstream.send, self._abandon)
 
 
 def _tell(send: Callable[[VendorRequest, Cancellation], Exchange], request: VendorRequest) -> None:

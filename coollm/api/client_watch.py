@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gevent
 
 from coollm.cancellation import Cancellation
@@ -15,24 +13,21 @@ WIRE_KEY = "coollm.wire"
 
 
 class ClientWatch:
-    """Watches a client's connection while a request of it is served. What arrives is not touched: the next request of the connection stays where it is."""
+    """Watches a client's connection while a request of it is served, until it is stopped. What arrives is not touched: the next request of the connection stays
+    where it is.
+    """
 
     __slots__ = ("_cancellation", "_wire")
 
-    def __init__(self, wire: Wire | None) -> None:
+    def __init__(self, wire: Wire | None, cancellation: Cancellation) -> None:
+        """`wire` is None where the server gives none: then nothing is seen."""
         self._wire = wire
-        self._cancellation: Cancellation | None = None
-
-    def start(self, cancellation: Cancellation) -> None:
-        """Watches on behalf of one request."""
-        wire = self._wire
-        if wire is None:
-            return
-        self._cancellation = cancellation
-        wire.on_end = self._ended
-        wire.on_stop = self._stopped
-        if wire.has_ended:
-            self._ended()
+        self._cancellation: Cancellation | None = cancellation
+        if wire is not None:
+            wire.on_end = self._ended
+            wire.on_stop = self._stopped
+            if wire.has_ended:
+                self._ended()
 
     def stop(self) -> None:
         """The request is served."""
@@ -49,8 +44,3 @@ class ClientWatch:
         if self._cancellation is not None:
             # In a greenlet of its own: what is cancelled must not run in the event loop.
             gevent.spawn(self._cancellation.cancel)
-
-
-def watch_of(environ: dict[str, Any]) -> ClientWatch:
-    """The watch of a request's connection; one that sees nothing where the server gives none."""
-    return ClientWatch(environ.get(WIRE_KEY))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from coollm.api.body import LARGE_BODY_BYTES, parse_body, read_body
-from coollm.api.client_watch import ClientWatch, watch_of
+from coollm.api.client_watch import WIRE_KEY, ClientWatch
 from coollm.api.face import Face
 from coollm.api.http import JSON, Exchange, Pieces, Reply, json_reply
 from coollm.call import Answer, Call
@@ -59,7 +59,7 @@ def serve(services: Services, face: Face, asked: ModelRequest, exchange: Exchang
     if services.usage_log.is_full:
         raise GatewayFault("the usage log cannot be written, so that no request is admitted: is its disk full?", status=503, code="usage_log_full")
     cancellation = Cancellation()
-    wishes = exchange.environ.get("HTTP_CACHE_CONTROL", "")
+    wishes = exchange.environ.get("HTTP_CACHE_CONTROL", "").lower()
     call = Call(
         request=asked,
         client=exchange.client,
@@ -67,11 +67,10 @@ def serve(services: Services, face: Face, asked: ModelRequest, exchange: Exchang
         cancellation=cancellation,
         record=record,
         session=_session(services, exchange),
-        may_read_cache=not wishes or "no-cache" not in wishes.lower(),
-        may_keep=not wishes or "no-store" not in wishes.lower(),
+        may_read_cache="no-cache" not in wishes,
+        may_keep="no-store" not in wishes,
     )
-    watch = watch_of(exchange.environ)
-    watch.start(cancellation)
+    watch = ClientWatch(exchange.environ.get(WIRE_KEY), cancellation)
     try:
         answer = services.gateway.complete(call)
     except BaseException:

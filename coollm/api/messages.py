@@ -9,7 +9,7 @@ import orjson
 from flask import Response, g, request
 
 from coollm.api.body import parse_body, read_body
-from coollm.api.client_watch import watch_of
+from coollm.api.client_watch import WIRE_KEY, ClientWatch
 from coollm.api.completion import complete
 from coollm.api.http import Exchange
 from coollm.api.messages_wire import END_OF_STREAM, WIRE, MessageRenderer, frame, parse_request, render_error, render_message
@@ -67,8 +67,7 @@ def count_tokens(services: Services) -> Response:
 
 def _counted_by_vendor(services: Services, chat: ChatRequest, targets: Sequence[Target]) -> int | None:
     cancellation = Cancellation()
-    watch = watch_of(request.environ)
-    watch.start(cancellation)
+    watch = ClientWatch(request.environ.get(WIRE_KEY), cancellation)
     asked = CountRequest(model=chat.model, chat=chat, forwarded_headers=chat.forwarded_headers)
     try:
         for target in services.gateway.router.order(targets):

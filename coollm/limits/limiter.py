@@ -106,7 +106,8 @@ class Limiter:
         target, charges, epoch = bounded[chosen], candidates[chosen].charges, self._store.epoch
         counts_running = self.scopes.counts_running or target.concurrent is not None
         self._used[target.key] = used, time.monotonic()
-        client, room = None, ()
+        client: Reservation | None = None
+        room: tuple[RateLimit, ...] = ()
         if is_first:
             client = Reservation(id=request_id, now=made, charges=tuple(own), target=target, epoch=epoch, is_live=counts_running and _is_live(own))
             room = client_room(used[: len(own)]) if own else ()
@@ -115,7 +116,10 @@ class Limiter:
         return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), room=room, budgets=budgets), decision
 
     def _candidates(self, budgeted: Sequence[Scope], targets: Sequence[Target], estimate: Estimate, charged: float) -> list[Candidate]:
-        return [Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)) for target in targets]
+        found = []
+        for target in targets:  # a comprehension is a call of its own
+            found.append(Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)))
+        return found
 
     def _note_cooling(self, decision: Decision) -> None:
         """Remembers which keys cool down, and for how long."""

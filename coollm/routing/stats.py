@@ -77,7 +77,7 @@ class KeyStats:
         moved = latency_seconds * (1 - kept)
         self.latency_seconds = self.latency_seconds * kept + moved
         peak = self.peak_seconds * kept + moved
-        self.peak_seconds = peak if peak > latency_seconds else latency_seconds
+        self.peak_seconds = max(latency_seconds, peak)
 
     def _count(self, now: float) -> float:
         """One more attempt. How much of the figures so far is kept: even attempts at the same moment move them by a tenth."""

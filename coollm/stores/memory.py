@@ -50,8 +50,8 @@ class _Bucket:
 
 
 class _Counter:
-    """The buckets of one counter. `held` is the bucket of its `present`, and `total` the sum from the `oldest` that counts then: they are found anew when a window
-    has moved on, and not for each request.
+    """The buckets of one counter. `held` is the bucket of its `present`, and `total` the sum from the `oldest` that counts then: they are found anew when a
+    window has moved on, and not for each request.
     """
 
     __slots__ = ("buckets", "held", "oldest", "present", "total")

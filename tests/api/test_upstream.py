@@ -279,8 +279,7 @@ def test_the_watch_tells_a_client_that_left_from_one_that_sends_more() -> None:
         ours, theirs = socket.socketpair()
         cancellation = Cancellation()
         wire = plain_wire(ours)
-        watch = ClientWatch(wire)
-        watch.start(cancellation)
+        watch = ClientWatch(wire, cancellation)
         gevent.sleep(0.01)
         assert not cancellation.is_cancelled
         if leaves:
@@ -296,9 +295,7 @@ def test_the_watch_tells_a_client_that_left_from_one_that_sends_more() -> None:
 
 
 def test_a_watch_without_a_socket_is_harmless() -> None:
-    watch = ClientWatch(None)
-    watch.start(Cancellation())
-    watch.stop()
+    ClientWatch(None, Cancellation()).stop()
 
 
 def test_a_relayed_answer_may_pause_and_not_stop(server: Callable[[Handler], str], upstream: Upstream) -> None:

@@ -14,7 +14,7 @@ from coollm.core.money import nano_usd
 from coollm.core.pricing import Rates, flat
 from coollm.core.secrets import Secret
 from coollm.core.types import Base64, ChatRequest, ImagePart, Message, Target, TextPart, Usage
-from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, TOKENS, key_counter
+from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, TOKENS
 from coollm.limits.estimate import DEFAULT_OUTPUT_TOKENS, Estimate, estimate_of, input_tokens
 from coollm.limits.keeper import Keeper, Note
 from coollm.limits.limiter import Lease, Limiter, budgets_used
