@@ -28,8 +28,8 @@ _log = logging.getLogger("coollm.closing")
 class Closer:
     """Tells of requests that have ended, and keeps what is to be settled until the turn of the loop is over."""
 
-    def __init__(self, usage_log: UsageLog, limiter: Limiter, watch: Callable[[RequestRecord], None]) -> None:
-        """`watch` is told of each request that has ended, for the log and the metrics: when its client has been answered."""
+    def __init__(self, usage_log: UsageLog, limiter: Limiter, watch: Callable[[Sequence[RequestRecord]], None]) -> None:
+        """`watch` is told of requests that have ended, for the log and the metrics: when their clients have been answered."""
         self._usage_log = usage_log
         self._limiter = limiter
         self._watch = watch
@@ -67,8 +67,8 @@ class Closer:
         self._is_called = False
         (told, self._told), (due, self._due) = (self._told, []), (self._due, [])
         try:
-            for record in told:
-                self._watch(record)
+            if told:
+                self._watch(told)
         finally:
             if due:
                 self._settle(due)

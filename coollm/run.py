@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -40,6 +41,8 @@ class Run:
     last_failure: tuple[Verdict, str] | None = None
     last_target: Target | None = None
     _tried = 0
+    _not_before: Mapping[str, float] = MappingProxyType({})
+    _given_up: frozenset[str] = frozenset()
 
     def __init__(self, call: Call, policy: Policy, order: Sequence[Target], scopes: tuple[Scope, ...], estimate: Estimate, flight: Flight | None) -> None:
         self.call = call
@@ -51,8 +54,6 @@ class Run:
         self._most_providers = 1 + (policy.fallback.max_providers if policy.fallback.enabled else 0)
         self._deadline = time.monotonic() + policy.retry.timeout
         self._attempts: dict[str, int] = {}
-        self._not_before: dict[str, float] = {}
-        self._given_up: set[str] = set()
 
     def lease(self, extra: tuple[Scope, ...] = ()) -> Lease:
         """The next attempt, as the limiter wants it."""
@@ -116,7 +117,8 @@ class Run:
         record.charged = grant.charged
         self.last_target = grant.target
         self._tried += 1
-        self._attempts[grant.target.provider] = self._attempts.get(grant.target.provider, 0) + 1
+        provider, attempts = grant.target.provider, self._attempts
+        attempts[provider] = attempts.get(provider, 0) + 1
         if decision.skipped:
             self._note_skipped(decision, self._order)
 
@@ -127,9 +129,9 @@ class Run:
     def failed(self, target: Target, verdict: Verdict, following: Next) -> None:
         """A target failed before content."""
         self.last_failure = (verdict, target.provider)
-        self._not_before[target.key] = time.monotonic() + self._retry.interval
+        self._not_before = {**self._not_before, target.key: time.monotonic() + self._retry.interval}
         if following is Next.PROVIDER:
-            self._given_up.add(target.provider)
+            self._given_up |= {target.provider}
 
     def served_by(self, grant: Grant) -> None:
         """It is the target of this grant whose answer the client gets."""

@@ -6,7 +6,7 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -181,11 +181,12 @@ def build_services(
 
     request_log = RequestLog(redact)
 
-    def watch(record: RequestRecord) -> None:
-        request_log.write(record)
-        metrics.observe(record)
-        if tracing is not None:
-            tracing.tell(record, redact.short)
+    def watch(records: Sequence[RequestRecord]) -> None:
+        request_log.write(records)
+        for record in records:
+            metrics.observe(record)
+            if tracing is not None:
+                tracing.tell(record, redact.short)
 
     def forget_logs(before: float) -> list[str]:
         return forget_old_logs(usage_log_path.parent, before, audit.log)

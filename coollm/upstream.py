@@ -60,10 +60,11 @@ class Upstream:
         origin, start = self._head(request)
         size = len(request.body) if isinstance(request.body, bytes) else request.body.size
         head = start + (b"content-length: %d\r\n\r\n" % size if size or request.method not in ("GET", "DELETE") else b"\r\n")
-        deadline = time.monotonic() + self._timeouts.total
+        now = time.monotonic()
+        deadline = now + self._timeouts.total
         if cancellation.is_cancelled:
             cancellation.check()
-        pooled = self._take(origin)
+        pooled = self._take(origin, now)
         if pooled is not None:
             exchange = Exchange(self, origin, pooled, self._timeouts, deadline, cancellation)
             try:
@@ -108,11 +109,11 @@ class Upstream:
             raise _failed(Cause.CLIENT_FAULT, "a header of the request holds a line break")
         return _Head(origin, text.encode("latin-1", "replace") + b"\r\n")
 
-    def _take(self, origin: Origin) -> Wire | None:
+    def _take(self, origin: Origin, now: float) -> Wire | None:
         waiting = self._idle.get(origin)
         while waiting:
             wire, since = waiting.pop()
-            if wire.is_quiet and time.monotonic() - since < LONGEST_IDLE_SECONDS:
+            if wire.is_quiet and now - since < LONGEST_IDLE_SECONDS:
                 return wire
             wire.close()
         return None
@@ -329,6 +330,7 @@ class Exchange:
         return self._wire
 
     def _receive(self, until: float) -> None:
+        """Takes in what comes next. Raises VendorError for what is no answer, Cancelled, TimeoutError and OSError."""
         if self._broken is not None:
             raise self._broken
         wire = self._wire or self._open_wire()
@@ -338,10 +340,6 @@ class Exchange:
         if not data:
             self._end_of_file()
             return
-        self._feed(data)
-
-    def _feed(self, data: bytes) -> None:
-        """Raises VendorError for what is no answer."""
         self.has_received = True
         if not self._has_head:
             self._header_bytes += len(data)

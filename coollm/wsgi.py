@@ -58,8 +58,7 @@ def _application() -> GatewayApp:
     usage_log = make_private(log_directory(config, state)) / USAGE_LOG
 
     def log_to(settings: Settings, redact: Redactor) -> None:
-        # The lines of requests that end in one turn of the loop are written together.
-        open_log(settings, log_file(settings, config, state), redact).later = gevent.get_hub().loop.run_callback
+        open_log(settings, log_file(settings, config, state), redact)
 
     def build(number: int, before: Services) -> Services:
         file = Generations(config, state).get(number).file if number else None

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from coollm.core.config.schema import RuntimeStorage
 from coollm.stores.base import (
     MINUTE,
@@ -96,13 +94,8 @@ class _Counter:
                 self.total += difference
 
 
-class _Held(msgspec.Struct, frozen=True):
-    """A hold, when it was made, and what it lets go of."""
-
-    hold: Hold
-    key: str
-    made: float
-    parts: tuple[Part, ...]
+# A hold, the candidate that was chosen, when it was made, and what it lets go of.
+_Held = tuple[Hold, str, float, tuple[Part, ...]]
 
 
 class MemoryStore:
@@ -147,9 +140,9 @@ class MemoryStore:
             full = self._charge_all(candidate.charges, now, used)
             if full is None:
                 if own is not None and charges:
-                    holds[own.id] = _Held(own, key, now, held_parts(charges, now))
+                    holds[own.id] = own, key, now, held_parts(charges, now)
                 if leased is not None and candidate.charges:
-                    holds[leased.id] = _Held(leased, key, now, held_parts(candidate.charges, now))
+                    holds[leased.id] = leased, key, now, held_parts(candidate.charges, now)
                 return Decision(chosen=index, now=now, skipped=tuple(skipped), used=tuple(used))
             self._undo(candidate.charges, now, len(used) - len(charges))
             del used[len(charges) :]
@@ -180,8 +173,8 @@ class MemoryStore:
 
     def orphans(self, seconds: float) -> Sequence[Orphan]:
         before = self._clock() - seconds
-        dead = [held for held in self._holds.values() if self._owners.get(held.hold.owner, held.made) < before]
-        return [Orphan(id=held.hold.id, note=held.hold.note(), key=held.key, periods=periods_of(held.parts)) for held in dead]
+        dead = [held for held in self._holds.values() if self._owners.get(held[0].owner, held[2]) < before]
+        return [Orphan(id=hold.id, note=hold.note(), key=key, periods=periods_of(parts)) for hold, key, _, parts in dead]
 
     def cool(self, key: str, seconds: float, cause: str) -> None:
         until = self._clock() + seconds
@@ -201,7 +194,7 @@ class MemoryStore:
         found = {}
         for charge in charges:
             place = (charge.counter, charge.span.bucket(now))
-            held = {one.hold.id: part.amount for one in self._holds.values() for part in periods_of(one.parts) if (part.counter, part.bucket) == place}
+            held = {hold.id: one.amount for hold, _, _, parts in self._holds.values() for one in periods_of(parts) if (one.counter, one.bucket) == place}
             found[charge.counter] = Standing(used=self._used(charge, now), held=held)
         return found
 
@@ -239,11 +232,10 @@ class MemoryStore:
         held = self._holds.pop(hold, None)
         if held is None:
             return False
-        if held.parts:
-            for part in held.parts:
-                counter = self._counters.get(part.counter)
-                if counter is not None and (part.is_live or takes_back):
-                    counter.add(part.bucket, -part.amount)
+        for part in held[3]:
+            counter = self._counters.get(part.counter)
+            if counter is not None and (part.is_live or takes_back):
+                counter.add(part.bucket, -part.amount)
         return True
 
     def _charge_all(self, charges: Sequence[Charge], now: float, used: list[Used]) -> tuple[Charge, float | None] | None:

@@ -99,7 +99,7 @@ def test_its_line_in_app_log(kind: str, tmp_path: Path) -> None:
     handler = open_log(Settings(), path, redact)
     log = RequestLog(redact)
     for _ in range(2):
-        log.write(one)
+        log.write([one])
     handler.close()
     first, second = map(orjson.loads, path.read_bytes().splitlines())
     assert {**first, "time": ""} == {**second, "time": ""}
@@ -124,7 +124,7 @@ def test_what_others_wrote_is_redacted_in_app_log(tmp_path: Path) -> None:
     attempt = Attempt(provider="openai", key_id="k1", model=secret, outcome="answered", reason=secret)
     told = Target(provider="openai", type="openai", key_id="k1", model=secret)
     for _ in range(2):  # made, and remembered
-        log.write(record(target=told, requested_model=secret, dropped=("top_k", secret), attempts=[attempt]))
+        log.write([record(target=told, requested_model=secret, dropped=("top_k", secret), attempts=[attempt])])
     handler.close()
     for line in map(orjson.loads, path.read_bytes().splitlines()):
         assert (line["requested_model"], line["model"], line["dropped"]) == (MASK, MASK, ["top_k", MASK])

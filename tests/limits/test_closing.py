@@ -22,7 +22,7 @@ from tests.wires import plain_wire
 def test_the_lines_are_there_before_anything_is_sent_and_the_rest_when_the_turn_is_over(tmp_path: Path) -> None:
     watched: list[RequestRecord] = []
     log = tmp_path / "usage.log"
-    closer = Closer(UsageLog(log), Limiter(MemoryStore(), Scopes(Settings()), "me"), watched.append)
+    closer = Closer(UsageLog(log), Limiter(MemoryStore(), Scopes(Settings()), "me"), watched.extend)
     ours, theirs = socket.socketpair()
     wire = plain_wire(ours)
     records = [RequestRecord(f"r{number}", "c", "chat") for number in range(3)]
