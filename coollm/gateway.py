@@ -337,8 +337,8 @@ class Gateway:
         usage = Usage()
         if flight is not None:
             flight.land(None)
-        if isinstance(error, LimitReached) and error.rate_limits:
-            call.record.rate_limits = error.rate_limits
+        if isinstance(error, LimitReached) and error.rates:
+            call.record.rates = error.rates
         if run is not None and run.client_reservation is not None:
             ending = _ending(error)
             usage = settled_usage(ending, call.request, None, 0)

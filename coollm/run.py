@@ -112,7 +112,7 @@ class Run:
         record = self.call.record
         if grant.client is not None:
             self.client_reservation = grant.client
-            record.rate_limits = grant.room
+            record.rates = grant.rates
         record.budgets = grant.budgets
         record.charged = grant.charged
         self.last_target = grant.target

@@ -8,6 +8,7 @@ from coollm.api.body import LARGE_BODY_BYTES, parse_body, read_body
 from coollm.api.client_watch import WIRE_KEY, ClientWatch
 from coollm.api.face import Face
 from coollm.api.http import JSON, Exchange, Pieces, Reply, json_reply
+from coollm.api.rate_headers import add_rates
 from coollm.call import Answer, Call
 from coollm.cancellation import Cancellation
 from coollm.core.errors import GatewayFault
@@ -25,7 +26,6 @@ from coollm.core.types import (
 )
 from coollm.passing import PassedThrough
 from coollm.providers.payload import set_long_texts_aside
-from coollm.providers.rate_limits import write as write_limits
 from coollm.services import Services
 from coollm.streaming import StreamAnswer
 from coollm.telemetry.record import RequestRecord
@@ -137,8 +137,8 @@ def _streamed(services: Services, answer: StreamAnswer | PassedThrough, watch: C
 
 def _describe(reply: Reply, record: RequestRecord, face: Face) -> None:
     headers = reply.headers
-    if record.rate_limits:
-        headers.update(write_limits(face.wire, record.rate_limits))
+    if record.rates:
+        add_rates(headers, face.wire, record.rates)
     if record.cache is not None:
         headers["x-coollm-cache"] = record.cache
     target = record.target

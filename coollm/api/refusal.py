@@ -11,9 +11,9 @@ from coollm.api.chat import FACE as CHAT_FACE
 from coollm.api.face import Face
 from coollm.api.http import Exchange, Reply, json_reply
 from coollm.api.messages import FACE as MESSAGES_FACE
+from coollm.api.rate_headers import add_rates
 from coollm.core.errors import GatewayFault, OperationFailed, RequestError
 from coollm.core.types import Usage
-from coollm.providers.rate_limits import write as write_limits
 from coollm.services import Services
 from coollm.stores.base import StoreError
 
@@ -51,7 +51,7 @@ def refuse(services: Services, exchange: Exchange, error: Exception) -> Reply:
         reply.headers["retry-after"] = str(max(1, round(made.retry_after_seconds + 0.49)))
         reply.headers["retry-after-ms"] = str(max(1, round(made.retry_after_seconds * 1000)))
     if record is not None:
-        reply.headers.update(write_limits(face.wire, record.rate_limits))
+        add_rates(reply.headers, face.wire, record.rates)
     if made.status == 401:
         reply.headers["www-authenticate"] = "Bearer"
     return reply

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coollm.core.config.faults import Fault
-    from coollm.core.types import RateLimit
+    from coollm.core.types import Used
 
 
 class CoollmError(Exception):
@@ -160,13 +160,13 @@ class BodyTooLarge(RequestError):
 
 
 class LimitReached(RequestError):
-    """A limit of the client, or of every vendor key that could serve it, has no room. `rate_limits` are the client's, where one of them it was."""
+    """A limit of the client, or of every vendor key that could serve it, has no room. `rates` is how full the client's counters are, where it was one of those."""
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, rate_limits: tuple[RateLimit, ...] = (), **more: Any) -> None:
+    def __init__(self, message: str, *, rates: tuple[Used, ...] = (), **more: Any) -> None:
         super().__init__(message, **more)
-        self.rate_limits = rate_limits
+        self.rates = rates
 
 
 class GatewayFault(RequestError):

@@ -410,6 +410,14 @@ class RateLimit(Value, frozen=True):
     reset_seconds: float
 
 
+class Used(Value, frozen=True):
+    """How full a counter is after a decision."""
+
+    counter: str
+    used: int
+    limit: int
+
+
 class Target(Value, frozen=True):
     """One way to serve a request: a provider, one of its keys, and the vendor's name of the model. `key` is the vendor key's name in stores and logs:
     `provider/key id`.

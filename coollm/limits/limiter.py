@@ -10,15 +10,11 @@ import msgspec
 
 from coollm.core.errors import LimitReached, NotAllowed
 from coollm.core.money import nano_usd
-from coollm.core.types import RateLimit, Target, Usage, Value
-from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, REQUESTS, RUNNING, TOKENS, KeyCharges, budget_charges, key_counter, rate_charges
+from coollm.core.types import Target, Usage, Used, Value
+from coollm.limits.charges import BUDGETED_OUTPUT_TOKENS, COST, RUNNING, KeyCharges, budget_charges, key_counter, rate_charges
 from coollm.limits.estimate import Estimate
-from coollm.limits.scopes import CLIENT, LOCAL, TEAM, Scope, Scopes
-from coollm.stores.base import LIVE, MINUTE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, Used, shortest_wait
-
-# Whose rates are told to a client, and which.
-WHOSE = (CLIENT, TEAM)
-RATES = (REQUESTS, TOKENS)
+from coollm.limits.scopes import LOCAL, Scope, Scopes
+from coollm.stores.base import LIVE, MINUTE, WINDOW_SECONDS, Candidate, Charge, Correction, Decision, Hold, Settlement, Store, shortest_wait
 
 # So many keys and counters are remembered.
 MOST_REMEMBERED = 10_000
@@ -55,7 +51,7 @@ class Grant(Value, frozen=True):
     """A target that may be called. `client` is the reservation of the client, made with the request's first grant and None after.
 
     `charged` is the time of this host, in seconds of the epoch, by which budgets have their periods. `is_second` is a race's second, charged to its budget too.
-    `room` is what is left of the client's rates, and `budgets` how full each is.
+    `rates` is how full the counters of the client and its team are, and `budgets` how full each budget is.
     """
 
     target: Target
@@ -63,7 +59,7 @@ class Grant(Value, frozen=True):
     client: Reservation | None
     charged: float
     is_second: bool = False
-    room: tuple[RateLimit, ...] = ()
+    rates: tuple[Used, ...] = ()
     budgets: tuple[tuple[str, str, float], ...] = ()
 
 
@@ -107,13 +103,11 @@ class Limiter:
         counts_running = self.scopes.counts_running or target.concurrent is not None
         self._used[target.key] = used, time.monotonic()
         client: Reservation | None = None
-        room: tuple[RateLimit, ...] = ()
         if is_first:
             client = Reservation(id=request_id, now=made, charges=tuple(own), target=target, epoch=epoch, is_live=counts_running and _is_live(own))
-            room = client_room(used[: len(own)]) if own else ()
         key = Reservation(id=name, now=made, charges=charges, target=target, epoch=epoch, is_live=counts_running and _is_live(charges))
         budgets = budgets_used(decision) if has_budgets else ()
-        return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), room=room, budgets=budgets), decision
+        return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), rates=used[: len(own)], budgets=budgets), decision
 
     def _candidates(self, budgeted: Sequence[Scope], targets: Sequence[Target], estimate: Estimate, charged: float) -> list[Candidate]:
         found = []
@@ -252,27 +246,6 @@ def _used(what: str, reservation: Reservation, usage: Usage, tokens: int) -> int
     return nano_usd(reservation.target.cost_usd(usage) or 0.0) if what == COST else tokens
 
 
-@functools.lru_cache(maxsize=MOST_REMEMBERED)
-def _told(counter: str) -> str:
-    """What a counter counts, if that is a rate that clients are told of."""
-    kind, _, what = meaning(counter)
-    return what if kind in WHOSE and what in RATES else ""
-
-
-def client_room(used: Iterable[Used]) -> tuple[RateLimit, ...]:
-    """What is left of the rates of the client, or of its team where that is less. All of it is there again when the window has passed without another
-    request.
-    """
-    least: dict[str, RateLimit] = {}
-    for one in used:
-        what = _told(one.counter)
-        if what:
-            left = max(0, one.limit - one.used)
-            if what not in least or left < least[what].remaining:
-                least[what] = RateLimit(of=what, limit=one.limit, remaining=left, reset_seconds=WINDOW_SECONDS)
-    return tuple(least.values())
-
-
 def budgets_used(decision: Decision) -> tuple[tuple[str, str, float], ...]:
     """How full each budget is after a decision: (kind, id, share from 0 to 1)."""
     found = []
@@ -295,4 +268,4 @@ def _refusal(charge: Charge, decision: Decision) -> LimitReached:
         message += ": lower max_tokens or the input"
     else:
         message = f"the limit of this {kind} is {charge.limit} {what} per minute; try again in {wait:.0f} s"
-    return LimitReached(message, code=code, retry_after_seconds=wait, rate_limits=client_room(decision.used))
+    return LimitReached(message, code=code, retry_after_seconds=wait, rates=decision.used)

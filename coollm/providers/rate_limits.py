@@ -1,15 +1,14 @@
-"""Limits of rate as vendors tell them in headers, read and written by tables.
+"""Limits of rate as vendors tell them in headers, by tables.
 
 Sources: https://platform.openai.com/docs/guides/rate-limits (durations such as `6m0s`), https://docs.anthropic.com/en/api/rate-limits (RFC 3339 times).
 """
 
 from __future__ import annotations
 
-import functools
 import re
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 from coollm.core.types import RateLimit
 from coollm.providers.verdict import retry_after_seconds
@@ -35,30 +34,6 @@ def read(headers: Mapping[str, str], now: float | None = None) -> tuple[RateLimi
                 seconds = _seconds(headers.get(reset, ""), time.time() if now is None else now)
                 found.append(RateLimit(of=what, limit=int(headers[limit]), remaining=int(headers[remaining]), reset_seconds=seconds))
     return tuple(found)
-
-
-def write(dialect: str, limits: tuple[RateLimit, ...], now: float | None = None) -> dict[str, str]:
-    """`limits` as headers of a dialect; OpenAI's where it has none of its own."""
-    written: dict[str, str] = {}
-    for one in limits:
-        told = _told(dialect, one.of, one.limit, one.reset_seconds)
-        if told is not None:
-            limit, limit_text, remaining, reset, reset_text = told
-            written[limit] = limit_text
-            written[remaining] = str(one.remaining)
-            written[reset] = reset_text or _instant((time.time() if now is None else now) + one.reset_seconds)
-    return written
-
-
-@functools.lru_cache(maxsize=1000)
-def _told(dialect: str, of: str, limit: int, reset_seconds: float) -> tuple[str, str, str, str, str] | None:
-    """Names and texts of a limit's headers: all but what changes with each request. None where the dialect has no names for it."""
-    names = HEADERS.get(dialect, HEADERS["openai"]).get(of)
-    return None if names is None else (names[0], str(limit), names[1], names[2], "" if dialect == "claude" else f"{reset_seconds:g}s")
-
-
-def _instant(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def wait_seconds(headers: Mapping[str, str]) -> float | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
-from coollm.core.types import Value
+from coollm.core.types import Used, Value
 
 WINDOW_SECONDS = 60
 
@@ -121,14 +121,6 @@ class Skipped(Value, frozen=True):
     key: str
     reason: str
     retry_after_seconds: float | None
-
-
-class Used(Value, frozen=True):
-    """How full a counter is after a decision."""
-
-    counter: str
-    used: int
-    limit: int
 
 
 class Decision(Value, frozen=True):

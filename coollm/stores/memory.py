@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from coollm.core.config.schema import RuntimeStorage
+from coollm.core.types import Used
 from coollm.stores.base import (
     MINUTE,
     NEWS_SECONDS,
@@ -22,7 +23,6 @@ from coollm.stores.base import (
     Skipped,
     Standing,
     Store,
-    Used,
     held_parts,
     periods_of,
     seconds_until_room,

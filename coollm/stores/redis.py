@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from coollm.core.config.schema import RuntimeStorage
+from coollm.core.types import Used
 from coollm.stores.base import (
     KEPT_AFTER_SECONDS,
     LIVE_RETRY_SECONDS,
@@ -32,7 +33,6 @@ from coollm.stores.base import (
     Standing,
     Store,
     StoreForgot,
-    Used,
     periods_of,
     shortest_wait,
     written_notes,

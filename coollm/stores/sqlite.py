@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from coollm.core.config.schema import RuntimeStorage
+from coollm.core.types import Used
 from coollm.stores.base import (
     NEWS_SECONDS,
     Candidate,
@@ -27,7 +28,6 @@ from coollm.stores.base import (
     Skipped,
     Standing,
     Store,
-    Used,
     held_parts,
     periods_of,
     seconds_until_room,

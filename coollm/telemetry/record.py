@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from coollm.core.errors import RequestError
-from coollm.core.types import RateLimit, Target, Usage, Value
+from coollm.core.types import Target, Usage, Used, Value
 from coollm.limits.settlement import Ending
 
 HIT, MISS = "hit", "miss"
@@ -50,7 +50,7 @@ class RequestRecord:
     status = 200
     error = ""
     dropped: tuple[str, ...] = ()
-    rate_limits: tuple[RateLimit, ...] = ()
+    rates: tuple[Used, ...] = ()
     budgets: tuple[tuple[str, str, float], ...] = ()
     charged = 0.0
     is_second = False
