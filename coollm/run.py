@@ -26,6 +26,10 @@ from coollm.telemetry.record import ANSWERED, CLIENT_GONE, STOPPED, Attempt
 WORTH_WAITING = (f"cooling: {Cause.RATE_LIMITED}", f"cooling: {Cause.OVERLOADED}")
 
 
+NONE_FAILED: Mapping[str, float] = MappingProxyType({})
+NONE_GIVEN_UP: frozenset[str] = frozenset()
+
+
 class Failed(msgspec.Struct, frozen=True):
     """An attempt that failed before any content."""
 
@@ -36,13 +40,10 @@ class Failed(msgspec.Struct, frozen=True):
 class Run:
     """One request. `flight` is its answer on the way into the cache, if it may be kept."""
 
-    # Defaults of the class: most requests change few of them.
-    client_reservation: Reservation | None = None
-    last_failure: tuple[Verdict, str] | None = None
-    last_target: Target | None = None
-    _tried = 0
-    _not_before: Mapping[str, float] = MappingProxyType({})
-    _given_up: frozenset[str] = frozenset()
+    __slots__ = (
+        *("_attempts", "_deadline", "_given_up", "_most_providers", "_not_before", "_order", "_retry", "_scopes", "_tried", "call", "client_reservation"),
+        *("estimate", "flight", "last_failure", "last_target"),
+    )
 
     def __init__(self, call: Call, policy: Policy, order: Sequence[Target], scopes: tuple[Scope, ...], estimate: Estimate, flight: Flight | None) -> None:
         self.call = call
@@ -54,6 +55,12 @@ class Run:
         self._most_providers = 1 + (policy.fallback.max_providers if policy.fallback.enabled else 0)
         self._deadline = time.monotonic() + policy.retry.timeout
         self._attempts: dict[str, int] = {}
+        self._tried = 0
+        self._not_before = NONE_FAILED
+        self._given_up: frozenset[str] = NONE_GIVEN_UP
+        self.client_reservation: Reservation | None = None
+        self.last_failure: tuple[Verdict, str] | None = None
+        self.last_target: Target | None = None
 
     def lease(self, extra: tuple[Scope, ...] = ()) -> Lease:
         """The next attempt, as the limiter wants it."""

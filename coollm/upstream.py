@@ -167,15 +167,10 @@ class _Relay(Waiter):
 class Exchange:
     """One request and its answer. `status` and `headers` are there after `start`."""
 
-    # Defaults of the class, which cost nothing for each answer.
-    status = 0
-    has_received = False
-    _header_bytes = 0
-    _has_head = False
-    _is_complete = False
-    _can_be_kept = False
-    _relaying: _Relay | None = None
-    _broken: VendorError | None = None
+    __slots__ = (
+        *("_body", "_broken", "_can_be_kept", "_cancellation", "_deadline", "_has_head", "_header_bytes", "_is_complete", "_origin", "_owner", "_parser"),
+        *("_raw_headers", "_relaying", "_timeouts", "_wire", "has_received", "on_body", "on_header", "status"),
+    )
 
     def __init__(self, owner: Upstream, origin: Origin, wire: Wire, timeouts: Timeouts, deadline: float, cancellation: Cancellation) -> None:
         self._raw_headers: dict[bytes, bytes] = {}
@@ -189,6 +184,10 @@ class Exchange:
         self._cancellation = cancellation
         self._body: list[bytes] = []
         self.on_body = self._body.append
+        self.status = self._header_bytes = 0
+        self.has_received = self._has_head = self._is_complete = self._can_be_kept = False
+        self._relaying: _Relay | None = None
+        self._broken: VendorError | None = None
         self._parser: Any = httptools.HttpResponseParser(self)
         cancellation.add(self._abort)
 

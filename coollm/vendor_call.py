@@ -23,18 +23,18 @@ class VendorCall:
     calls `close`.
     """
 
+    __slots__ = ("_abandon", "_answer", "_cancellation", "_dialect", "_has_exchange", "_upstream", "exchange", "form")
+
     form: AnswerFormat
     exchange: Exchange
-
-    # Defaults of the class: most calls change few of them.
-    _has_exchange = False
-    _abandon: VendorRequest | None = None
-    _answer: bytes | None = None
 
     def __init__(self, upstream: Upstream, dialect: Dialect, cancellation: Cancellation) -> None:
         self._upstream = upstream
         self._dialect = dialect
         self._cancellation = cancellation
+        self._has_exchange = False
+        self._abandon: VendorRequest | None = None
+        self._answer: bytes | None = None
 
     def open(self, request: ModelRequest, target: Target, base_url: str, key: str, losses: Losses) -> None:
         """Sends the request, and goes on until the last step of its answer has begun. Raises VendorError or Cancelled."""

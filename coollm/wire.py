@@ -38,11 +38,8 @@ _CREDENTIALS = struct.Struct("3i")
 class Wire(Waits):
     """One connection. All times are of `time.monotonic()`, in seconds.
 
-    The loop calls `on_data` with what has come, and `on_end` when the peer ends, while nobody waits for it.
+    The loop calls `on_data` with what has come, and `on_end` when the peer ends, while nobody waits for it. One that `is_plain` sends and gets what is written.
     """
-
-    is_plain = True
-    """Whether what comes is what was sent."""
 
     __slots__ = (
         "_due",
@@ -59,13 +56,15 @@ class Wire(Waits):
         "_writer",
         "backlog",
         "family",
+        "is_plain",
         "on_data",
         "on_end",
         "on_stop",
     )
 
-    def __init__(self, connection: _socket.socket) -> None:
+    def __init__(self, connection: _socket.socket, *, is_plain: bool = True) -> None:
         """Takes the socket over."""
+        self.is_plain = is_plain
         connection.setblocking(False)
         self._socket = connection
         self.family = connection.family
@@ -349,8 +348,6 @@ class Wire(Waits):
 class TlsWire(Wire):
     """The same over TLS."""
 
-    is_plain = False
-
     __slots__ = ("_has_handshaken", "_incoming", "_outgoing", "_tls")
 
     def __init__(
@@ -359,7 +356,7 @@ class TlsWire(Wire):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server, server_hostname=host, session=session)
         self._has_handshaken = False
-        super().__init__(connection)
+        super().__init__(connection, is_plain=False)
 
     @classmethod
     def begin(

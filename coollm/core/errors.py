@@ -160,7 +160,7 @@ class BodyTooLarge(RequestError):
 
 
 class LimitReached(RequestError):
-    """A limit of the client, or of every vendor key that could serve it, has no room. `rates` is how full the client's counters are, where it was one of those."""
+    """A limit of the client, or of every vendor key that could serve it, has no room. `rates` is how full the client's counters are, where it was its own."""
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
 

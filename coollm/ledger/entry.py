@@ -8,14 +8,12 @@ import msgspec
 
 from coollm.core.money import nano_usd
 from coollm.core.repeated import Repeated
-from coollm.core.types import Usage
-from coollm.telemetry.record import HIT, RequestRecord
+from coollm.telemetry.record import HIT, NOTHING, RequestRecord
 
 _NAMES = Repeated(
     *("client", "team", "provider", "model", "key_id", "route", "status", "ending", "service_tier", "cached", "second", "estimated", "error"),
 )
 
-NOTHING = Usage()
 LONGEST_ERROR = 64
 
 

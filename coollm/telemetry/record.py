@@ -18,6 +18,10 @@ CLIENT_GONE, STOPPED = "client_gone", "stopped"
 """Outcomes that tell nothing about the vendor: the client left, or the gateway was restarted."""
 
 
+NOTHING = Usage()
+"""Of a request that used nothing, or is not over."""
+
+
 class Attempt(Value, frozen=True):
     """One call of a vendor, or a candidate that was passed over: what came of it and why the request moved on. It began so long after the request did."""
 
@@ -37,27 +41,12 @@ class RequestRecord:
     the exception, which would hold all that has to do with the request. `trace_parent` is the client's, where traces are told.
     """
 
-    # Defaults of the class: most requests change few of them.
-    team = ""
-    requested_model = ""
-    is_stream = False
-    target: Target | None = None
-    upstream_seconds = 0.0
-    first_token_seconds: float | None = None
-    latency_seconds = 0.0
-    usage = Usage()
-    ending: Ending | None = None
-    status = 200
-    error = ""
-    dropped: tuple[str, ...] = ()
-    rates: tuple[Used, ...] = ()
-    budgets: tuple[tuple[str, str, float], ...] = ()
-    charged = 0.0
-    is_second = False
-    cache: str | None = None
-    saved_usd = 0.0
-    cost_usd: float | None = None
-    trace_parent = ""
+    # Not defaults of the class: to read one through an instance takes ten times as long (Python 3.11), and a record is read four times.
+    __slots__ = (
+        *("attempts", "budgets", "cache", "charged", "client", "cost_usd", "dropped", "ending", "error", "first_token_seconds", "is_second", "is_stream"),
+        *("latency_seconds", "rates", "request_id", "requested_model", "route", "saved_usd", "started", "status", "target", "team", "trace_parent"),
+        *("upstream_seconds", "usage"),
+    )
 
     def __init__(self, request_id: str, client: str, route: str) -> None:
         self.request_id = request_id
@@ -65,6 +54,19 @@ class RequestRecord:
         self.route = route
         self.started = time.monotonic()
         self.attempts: list[Attempt] = []
+        self.team = self.requested_model = self.error = self.trace_parent = ""
+        self.is_stream = self.is_second = False
+        self.target: Target | None = None
+        self.upstream_seconds = self.latency_seconds = self.charged = self.saved_usd = 0.0
+        self.first_token_seconds: float | None = None
+        self.cost_usd: float | None = None
+        self.usage = NOTHING
+        self.ending: Ending | None = None
+        self.status = 200
+        self.dropped: tuple[str, ...] = ()
+        self.rates: tuple[Used, ...] = ()
+        self.budgets: tuple[tuple[str, str, float], ...] = ()
+        self.cache: str | None = None
 
     @property
     def has_ended(self) -> bool:
