@@ -47,15 +47,14 @@ class Closer:
         if not self._is_called:
             self._call()
 
-    def settle(self, reservations: Reservations, usage: Usage) -> None:
-        """Settles reservations of a request that was told of. What counts as running is let go before this returns: the client may send its next request."""
+    def end(self, record: RequestRecord, reservations: Reservations, usage: Usage) -> None:
+        """The same, and settles what was reserved for it. What counts as running is let go before this returns: the client may send its next request."""
+        self.tell(record)
         for one in reservations:
             if one is not None and one.is_live:
                 self.settle_now(reservations, usage)
                 return
         self._due.append((reservations, usage))
-        if not self._is_called:
-            self._call()
 
     def settle_now(self, reservations: Reservations, usage: Usage) -> None:
         """Settles before this returns."""

@@ -324,8 +324,7 @@ class Gateway:
 
     def end(self, record: RequestRecord, reservations: Sequence[Reservation | None], usage: Usage) -> None:
         """Tells of a request that has ended, and settles it."""
-        self._closer.tell(record)
-        self._closer.settle(reservations, usage)
+        self._closer.end(record, reservations, usage)
 
     def redact(self, text: str) -> str:
         """`text` without secrets."""

@@ -5,6 +5,7 @@ Sources: https://platform.openai.com/docs/api-reference and the types of the `op
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
@@ -19,6 +20,10 @@ from coollm.providers.upload import NamedUpload
 from coollm.providers.verdict import VendorError, Verdict
 
 Patterns = tuple[str, ...]
+Headers = tuple[tuple[str, str], ...]
+
+# The headers of so many keys are remembered.
+MOST_REMEMBERED = 2000
 
 
 class OpenAIDialect(Value, frozen=True):
@@ -60,19 +65,20 @@ class OpenAIDialect(Value, frozen=True):
             return VendorRequest(method="POST", url=f"{base_url}/{path}", headers=self._headers(key, "application/json"), body=body, answer=answer)
         raise no_such_kind(request, self.vendor)
 
-    def _headers(self, key: str, accept: str, content_type: str = "application/json") -> tuple[tuple[str, str], ...]:
-        shared = (("content-type", content_type), ("accept", accept)) if content_type else (("accept", accept),)
-        return (*shared, (self.key_header, self.key_prefix + key)) if key else shared
+    def _headers(self, key: str, accept: str) -> Headers:
+        return _remembered(self.key_header, self.key_prefix, key, accept)
 
     def _conversation(self, request: ChatRequest, target: Target, losses: Losses) -> tuple[str, Json, AnswerFormat]:
         """The address, the body and the format of the answer of a chat."""
         limit = target.max_tokens if request.max_output_tokens is None else None
-        if request.dialect == RESPONSES.wire and _is_one_of(target.model, self.responses):
-            return "responses", {**request.source, "model": target.model, **({"max_output_tokens": limit} if limit else {})}, RESPONSES
-        if request.dialect == COMPLETIONS.wire and _is_one_of(target.model, self.completions):
-            body = {**request.source, "model": target.model, **({"max_tokens": limit} if limit else {})}
-            return "completions", self._with_usage(body, request), COMPLETIONS
-        source = request.source if request.dialect == CHAT.wire else chat_body(request, self.max_tokens_field, losses, self.vendor)
+        dialect, source = request.dialect, request.source
+        if dialect != CHAT.wire:
+            if dialect == RESPONSES.wire and _is_one_of(target.model, self.responses):
+                return "responses", {**source, "model": target.model, **({"max_output_tokens": limit} if limit else {})}, RESPONSES
+            if dialect == COMPLETIONS.wire and _is_one_of(target.model, self.completions):
+                body = {**source, "model": target.model, **({"max_tokens": limit} if limit else {})}
+                return "completions", self._with_usage(body, request), COMPLETIONS
+            source = chat_body(request, self.max_tokens_field, losses, self.vendor)
         body = {**source, "model": target.model}
         if limit:
             body[self.max_tokens_field] = limit
@@ -98,7 +104,7 @@ class OpenAIDialect(Value, frozen=True):
         return VendorRequest(
             method=request.method,
             url=f"{base_url}/{request.path}" + (f"?{request.query}" if request.query else ""),
-            headers=(*self._headers(key, request.accept, request.content_type), *request.forwarded_headers),
+            headers=(*_written(self.key_header, self.key_prefix + key if key else "", request.accept, request.content_type), *request.forwarded_headers),
             body=body,
             answer=PASSED_THROUGH,
         )
@@ -106,6 +112,16 @@ class OpenAIDialect(Value, frozen=True):
     def verdict(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
         """The judgement on `{"error": {…}}`, by status and code."""
         return judge(status, headers, error_body(body))
+
+
+def _written(key_header: str, key: str, accept: str, content_type: str) -> Headers:
+    shared = (("content-type", content_type), ("accept", accept)) if content_type else (("accept", accept),)
+    return (*shared, (key_header, key)) if key else shared
+
+
+@functools.lru_cache(maxsize=MOST_REMEMBERED)
+def _remembered(key_header: str, key_prefix: str, key: str, accept: str) -> Headers:
+    return _written(key_header, key_prefix + key if key else "", accept, "application/json")
 
 
 def _is_one_of(model: str, patterns: Patterns) -> bool:

@@ -53,6 +53,7 @@ class Router:
         self._limiter = limiter
         self._store = store
         self._groups: dict[tuple[tuple[str, str], ...], _Group] = {}
+        # The catalog gives the same tuple for the same name; as long as it is held here, its identity names it.
         self._known: dict[int, tuple[Sequence[Target], _Group]] = {}
         self.shares = shares or {}
         self.board = board
@@ -82,7 +83,8 @@ class Router:
         """
         if belongs_to is not None or not self._algorithm.repeats:
             return [ranked.target for ranked in self.rank(targets, belongs_to)]
-        group, now, failures = self._group(targets), time.monotonic(), self.board.failures
+        known, now, failures = self._known.get(id(targets)), time.monotonic(), self.board.failures
+        group = known[1] if known is not None and known[0] is targets else self._group(targets)
         if now >= group.until or group.failures != failures:
             group.until, group.failures = now + SNAPSHOT_SECONDS, failures
             group.orders.clear()
@@ -102,10 +104,6 @@ class Router:
         return self._ranked(group, group.turn, belongs_to)
 
     def _group(self, targets: Sequence[Target]) -> _Group:
-        # The catalog gives the same tuple for the same name; as long as it is held here, its identity names it.
-        known = self._known.get(id(targets))
-        if known is not None and known[0] is targets:
-            return known[1]
         if len(self._groups) > MOST_GROUPS or len(self._known) > MOST_GROUPS:
             self._groups.clear()
             self._known.clear()

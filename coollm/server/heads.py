@@ -59,7 +59,7 @@ class Heads:
             ends = data.find(b"\r", begins, begins + MOST_DIGITS + 1)
             if ends > begins and data.startswith(last.after, ends):
                 length, body = data[begins:ends], data[ends + len(last.after) :]
-                return (last, length, body) if length.isdigit() and len(body) == int(length) else None
+                return (last, length, body) if length == b"%d" % len(body) else None
         found = _parts(data)
         if found is None:
             return None
