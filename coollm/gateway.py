@@ -248,7 +248,7 @@ class Gateway:
 
     def _passed_through(self, run: Run, grant: Grant, vendor: VendorCall, started: float) -> PassedThrough:
         passed = PassedThrough(self, run.call, grant, run.client_reservation, vendor)
-        self.router.succeeded(grant.target, run.succeeded(grant.target, started))
+        self.router.board.succeeded(grant.target.key, run.succeeded(grant.target, started))
         return passed
 
     def _targets(self, call: Call) -> tuple[Target, ...]:
@@ -293,7 +293,7 @@ class Gateway:
     def _answered(self, run: Run, whole: Whole) -> Answer:
         call, target = run.call, whole.grant.target
         usage = whole.usage or settled_usage(Ending.ANSWERED, call.request, None, _characters(whole.content))
-        self.router.succeeded(target, run.succeeded(target, whole.started))
+        self.router.board.succeeded(target.key, run.succeeded(target, whole.started))
         run.served_by(whole.grant)
         self.finish(run, whole.grant, Ending.ANSWERED, usage, None)
         if run.flight is not None:

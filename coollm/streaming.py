@@ -65,7 +65,7 @@ class StreamAnswer:
                 break
         self._held = b"".join(held)
         self._call.record.first_token()
-        self._gateway.router.succeeded(self.grant.target, time.monotonic() - self._started)
+        self._gateway.router.board.succeeded(self.grant.target.key, time.monotonic() - self._started)
 
     def __iter__(self) -> Iterator[bytes]:
         return self

@@ -63,10 +63,8 @@ def _check_size(services: Services, size: int) -> None:
         raise BodyTooLarge(f"the body is larger than {largest} MB (server.max_body_mb)")
 
 
-def _decode(data: bytes) -> Any:
+def _decode_long(data: bytes) -> Any:
     """JSON. Orjson copies its input before it reads it; msgspec does not, but cannot say where JSON is broken."""
-    if len(data) < COPIED_BYTES:
-        return orjson.loads(data)
     try:
         return msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -76,7 +74,7 @@ def _decode(data: bytes) -> Any:
 def parse_body(data: bytes) -> Json:
     """The JSON object of a request's body. Raises InvalidRequest that says where the JSON is broken."""
     try:
-        body = _decode(data)
+        body = orjson.loads(data) if len(data) < COPIED_BYTES else _decode_long(data)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:

@@ -38,18 +38,15 @@ def complete(face: Face) -> Callable[[Services, Exchange], Reply]:
     """What serves requests in the dialect of `face`."""
 
     def served(services: Services, exchange: Exchange) -> Reply:
-        return serve(services, face, _read(services, face, exchange), exchange)
+        data = read_body(services, exchange)
+        asked = face.parse(parse_body(data), exchange)
+        if len(data) >= LARGE_BODY_BYTES:
+            # Neither the bytes nor a second copy of its texts stay in memory.
+            set_long_texts_aside(asked.source)
+        del data
+        return serve(services, face, asked, exchange)
 
     return served
-
-
-def _read(services: Services, face: Face, exchange: Exchange) -> ModelRequest:
-    """The request. Of a large one neither the bytes nor a second copy of its texts stay in memory."""
-    data = read_body(services, exchange)
-    asked = face.parse(parse_body(data), exchange)
-    if len(data) >= LARGE_BODY_BYTES:
-        set_long_texts_aside(asked.source)
-    return asked
 
 
 def serve(services: Services, face: Face, asked: ModelRequest, exchange: Exchange) -> Reply:

@@ -263,11 +263,6 @@ class Usage(Value, frozen=True):
     estimated: bool = False
 
     @property
-    def has_details(self) -> bool:
-        """Whether anything but plain input and output was counted."""
-        return bool(self.cached_input_tokens or self.reasoning_tokens or self.cache_write_tokens or self.cache_write_1h_tokens)
-
-    @property
     def all_cache_write_tokens(self) -> int:
         """Input that was written to the vendor's cache, for however long."""
         return self.cache_write_tokens + self.cache_write_1h_tokens

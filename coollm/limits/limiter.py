@@ -86,10 +86,14 @@ class Limiter:
         budgeted = (*lease.scopes, *lease.extra) if lease.extra else lease.scopes
         bounded = self._bounded(budgeted, estimate, targets) if has_budgets else targets
         alone = 1 if len(bounded) > 1 and not (self._cooling and self._cools(bounded[0].key)) else len(bounded)
-        candidates = self._candidates(budgeted, bounded[:alone], estimate, charged)
+        candidates: list[Candidate] = []
+        for target in bounded:
+            candidates.append(Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)))
+            if len(candidates) == alone:
+                break
         decision = self._decide(lease, name, own, candidates)
         if decision.chosen is None and decision.refused is None and alone < len(bounded):
-            others = self._candidates(budgeted, bounded[alone:], estimate, charged)
+            others = [Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)) for target in bounded[alone:]]
             decision = _joined(decision, self._decide(lease, name, own, others), alone)
             candidates += others
         if decision.refused is not None:
@@ -108,12 +112,6 @@ class Limiter:
         key = Reservation(id=name, now=made, charges=charges, target=target, epoch=epoch, is_live=counts_running and _is_live(charges))
         budgets = budgets_used(decision) if has_budgets else ()
         return Grant(target=target, key=key, client=client, charged=charged, is_second=bool(lease.extra), rates=used[: len(own)], budgets=budgets), decision
-
-    def _candidates(self, budgeted: Sequence[Scope], targets: Sequence[Target], estimate: Estimate, charged: float) -> list[Candidate]:
-        found = []
-        for target in targets:  # a comprehension is a call of its own
-            found.append(Candidate(key=target.key, charges=self._charges(budgeted, target, estimate, charged)))
-        return found
 
     def _note_cooling(self, decision: Decision) -> None:
         """Remembers which keys cool down, and for how long."""

@@ -31,7 +31,7 @@ class Catalog:
         self._aliases = settings.model_aliases
         self._fallback = settings.policy.fallback
         self._patterns = {provider.id: _patterns(provider) for provider in self._providers}
-        self._resolved: dict[tuple[str, str | None], tuple[Client | None, tuple[Target, ...]]] = {}
+        self._resolved: dict[tuple[str, int], tuple[Client | None, tuple[Target, ...]]] = {}  # with the client, so that no other one gets its identity
 
     def names(self, client: Client | None) -> list[tuple[str, str]]:
         """Every name that the client may ask for, with the provider that owns it: aliases, then `provider:model`. Patterns are no names."""
@@ -49,13 +49,15 @@ class Catalog:
 
         Raises UnknownModel with the nearest names, and NotAllowed.
         """
-        asked = (name, client.client_id if client else None)
+        # A client is known by its identity: it is another one when what it may use is changed.
+        asked = (name, id(client))
         known = self._resolved.get(asked)
-        if known is not None and known[0] is client:
-            return known[1]  # else what the client may use was changed
+        if known is not None:
+            return known[1]
         found = self._resolve(name, client)
-        if known is not None or len(self._resolved) < MOST_REMEMBERED:
-            self._resolved[asked] = (client, found)
+        if len(self._resolved) >= MOST_REMEMBERED:
+            self._resolved.clear()
+        self._resolved[asked] = (client, found)
         return found
 
     def _resolve(self, name: str, client: Client | None) -> tuple[Target, ...]:

@@ -147,7 +147,3 @@ class Router:
             except StoreError as error:
                 _log.warning("a cooldown could not be stored", extra={"key_id": target.key, "reason": str(error)})
         return reaction
-
-    def succeeded(self, target: Target, latency_seconds: float) -> None:
-        """Takes in an answer. `latency_seconds` is the time to its first byte of content."""
-        self.board.succeeded(target.key, latency_seconds)

@@ -165,6 +165,6 @@ class Board:
         self.of(key).failed(self._clock())
 
     def succeeded(self, key: str, latency_seconds: float) -> None:
-        """Takes in that an attempt was answered."""
+        """Takes in that an attempt was answered: after so long came the first content."""
         stats = self._keys.get(key) or self.of(key)
         stats.succeeded(self._clock(), latency_seconds)

@@ -101,15 +101,16 @@ class _Sums:
         self.cost = 0.0
         self.tokens = [0] * len(KINDS)
 
-    def add(self, usage: Usage, cost_usd: float | None, has_details: bool) -> None:
-        """One more request. `has_details` is the usage's own, asked for once."""
+    def add(self, usage: Usage, cost_usd: float | None) -> None:
+        """One more request."""
         self.requests += 1
         tokens = self.tokens
         tokens[0] += usage.input_tokens
         tokens[3] += usage.output_tokens
-        if has_details:
+        if usage.cached_input_tokens or usage.cache_write_tokens or usage.cache_write_1h_tokens:
             tokens[1] += usage.cached_input_tokens
             tokens[2] += usage.all_cache_write_tokens
+        if usage.reasoning_tokens:
             tokens[4] += usage.reasoning_tokens
         if cost_usd:
             self.cost += cost_usd
@@ -219,9 +220,7 @@ class Metrics:
         if own is None:
             client = record.client if len(self._of_clients) < MOST_CLIENTS else OTHER
             own = self._of_clients.setdefault(client, _Sums())
-        usage = record.usage
-        has_details = usage.has_details
-        own.add(usage, record.cost_usd, has_details)
+        own.add(record.usage, record.cost_usd)
         if record.error:
             own.errors += 1
         for attempt in record.attempts:
@@ -237,7 +236,7 @@ class Metrics:
             self._child(self._cache_requests, record.cache).inc()
             self._cache_saved.inc(record.saved_usd)
         if record.target is not None and record.cache != HIT:
-            self._observe_target(record, record.target, has_details)
+            self._observe_target(record, record.target)
 
     def administered(self, endpoint: str, status: int) -> None:
         """Takes in a request to the admin API."""
@@ -252,7 +251,7 @@ class Metrics:
         if attempt.outcome not in ("skipped", CLIENT_GONE, STOPPED):
             self._child(self._errors, attempt.provider, attempt.outcome).inc()
 
-    def _observe_target(self, record: RequestRecord, target: Target, has_details: bool) -> None:
+    def _observe_target(self, record: RequestRecord, target: Target) -> None:
         place = (target.provider, target.model, target.key_id, record.status)
         sums = self._of_targets.get(place)
         if sums is None:
@@ -260,7 +259,7 @@ class Metrics:
             sums = self._of_targets.get(place)
             if sums is None:
                 sums = self._of_targets[place] = _Sums()
-        sums.add(record.usage, record.cost_usd, has_details)
+        sums.add(record.usage, record.cost_usd)
         sums.latency.example(record.request_id, record.latency_seconds)
         if record.first_token_seconds is not None:
             sums.first_token.observe(record.first_token_seconds)

@@ -46,10 +46,10 @@ class RequestLog:
 
     def write(self, records: Iterable[RequestRecord]) -> None:
         """Writes the lines of requests that have ended: a warning where the gateway or a vendor failed, information otherwise."""
-        lines = []
+        lines, least = [], _log.getEffectiveLevel()
         for record in records:
             level = logging.WARNING if record.status >= SERVER_ERROR else logging.INFO
-            if _log.isEnabledFor(level):
+            if level >= least:
                 lines.append((level, self._members(record)))
         if lines:
             write_lines(_log, "request", lines)
