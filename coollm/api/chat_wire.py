@@ -100,9 +100,7 @@ def _stop(body: Json) -> tuple[str, ...]:
 
 
 def _messages(body: Json, inexpressible: list[str]) -> tuple[Message, ...]:
-    messages = body.get("messages")
-    if type(messages) is not list:  # as it mostly is
-        messages = typed(body, "messages", list, "a list")
+    messages = typed(body, "messages", list, "a list")
     if body.get("functions"):
         inexpressible.append("functions")
     if not messages:

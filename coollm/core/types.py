@@ -280,8 +280,7 @@ class Usage(Value, frozen=True):
     @property
     def total_tokens(self) -> int:
         """Input and output."""
-        inputs = self.input_tokens + self.cached_input_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
-        return inputs + self.output_tokens + self.reasoning_tokens
+        return self.prompt_tokens + self.completion_tokens
 
 
 class Choice(Value, frozen=True):

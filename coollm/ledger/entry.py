@@ -8,7 +8,7 @@ import msgspec
 
 from coollm.core.money import nano_usd
 from coollm.core.repeated import Repeated
-from coollm.telemetry.record import HIT, NOTHING, RequestRecord
+from coollm.telemetry.record import HIT, NOTHING, RequestRecord, tokens_of
 
 _NAMES = Repeated(
     *("client", "team", "provider", "model", "key_id", "route", "status", "ending", "service_tier", "cached", "second", "estimated", "error"),
@@ -71,20 +71,12 @@ def line_of(record: RequestRecord) -> bytes:
         usage.estimated,
         record.error[:LONGEST_ERROR],
     )
-    return (
-        b'{"request_id":"%b","at_ms":%d,"charged_ms":%d,%b,"input_tokens":%d,"cached_input_tokens":%d,"cache_write_tokens":%d,"cache_write_1h_tokens":%d,'
-        b'"output_tokens":%d,"reasoning_tokens":%d,"cost_nano_usd":%b,"saved_nano_usd":%d,"latency_ms":%d,"first_token_ms":%d}\n'
-    ) % (
+    return (b'{"request_id":"%b","at_ms":%d,"charged_ms":%d,%b,%b,"cost_nano_usd":%b,"saved_nano_usd":%d,"latency_ms":%d,"first_token_ms":%d}\n') % (
         record.request_id.encode(),
         now * 1000,
         (record.charged or now) * 1000,
         names,
-        usage.input_tokens,
-        usage.cached_input_tokens,
-        usage.cache_write_tokens,
-        usage.cache_write_1h_tokens,
-        usage.output_tokens,
-        usage.reasoning_tokens,
+        tokens_of(usage),
         b"0" if usage == NOTHING else b"null" if cost is None else b"%d" % nano_usd(cost),
         nano_usd(record.saved_usd) if record.saved_usd else 0,
         round(record.latency_seconds * 1000),

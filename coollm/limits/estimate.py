@@ -103,8 +103,7 @@ def input_tokens(request: ModelRequest, per_token: int = CHARACTERS_PER_TOKEN) -
                     files += 1
     if request.tools:
         characters += sum(len(text) for tool in request.tools for text in _texts(tool))
-    tokens = (characters + per_token - 1) // per_token  # as `text_tokens`
-    return request.prompt_tokens + tokens + files * TOKENS_PER_FILE + len(request.messages) * TOKENS_PER_MESSAGE
+    return request.prompt_tokens + text_tokens(characters, per_token) + files * TOKENS_PER_FILE + len(request.messages) * TOKENS_PER_MESSAGE
 
 
 def most_input_tokens(request: ModelRequest) -> int:

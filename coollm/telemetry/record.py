@@ -22,6 +22,18 @@ NOTHING = Usage()
 """Of a request that used nothing, or is not over."""
 
 
+def tokens_of(usage: Usage) -> bytes:
+    """Tokens as members of a JSON object, as both logs tell them."""
+    return (b'"input_tokens":%d,"cached_input_tokens":%d,"cache_write_tokens":%d,"cache_write_1h_tokens":%d,"output_tokens":%d,"reasoning_tokens":%d') % (
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.cache_write_1h_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+    )
+
+
 class Attempt(Value, frozen=True):
     """One call of a vendor, or a candidate that was passed over: what came of it and why the request moved on. It began so long after the request did."""
 
