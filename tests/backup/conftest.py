@@ -46,13 +46,16 @@ class Site:
         )
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """A session of its own, as a service and a login have: a backup gives way to all that is of its session, and other tests saturate the processors."""
         command = [sys.executable, "-m", "coollm_cli.main", *arguments]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.home, env={**self.environment, **environment}, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True)
+        pipe, told = subprocess.PIPE, {**self.environment, **environment}
+        return subprocess.Popen(
+            command, cwd=self.home, env=told, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True, start_new_session=True
+        )
 
     def coollm(self, *arguments: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environment)
-        out, words = process.communicate(timeout=110)
+        out, words = process.communicate(timeout=280)
         assert code is None or process.returncode == code, f"{arguments}: exit {process.returncode}\n{out}\n{words}"
         assert "Traceback" not in out + words
         return subprocess.CompletedProcess(arguments, process.returncode, out, words)
