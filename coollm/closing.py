@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-import gevent
-
 from coollm.core.types import Usage
+from coollm.errands import do_soon
 from coollm.ledger.entry import line_of
 from coollm.ledger.usage_log import UsageLog
 from coollm.limits.limiter import Limiter, Reservation
@@ -75,7 +74,7 @@ class Closer:
     def _call(self) -> None:
         """What waits is seen to when this turn of the loop is over, after the answers that go out then."""
         self._is_called = True
-        gevent.get_hub().loop.run_callback(gevent.spawn, self.flush)
+        do_soon(self.flush)
 
     def _write(self) -> None:
         if self._lines:

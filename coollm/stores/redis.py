@@ -9,9 +9,8 @@ Sources: https://redis.io/docs/latest/develop/programmability/eval-intro/ and th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -20,6 +19,7 @@ from coollm.core.types import Used
 from coollm.stores.base import (
     KEPT_AFTER_SECONDS,
     LIVE_RETRY_SECONDS,
+    MINUTE,
     NEWS_SECONDS,
     Candidate,
     Charge,
@@ -30,6 +30,7 @@ from coollm.stores.base import (
     Part,
     Settlement,
     Skipped,
+    Span,
     Standing,
     Store,
     StoreForgot,
@@ -48,6 +49,9 @@ NEWS = PREFIX + "news"
 IDENTITY = PREFIX + "identity"
 CLAIM = PREFIX + "claim:"
 FORGET_OWNERS_SECONDS = 3600
+
+# How cjson writes an empty table.
+NOTHING = b"{}"
 
 _CLOCK = """
 local time = redis.call('TIME')
@@ -380,10 +384,11 @@ class RedisStore:
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         places = _Places([COOLDOWNS, HOLDS, IDENTITY])
+        written = places.written
         own_note, leased_note = written_notes(own, leased)
         ask = {
-            "charges": [places.written(charge) for charge in charges],
-            "candidates": [[candidate.key, [places.written(charge) for charge in candidate.charges]] for candidate in candidates],
+            "charges": written(charges),
+            "candidates": [[candidate.key, written(candidate.charges)] for candidate in candidates],
             "own": [own.id, own.owner, own_note] if own else None,
             "leased": [leased.id, leased.owner, leased_note] if leased else None,
         }
@@ -427,12 +432,12 @@ class RedisStore:
         if not charges:
             return {}
         places = _Places([])
-        reply = self._redis.run(_USED, places.keys, [orjson.dumps([places.written(charge) for charge in charges])])
+        reply = self._redis.run(_USED, places.keys, [orjson.dumps(places.written(charges))])
         return {charge.counter: int(used) for charge, used in zip(charges, reply, strict=True)}
 
     def standing(self, charges: Sequence[Charge]) -> Mapping[str, Standing]:
         places = _Places([HOLDS])
-        reply = self._redis.run(_STANDING, places.keys, [orjson.dumps([places.written(charge) for charge in charges])])
+        reply = self._redis.run(_STANDING, places.keys, [orjson.dumps(places.written(charges))])
         used, holds = reply[: len(charges)], reply[len(charges) :]
         held: dict[tuple[str, int], dict[str, int]] = {}
         for hold, parts in zip(holds[::2], holds[1::2], strict=True):
@@ -446,8 +451,7 @@ class RedisStore:
     def charge(self, charges: Sequence[Charge]) -> None:
         if charges:
             places = _Places([])
-            written = orjson.dumps([places.written(charge) for charge in charges])
-            self._redis.run(_CHARGE, places.keys, [written, KEPT_AFTER_SECONDS])
+            self._redis.run(_CHARGE, places.keys, [orjson.dumps(places.written(charges)), KEPT_AFTER_SECONDS])
 
     def claim(self, name: str, owner: str, seconds: float) -> str:
         return str(self._redis.run(_CLAIM, [CLAIM + name], [owner, max(1, round(seconds * 1000))]).decode())
@@ -475,36 +479,51 @@ class _Places:
 
     def of(self, counter: str) -> int:
         """The place of a counter's key."""
-        if counter not in self._places:
+        place = self._places.get(counter)
+        if place is None:
             self.keys.append(PREFIX + counter)
-            self._places[counter] = len(self.keys)
-        return self._places[counter]
+            place = self._places[counter] = len(self.keys)
+        return place
 
-    def written(self, charge: Charge) -> list[int]:
-        """A charge in numbers, its counter as the place of its key."""
-        span = charge.span
-        first, second = (span.seconds, span.width) if span.kind == "window" else (span.starts, span.ends)
-        return [self.of(charge.counter), charge.amount, charge.limit, _KINDS[span.kind], first, second]
+    def written(self, charges: Iterable[Charge]) -> list[tuple[int, ...]]:
+        """Charges in numbers, their counters as the places of the keys."""
+        found: list[tuple[int, ...]] = []
+        for charge in charges:
+            span = charge.span
+            how = _EVERY_MINUTE if span is MINUTE else _written_span(span)
+            found.append((self.of(charge.counter), charge.amount, charge.limit, *how))
+        return found
+
+
+def _written_span(span: Span) -> tuple[int, int, int]:
+    first, second = (span.seconds, span.width) if span.kind == "window" else (span.starts, span.ends)
+    return _KINDS[span.kind], first, second
+
+
+_EVERY_MINUTE = _written_span(MINUTE)  # as most charges are
 
 
 def _decision(reply: list[bytes], charges: Sequence[Charge], candidates: Sequence[Candidate]) -> Decision:
     verdict = reply[0]
     if verdict == b"refused":
-        told = tuple(Used(counter=one.counter, used=int(float(total)), limit=one.limit) for one, total in zip(charges, reply[3:], strict=True))
-        return Decision(refused=charges[int(reply[1])], retry_after_seconds=_seconds(float(reply[2])), used=told)
-    skipped = _skipped(orjson.loads(reply[3] if verdict == b"granted" else reply[1]), candidates)
+        return Decision(refused=charges[int(reply[1])], retry_after_seconds=_seconds(float(reply[2])), used=_used(charges, reply[3:]))
+    skipped = _skipped(reply[3] if verdict == b"granted" else reply[1], candidates)
     if verdict == b"none":
         return Decision(skipped=skipped, retry_after_seconds=shortest_wait(skipped))
     chosen = int(reply[1])
-    every = (*charges, *candidates[chosen].charges)
-    used = tuple(Used(counter=one.counter, used=int(float(total)), limit=one.limit) for one, total in zip(every, reply[4:], strict=True))
+    used = _used((*charges, *candidates[chosen].charges), reply[4:])
     return Decision(chosen=chosen, now=float(reply[2]), skipped=skipped, used=used)
 
 
-def _skipped(rows: Any, candidates: Sequence[Candidate]) -> tuple[Skipped, ...]:
-    """Cjson writes an empty table as {}."""
+def _used(charges: Sequence[Charge], totals: Sequence[bytes]) -> tuple[Used, ...]:
+    return tuple([Used(one.counter, int(total), one.limit) for one, total in zip(charges, totals, strict=True)])
+
+
+def _skipped(written: bytes, candidates: Sequence[Candidate]) -> tuple[Skipped, ...]:
+    if written == NOTHING:
+        return ()
     found = []
-    for candidate, (reason, seconds) in zip(candidates, rows or [], strict=False):
+    for candidate, (reason, seconds) in zip(candidates, orjson.loads(written), strict=False):
         number = reason.removeprefix("limit ")
         named = f"limit: {candidate.charges[int(number)].counter}" if number != reason else reason
         found.append(Skipped(key=candidate.key, reason=named, retry_after_seconds=_seconds(seconds)))

@@ -49,9 +49,7 @@ class Site:
         """A session of its own, as a service and a login have: a backup gives way to all that is of its session, and other tests saturate the processors."""
         command = [sys.executable, "-m", "coollm_cli.main", *arguments]
         pipe, told = subprocess.PIPE, {**self.environment, **environment}
-        return subprocess.Popen(
-            command, cwd=self.home, env=told, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True, start_new_session=True
-        )
+        return subprocess.Popen(command, cwd=self.home, env=told, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True, start_new_session=True)
 
     def coollm(self, *arguments: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environment)
