@@ -36,12 +36,6 @@ class Outbox:
         # What is to be done before anything is sent.
         self.first: list[Callable[[], None]] = []
 
-    def add_first(self, work: Callable[[], None]) -> None:
-        """To be done before anything more is sent."""
-        self.first.append(work)
-        if len(self.first) == 1:
-            self._loop.run_callback(self.do_first)
-
     def do_first(self) -> None:
         """Does all of it."""
         first, self.first = self.first, []
@@ -76,5 +70,5 @@ def outbox_of(hub: Any) -> Outbox:
 
 
 def before_sending(work: Callable[[], None]) -> None:
-    """Does `work` before another byte is sent over any wire of this thread's loop, and when this turn of it is over at the latest."""
-    outbox_of(gevent.get_hub()).add_first(work)
+    """Does `work` before another byte is sent over any wire of this thread's loop. Where nothing is sent it waits."""
+    outbox_of(gevent.get_hub()).first.append(work)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 
@@ -22,6 +21,9 @@ from coollm.providers.verdict import Cause, VendorError, Verdict
 from coollm.routing.reaction import Next
 from coollm.stores.base import Decision
 from coollm.telemetry.record import ANSWERED, CLIENT_GONE, STOPPED, Attempt
+
+# Of what a vendor says of a failure.
+LONGEST_REASON = 300
 
 WORTH_WAITING = (f"cooling: {Cause.RATE_LIMITED}", f"cooling: {Cause.OVERLOADED}")
 
@@ -165,35 +167,14 @@ class Run:
     def _add(self, target: Target, outcome: str, started: float, reason: str = "", status: int = 0) -> float:
         seconds, record = time.monotonic() - started, self.call.record
         record.upstream_seconds += seconds
-        record.attempts.append(
-            Attempt(
-                provider=target.provider,
-                key_id=target.key_id,
-                model=target.model,
-                outcome=outcome,
-                reason=reason[:300] if reason else "",
-                status=status,
-                milliseconds=int(seconds * 1000 + 0.5),
-                after_milliseconds=int((started - record.started) * 1000 + 0.5),
-            )
-        )
+        record.attempts.append(Attempt(target, outcome, seconds, started - record.started, reason[:LONGEST_REASON], status))
         return seconds
 
     def _note_skipped(self, decision: Decision, targets: Sequence[Target]) -> None:
-        by_key: dict[str, Any] = {target.key: target for target in targets}
-        after = round((time.monotonic() - self.call.record.started) * 1000)
+        by_key = {target.key: target for target in targets}
+        after = time.monotonic() - self.call.record.started
         for skipped in decision.skipped:
-            target = by_key[skipped.key]
-            self.call.record.attempts.append(
-                Attempt(
-                    provider=target.provider,
-                    key_id=target.key_id,
-                    model=target.model,
-                    outcome="skipped",
-                    reason=skipped.reason,
-                    after_milliseconds=after,
-                )
-            )
+            self.call.record.attempts.append(Attempt(by_key[skipped.key], "skipped", 0.0, after, skipped.reason))
 
     def _usable(self) -> list[Target]:
         tried = set(self._attempts)

@@ -249,7 +249,7 @@ class Metrics:
         if attempt.outcome == "rate_limited":
             self._child(self._rate_limits, "provider").inc()
         if attempt.outcome not in ("skipped", CLIENT_GONE, STOPPED):
-            self._child(self._errors, attempt.provider, attempt.outcome).inc()
+            self._child(self._errors, attempt.target.provider, attempt.outcome).inc()
 
     def _observe_target(self, record: RequestRecord, target: Target) -> None:
         place = (target.provider, target.model, target.key_id, record.status)

@@ -37,14 +37,12 @@ def tokens_of(usage: Usage) -> bytes:
 class Attempt(Value, frozen=True):
     """One call of a vendor, or a candidate that was passed over: what came of it and why the request moved on. It began so long after the request did."""
 
-    provider: str
-    key_id: str
-    model: str
+    target: Target
     outcome: str
+    seconds: float = 0.0
+    after_seconds: float = 0.0
     reason: str = ""
     status: int = 0
-    milliseconds: int = 0
-    after_milliseconds: int = 0
 
 
 class RequestRecord:

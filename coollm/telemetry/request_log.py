@@ -84,5 +84,6 @@ class RequestLog:
         )
 
     def _attempt(self, one: Attempt) -> bytes:
-        names = self._of_attempt.write(one.provider, one.key_id, one.model, one.outcome, one.reason, one.status)
-        return b'{%b,"ms":%d,"after_ms":%d}' % (names, one.milliseconds, one.after_milliseconds)
+        target = one.target
+        names = self._of_attempt.write(target.provider, target.key_id, target.model, one.outcome, one.reason, one.status)
+        return b'{%b,"ms":%d,"after_ms":%d}' % (names, one.seconds * 1000 + 0.5, one.after_seconds * 1000 + 0.5)

@@ -65,23 +65,23 @@ class Tracing:
             if record.status >= FIRST_ERROR:
                 span.set_status(Status(StatusCode.ERROR, record.error or None))
             for attempt in record.attempts:
-                started = began + attempt.after_milliseconds / 1000
+                target, started = attempt.target, began + attempt.after_seconds
                 told: dict[str, Any] = {
                     "gen_ai.operation.name": operation,
-                    "gen_ai.provider.name": _name_of(record, attempt.provider),
-                    "gen_ai.request.model": redact(attempt.model),
-                    "coollm.key_id": attempt.key_id,
+                    "gen_ai.provider.name": _name_of(record, target.provider),
+                    "gen_ai.request.model": redact(target.model),
+                    "coollm.key_id": target.key_id,
                     "coollm.outcome": attempt.outcome,
                 }
                 made = self._tracer.start_span(
-                    f"{operation} {attempt.provider}", set_span_in_context(span), SpanKind.CLIENT, told, start_time=_nanoseconds(started)
+                    f"{operation} {target.provider}", set_span_in_context(span), SpanKind.CLIENT, told, start_time=_nanoseconds(started)
                 )
                 if attempt.status:
                     made.set_attribute("http.response.status_code", attempt.status)
                 if attempt.outcome != ANSWERED:
                     made.set_attribute("error.type", attempt.outcome)
                     made.set_status(Status(StatusCode.ERROR, redact(attempt.reason)))
-                made.end(_nanoseconds(started + attempt.milliseconds / 1000))
+                made.end(_nanoseconds(started + attempt.seconds))
         span.end(_nanoseconds(began + record.latency_seconds))
 
     def close(self) -> None:

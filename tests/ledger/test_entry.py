@@ -29,6 +29,7 @@ def record(**told: Any) -> RequestRecord:
 
 
 TARGET = Target(provider="openai", type="openai", key_id="k1", model=ODD)
+OTHER = Target(provider="openai", type="openai", key_id="k0", model="m")
 RECORDS = {
     "answered": record(
         target=TARGET,
@@ -42,8 +43,8 @@ RECORDS = {
         cost_usd=1.5e-05,
         charged=1_790_000_000.5,
         attempts=[
-            Attempt(provider="openai", key_id="k0", model="m", outcome="overloaded", reason="is full; key sk-secret-0001", status=529, milliseconds=3),
-            Attempt(provider="openai", key_id="k1", model=ODD, outcome="answered", milliseconds=9, after_milliseconds=4),
+            Attempt(OTHER, "overloaded", 0.0031, 0.0, "is full; key sk-secret-0001", 529),
+            Attempt(TARGET, "answered", 0.009, 0.0036),
         ],
     ),
     "refused": record(status=429, error="rate_limit_exceeded" * 5, latency_seconds=0.0001),
@@ -121,8 +122,8 @@ def test_what_others_wrote_is_redacted_in_app_log(tmp_path: Path) -> None:
     path, secret = tmp_path / "app.log", "sk-secret-0001"
     redact = Redactor([Secret(secret)])
     handler, log = open_log(Settings(), path, redact), RequestLog(redact)
-    attempt = Attempt(provider="openai", key_id="k1", model=secret, outcome="answered", reason=secret)
     told = Target(provider="openai", type="openai", key_id="k1", model=secret)
+    attempt = Attempt(told, "answered", reason=secret)
     for _ in range(2):  # made, and remembered
         log.write([record(target=told, requested_model=secret, dropped=("top_k", secret), attempts=[attempt])])
     handler.close()
