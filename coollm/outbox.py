@@ -33,12 +33,12 @@ class Outbox:
     def __init__(self, hub: Any) -> None:
         self._loop = hub.loop
         self._waiting: list[Sender] = []
-        # What is to be done before anything is sent.
-        self.first: list[Callable[[], None]] = []
+        # What is to be done before anything is sent, in the order of these keys.
+        self.first: dict[Callable[[], None], None] = {}
 
     def do_first(self) -> None:
         """Does all of it."""
-        first, self.first = self.first, []
+        first, self.first = self.first, {}
         for work in first:
             work()
 
@@ -70,5 +70,5 @@ def outbox_of(hub: Any) -> Outbox:
 
 
 def before_sending(work: Callable[[], None]) -> None:
-    """Does `work` before another byte is sent over any wire of this thread's loop. Where nothing is sent it waits."""
-    outbox_of(gevent.get_hub()).first.append(work)
+    """Does `work` before another byte is sent over any wire of this thread's loop, once. Where nothing is sent it waits."""
+    outbox_of(gevent.get_hub()).first[work] = None

@@ -14,6 +14,7 @@ from coollm.ledger.usage_log import UsageLog
 from coollm.limits.limiter import Limiter
 from coollm.limits.scopes import Scopes
 from coollm.limits.settlement import Ending
+from coollm.outbox import outbox_of
 from coollm.stores.memory import MemoryStore
 from coollm.telemetry.record import RequestRecord
 from tests.wires import plain_wire
@@ -46,5 +47,9 @@ def test_the_lines_are_there_before_anything_is_sent_and_the_rest_when_the_turn_
     gevent.sleep(0.01)
     assert log.read_text().count("\n") == 6, "also where nothing is sent"
     assert len(watched) == 6
+    for _ in range(5):
+        closer.tell(records[0])
+        gevent.sleep(0.01)
+    assert len(outbox_of(gevent.get_hub()).first) == 1, "what waits for something to be sent does not pile up"
     wire.close()
     theirs.close()
