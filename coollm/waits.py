@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 from gevent import getcurrent
 
@@ -23,18 +23,12 @@ class OfLoop(Generic[T]):
     def __init__(self, make: Callable[[Any], T]) -> None:
         self._make = make
         self._made: WeakKeyDictionary[Any, T] = WeakKeyDictionary()
-        # That of the loop that was asked for last: mostly there is one, and a dictionary of weak keys takes two more calls.
-        self._last: tuple[Callable[[], Any], T] | None = None
 
     def of(self, hub: Any) -> T:
         """That of a hub."""
-        last = self._last
-        if last is not None and last[0]() is hub:
-            return last[1]
         found = self._made.get(hub)
         if found is None:
             found = self._made[hub] = self._make(hub)
-        self._last = ref(hub), found
         return found
 
 

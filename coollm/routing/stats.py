@@ -14,9 +14,6 @@ HALF_LIFE_SECONDS = 30.0
 # What counts less than this is forgotten: nobody has used the key for minutes.
 LEAST_WEIGHT = 0.01
 
-# So many answers are taken in together at most.
-MOST_ANSWERS = 100
-
 
 class Told(msgspec.Struct, frozen=True, array_like=True):
     """Figures of one key as a worker tells them: `weight` is how many attempts they stand for, older ones counting less. `attempts`, `failures` and
@@ -46,10 +43,7 @@ class KeyStats:
     down slowly.
     """
 
-    __slots__ = (
-        *("_answers", "_seen", "attempts", "consecutive_failures", "error_rate", "failures", "in_flight", "latency_seconds", "peak_seconds", "seconds"),
-        "weight",
-    )
+    __slots__ = ("_seen", "attempts", "consecutive_failures", "error_rate", "failures", "in_flight", "latency_seconds", "peak_seconds", "seconds", "weight")
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -62,34 +56,20 @@ class KeyStats:
         self.failures = 0
         self.seconds = 0.0
         self._seen = 0.0
-        self._answers: list[tuple[float, float]] = []
 
     def failed(self, now: float) -> None:
         """Takes in an attempt that has failed. A fault of the client is none of the key's and is not taken in."""
-        self.take_in()
         kept = self._count(now)
         self.error_rate = self.error_rate * kept + 1 - kept
         self.consecutive_failures += 1
         self.failures += 1
 
     def succeeded(self, now: float, latency_seconds: float) -> None:
-        """Takes in an attempt that was answered; the figures have it after `take_in`, which is called less often."""
-        self.consecutive_failures = 0
-        self._answers.append((now, latency_seconds))
-        if len(self._answers) >= MOST_ANSWERS:
-            self.take_in()
-
-    def take_in(self) -> None:
-        """Brings the figures up to date."""
-        if self._answers:
-            for now, latency_seconds in self._answers:
-                self._answered(now, latency_seconds)
-            self._answers.clear()
-
-    def _answered(self, now: float, latency_seconds: float) -> None:
+        """Takes in an attempt that was answered."""
         kept = self._count(now)
         if self.error_rate:
             self.error_rate *= kept
+        self.consecutive_failures = 0
         self.seconds += latency_seconds
         if not self.latency_seconds:
             self.latency_seconds = self.peak_seconds = latency_seconds
@@ -113,7 +93,6 @@ class KeyStats:
 
     def told(self, now: float) -> Told:
         """The figures of now."""
-        self.take_in()
         weight = self.weight * math.exp2(-(now - self._seen) / HALF_LIFE_SECONDS) if self.weight else 0.0
         return Told(self.in_flight, weight, self.latency_seconds, self.peak_seconds, self.error_rate, self.attempts, self.failures, self.seconds)
 
@@ -132,7 +111,6 @@ class Board:
         stats = self._keys.get(key)
         if stats is None:
             stats = self._keys[key] = KeyStats()
-        stats.take_in()
         return stats
 
     def all_of(self, key: str) -> Told:

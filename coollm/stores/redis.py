@@ -384,11 +384,10 @@ class RedisStore:
 
     def decide(self, charges: Sequence[Charge], candidates: Sequence[Candidate], own: Hold | None = None, leased: Hold | None = None) -> Decision:
         places = _Places([COOLDOWNS, HOLDS, IDENTITY])
-        written = places.written
         own_note, leased_note = written_notes(own, leased)
         ask = {
-            "charges": written(charges),
-            "candidates": [[candidate.key, written(candidate.charges)] for candidate in candidates],
+            "charges": places.written(charges),
+            "candidates": [[candidate.key, places.written(candidate.charges)] for candidate in candidates],
             "own": [own.id, own.owner, own_note] if own else None,
             "leased": [leased.id, leased.owner, leased_note] if leased else None,
         }
