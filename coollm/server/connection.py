@@ -156,6 +156,7 @@ class Connection:
         self._is_carried = False
         self._is_between = True
         self._known: Known | None = None
+        self._refused_after: tuple[str, str] | None = None  # status and message; the exception itself would hold this one by its traceback
 
     def serve(self) -> None:
         """Until the client or the gateway has enough. Raises OSError where the connection breaks."""
@@ -183,6 +184,8 @@ class Connection:
         """The next request whose head is complete; None at the end of the connection."""
         until, has_begun = time.monotonic() + IDLE_SECONDS, False
         while not self._requests:
+            if self._refused_after is not None:
+                raise _Refused(*self._refused_after)
             data = self._wire.receive(until)
             if not data:
                 return None
@@ -191,9 +194,9 @@ class Connection:
             if taken is not None:
                 self._known = taken[0]
                 return _known_request(*taken)
-            self._feed(data)
+            self._feed_all(data)
             if self._requests:
-                if was_between:
+                if was_between and self._refused_after is None:
                     self._learn(data, self._requests[0])
                 break
             now = time.monotonic()
@@ -212,6 +215,16 @@ class Connection:
         environ = self._environ_of(request)
         del environ["CONTENT_LENGTH"]
         self._heads.learn(data, length, Head(request.method, request.target, request.version, request.keeps_alive, environ))
+
+    def _feed_all(self, data: bytes) -> None:
+        """What is refused is refused in its turn: the whole requests before it are answered first. Raises _Refused if there are none."""
+        try:
+            self._feed(data)
+        except _Refused as error:
+            self._requests = [request for request in self._requests if request.is_complete]
+            if not self._requests:
+                raise
+            self._refused_after = error.status, str(error)
 
     def _feed(self, data: bytes) -> None:
         """Raises _Refused."""
@@ -316,7 +329,10 @@ class Connection:
         try:
             self._feed(data)
         except _Refused as error:
-            raise InvalidRequest(f"the body is broken: {error}") from None
+            if not request.is_complete:
+                raise InvalidRequest(f"the body is broken: {error}") from None
+            self._requests = [other for other in self._requests if other.is_complete]
+            self._refused_after = error.status, str(error)
 
     def retire(self) -> None:
         """Ends with the next answer, so that its client opens another, which may go to another instance."""

@@ -6,6 +6,7 @@ Each fault fires the alerts that are expected of it and no other, and they resol
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from coollm_cli.ops.monitoring.alerts import BY_NAME
 from coollm_cli.ops.monitoring.files import ALERTMANAGER, PROMETHEUS, RULES
 
 from coollm.core import certificates
+from coollm.core.audit import LOCK
 from coollm.core.audit_status import AuditStatus, write_audit_status
 from coollm.core.backup_status import BackupStatus, read_backup_status, write_backup_status
 from tests.conftest import GatewayHandle, clean_environment, free_port, running, serve, wait_for
@@ -319,19 +321,30 @@ def test_a_backup_that_was_missed(watched: Watched) -> None:
     )
 
 
+@contextlib.contextmanager
+def nobody_writes(log: Path) -> Iterator[None]:
+    """The gateway tells of its clients once a minute: what it tells meanwhile has to stay."""
+    with (log.parent / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def test_an_audit_log_that_was_changed(watched: Watched) -> None:
     gateway = watched.gateways[0]
     log = gateway.home / "state" / "logs" / "audit.log"
-    before = log.read_bytes()
+    third = log.read_bytes().splitlines(keepends=True)[2]
 
     def change() -> None:
-        lines = before.splitlines(keepends=True)
-        log.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+        with nobody_writes(log):
+            log.write_bytes(log.read_bytes().replace(third, b""))
         assert gateway.coollm("audit", "verify").returncode == 4
 
     def mend() -> None:
-        log.write_bytes(before)
-        assert gateway.coollm("audit", "verify").returncode == 0
+        with nobody_writes(log):
+            lines = log.read_bytes().splitlines(keepends=True)
+            log.write_bytes(b"".join([*lines[:2], third, *lines[2:]]))
+        verified = gateway.coollm("audit", "verify")
+        assert verified.returncode == 0, verified.stdout
 
     watched.expect({"CoollmAuditFault"}, change, mend)
 

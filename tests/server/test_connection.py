@@ -238,10 +238,25 @@ def test_what_is_no_request_is_refused_and_ends_the_connection(name: str) -> Non
     assert b"connection: close" in said
 
 
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("pause", [0.0, 0.01])
+def test_what_was_asked_before_it_is_answered(name: str, pause: float) -> None:
+    """In whatever pieces it comes."""
+    post = b"POST /p HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc"
+    pieces = (GET + post + BAD[name] + GET,) if not pause else (GET, post[:-2], post[-2:] + BAD[name] + GET)
+    said = talk(*pieces, pause=pause)
+    assert bodies(said)[:2] == [b"GET /a?b=c ", b"POST /p? abc"]
+    assert said.count(b"HTTP/1.1 200 OK") == 2
+    assert re.search(rb"HTTP/1\.1 (400|408|414|417|431|501|505) ", said), "and it is refused in its turn"
+
+
 @pytest.mark.parametrize("broken", [b"5\r\nabc\r\n0\r\n\r\n", b"x\r\nabc\r\n0\r\n\r\n", b"3\nabc\n0\n\n", b"-3\r\nabc\r\n", b"3\r\nabcd\r\n0\r\n\r\n"])
 def test_a_broken_chunk_ends_the_connection(broken: bytes) -> None:
     said = talk(b"POST /p HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + broken + GET)
     assert b"GET /a" not in said
+    said = talk(GET + b"POST /p HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + broken + GET)
+    assert said.count(b"GET /a?b=c ") == 1, "the one before it"
+    assert b"200 OK\r\n" not in said.partition(b"GET /a?b=c ")[2]
 
 
 def test_a_head_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
