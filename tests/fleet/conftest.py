@@ -78,7 +78,7 @@ class Admin:
         """Clients of the fleet, for as long as the block runs."""
         return clients(["ip", "netns", "exec", self.network.name], url, KEY, rate, 40, streams, stream_seconds, "openai:gpt-sim")
 
-    def coollm(self, *arguments: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+    def coollm(self, *arguments: str, timeout: float = 800, **options: Any) -> subprocess.CompletedProcess[str]:
         environment = clean_environment(HOME=str(self.home))
         return subprocess.run(self.command(*arguments), cwd=self.home, env=environment, capture_output=True, text=True, timeout=timeout, **options)
 

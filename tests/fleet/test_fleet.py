@@ -14,7 +14,7 @@ from tests.conftest import clean_environment
 from tests.fleet.conftest import NAMES, Admin
 from tests.host.conftest import CONFIG
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def digests(admin: Admin) -> list[str]:

@@ -20,7 +20,7 @@ from tests.fleet.conftest import NAMES, Admin, Front, whole
 from tests.host.hosts import TestHost
 from tests.host.wheels import make_release
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 NEW, ILL = "9.9.1", "9.9.2"
 RATE, STREAMS = 100, 20
@@ -212,7 +212,7 @@ def test_a_host_that_is_lost_in_the_middle(front: Front, wheels: Path) -> None:
     process = start(admin, "fleet", "upgrade", NEW, "--wheelhouse", str(wheels), "--soak", "0s", "--yes")
     until(process, "[2/")
     with lost(admin.hosts["gw2"]):
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=800)
         assert process.returncode == 1
         assert "changed: gw1; not changed: gw2, gw3" in errors
         assert "--resume" in errors

@@ -13,7 +13,7 @@ from tests.conftest import clean_environment, wait_for
 from tests.fleet.conftest import NAMES, Front, whole
 from tests.host.hosts import TestHost
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 # It has one machine to give, and remembers for which change it gave it.
 MACHINES = """#!/bin/sh

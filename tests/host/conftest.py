@@ -38,7 +38,7 @@ api_keys:
 """
 
 
-BOOTSTRAP = f"/usr/bin/python3 -m venv /srv/bootstrap && /srv/bootstrap/bin/pip install -q --no-index --find-links {WHEELHOUSE} coollm"
+BOOTSTRAP = f"/usr/bin/python3 -m venv /srv/bootstrap && /srv/bootstrap/bin/pip install -q --no-compile --no-index --find-links {WHEELHOUSE} coollm"
 
 
 class Installed:
@@ -47,7 +47,7 @@ class Installed:
     def __init__(self, host: TestHost) -> None:
         self.host = host
 
-    def coollm(self, *arguments: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def coollm(self, *arguments: str, check: bool = True, timeout: float = 800) -> subprocess.CompletedProcess[str]:
         return self.host.run("coollm " + " ".join(arguments), check=check, timeout=timeout)
 
     def json(self, *arguments: str, check: bool = True) -> Any:

@@ -171,7 +171,7 @@ class TestHost:
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=3"]
         return ["ip", "netns", "exec", self.network.name, "ssh", "-i", str(self.network.key), *options, f"root@{self.address}", command]
 
-    def run(self, command: str, *, check: bool = True, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *, check: bool = True, timeout: float = 400, **options: Any) -> subprocess.CompletedProcess[str]:
         """Runs a shell command there, and waits for it."""
         done = subprocess.run(self.ssh(command), capture_output=True, text=True, timeout=timeout, **options)
         if check and done.returncode != 0:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.host.conftest import CONFIG, Installed
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 AUTOSCALE = "  autoscale: {enabled: true, min: 2, max: 3, cpu_percent: null, requests_per_second: 40, up_after: 0s, down_after: 1s, cooldown: 1s}\n"
 

@@ -18,7 +18,7 @@ from tests.host.conftest import BOOTSTRAP, CONFIG, KEY, Installed
 from tests.host.hosts import Network, TestHost, sh
 from tests.host.machines import WHEELHOUSE
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 PORT = 5123
 ENDPOINT = f"http://10.77.0.254:{PORT}"
@@ -95,7 +95,7 @@ def test_a_host_comes_back_on_another_one(
     host.write("/srv/recovery.key", recovery, 0o600)
     fresh = Installed(host)
     environment = f"AWS_ENDPOINT_URL={store} AWS_ACCESS_KEY_ID=testing AWS_SECRET_ACCESS_KEY=testing AWS_REGION=us-east-1"
-    done = host.run(f"{environment} coollm backup restore --in-place --target {TARGET} --identity /srv/recovery.key --yes --json", timeout=200)
+    done = host.run(f"{environment} coollm backup restore --in-place --target {TARGET} --identity /srv/recovery.key --yes --json", timeout=800)
     told = json.loads(done.stdout)
     assert told["id"] == made["id"]
     assert told["host"] != host.name
@@ -116,7 +116,7 @@ def test_a_host_comes_back_on_another_one(
     ]
     assert host.run("find /var/lib/coollm ! -user coollm", check=False).stdout == ""
     assert fresh.coollm("audit", "verify").returncode == 0
-    fresh.coollm("restart", "--rolling", "--yes", timeout=200)
+    fresh.coollm("restart", "--rolling", "--yes")
     assert status(host, client) == "200"
     # From there on it backs itself up, and can be taken back to what it was before.
     assert fresh.json("backup", "create")["ok"] is True

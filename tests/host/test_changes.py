@@ -14,7 +14,7 @@ from tests.host.conftest import CONFIG, KEY, Installed, put_hook
 from tests.host.machines import RELEASES, WHEELHOUSE
 from tests.host.wheels import make_release
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 NEW = "9.4.0"
 HOOK = f"{RELEASES}/kill"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.host.conftest import CONFIG, Installed
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 ON = CONFIG.replace("  drain_seconds: 30\n", "  drain_seconds: 30\n  webui: {enabled: true, local_only: true, admin_password: correct-horse-battery}\n")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.host.conftest import CONFIG, Installed
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 # A host of the tests has no NTP, and shares kernel settings with this machine.
 OF_THE_MACHINE = {"clock", "backlog", "local-ports", "log-rotation", "disk-space", "inodes"}

@@ -13,7 +13,7 @@ from tests.host.conftest import BOOTSTRAP, CONFIG, Installed, put_hook
 from tests.host.hosts import TestHost
 from tests.host.machines import RELEASES, WHEELHOUSE
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 # A host of the tests has no NTP, and shares kernel settings with this machine.
 OF_THE_MACHINE = {"clock", "backlog", "local-ports", "log-rotation", "overcommit"}

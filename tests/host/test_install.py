@@ -16,7 +16,7 @@ from tests.host.conftest import BOOTSTRAP, Installed, put_hook
 from tests.host.hosts import TestHost
 from tests.host.machines import RELEASES, WHEELHOUSE
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 INSTALL = f"/srv/bootstrap/bin/coollm install --wheelhouse {WHEELHOUSE} --instances 2"
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.host.conftest import CONFIG, KEY, Installed
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 CANARIES = ("sk-canary-vendor-one", "sk-canary-vendor-two", "sk-canary-vendor-new", "canary-admin-key-0123456789")
 VENDOR = "127.0.0.1:3999"

@@ -13,7 +13,7 @@ from tests.host.conftest import CONFIG, Installed
 from tests.host.machines import RELEASES, WHEELHOUSE
 from tests.host.wheels import make_release
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 NEW = "9.0.0"
 

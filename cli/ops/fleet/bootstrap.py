@@ -78,7 +78,8 @@ def _install(remote: Remote, wheels: bytes, files: dict[str, bytes], instances: 
             done = remote.run("test", "-e", path)
             if done.exit_code != 0:
                 remote.put(path, data)
-        pip = f"{PLACE}/venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links {PLACE}/wheels coollm"
+        # It installs coollm once, and is not worth compiling.
+        pip = f"{PLACE}/venv/bin/pip install --quiet --disable-pip-version-check --no-compile --no-index --find-links {PLACE}/wheels coollm"
         # The system's own, where there is one: a person's Python cannot be read by the units.
         _need(remote, f'"$(command -v /usr/bin/python3 || command -v python3)" -m venv {PLACE}/venv && {pip}')
         words = ["install", "--wheelhouse", f"{PLACE}/wheels", "--instances", str(instances), "--yes", "--json"]
