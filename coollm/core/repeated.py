@@ -24,9 +24,13 @@ class Repeated:
         """These values under their names, without the braces of an object. A name's values are all of one type, or None."""
         found = self._written.get(values)
         if found is None:
-            found = orjson.dumps(self._prepared(dict(zip(self._names, values, strict=True))))[1:-1]
+            found = self.write_once(*values)
             if len(found) <= LONGEST_REMEMBERED:
                 if len(self._written) >= MOST_REMEMBERED:
                     self._written.clear()
                 self._written[values] = found
         return found
+
+    def write_once(self, *values: Any) -> bytes:
+        """The same for values that will hardly come again: they are not remembered, and nothing is forgotten for them."""
+        return orjson.dumps(self._prepared(dict(zip(self._names, values, strict=True))))[1:-1]

@@ -56,7 +56,9 @@ class RequestLog:
     def _members(self, record: RequestRecord) -> bytes:
         target, usage, first_token, cost = record.target, record.usage, record.first_token_seconds, record.cost_usd
         provider, model, key_id = (None, None, None) if target is None else (target.provider, target.model, target.key_id)
-        names = self._names.write(
+        # What no vendor was asked for may be any name that a client has made up.
+        write = self._names.write_once if target is None else self._names.write
+        names = write(
             record.client,
             record.route,
             record.requested_model,

@@ -11,6 +11,7 @@ import pytest
 
 from coollm.core.config.schema import Settings
 from coollm.core.logs import open_log
+from coollm.core.repeated import MOST_REMEMBERED
 from coollm.core.secrets import MASK, Redactor, Secret
 from coollm.core.types import Target, Usage
 from coollm.ledger.entry import Entry, line_of, read_line
@@ -130,6 +131,18 @@ def test_what_others_wrote_is_redacted_in_app_log(tmp_path: Path) -> None:
     for line in map(orjson.loads, path.read_bytes().splitlines()):
         assert (line["requested_model"], line["model"], line["dropped"]) == (MASK, MASK, ["top_k", MASK])
         assert (line["attempts"][0]["model"], line["attempts"][0]["reason"]) == (MASK, MASK)
+
+
+def test_names_that_clients_make_up_are_not_remembered(tmp_path: Path) -> None:
+    redact = Redactor([])
+    handler, log = open_log(Settings(), tmp_path / "app.log", redact), RequestLog(redact)
+    log.write([record(target=TARGET, requested_model="gpt-sim")])
+    known = dict(log._names._written)
+    log.write([record(requested_model=f"no-model-{number}", status=404, error="model_not_found") for number in range(MOST_REMEMBERED + 1)])
+    handler.close()
+    assert len(known) == 1
+    assert log._names._written == known
+    assert len((tmp_path / "app.log").read_bytes().splitlines()) == MOST_REMEMBERED + 2
 
 
 def test_a_long_name_is_written_and_not_remembered() -> None:
