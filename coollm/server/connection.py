@@ -221,10 +221,14 @@ class Connection:
         try:
             self._feed(data)
         except _Refused as error:
-            self._requests = [request for request in self._requests if request.is_complete]
+            self._refuse_in_turn(error)
             if not self._requests:
                 raise
-            self._refused_after = error.status, str(error)
+
+    def _refuse_in_turn(self, error: _Refused) -> None:
+        """What follows the last request that is whole is refused when that has been answered."""
+        self._requests = [request for request in self._requests if request.is_complete]
+        self._refused_after = error.status, str(error)
 
     def _feed(self, data: bytes) -> None:
         """Raises _Refused."""
@@ -331,8 +335,7 @@ class Connection:
         except _Refused as error:
             if not request.is_complete:
                 raise InvalidRequest(f"the body is broken: {error}") from None
-            self._requests = [other for other in self._requests if other.is_complete]
-            self._refused_after = error.status, str(error)
+            self._refuse_in_turn(error)
 
     def retire(self) -> None:
         """Ends with the next answer, so that its client opens another, which may go to another instance."""

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from coollm.core.errors import UnknownModel
 from coollm.core.logs import write_lines
 from coollm.core.repeated import Repeated
 from coollm.telemetry.record import Attempt, RequestRecord, tokens_of
@@ -56,8 +57,8 @@ class RequestLog:
     def _members(self, record: RequestRecord) -> bytes:
         target, usage, first_token, cost = record.target, record.usage, record.first_token_seconds, record.cost_usd
         provider, model, key_id = (None, None, None) if target is None else (target.provider, target.model, target.key_id)
-        # What no vendor was asked for may be any name that a client has made up.
-        write = self._names.write_once if target is None else self._names.write
+        # A name that no model has may be any that a client makes up.
+        write = self._names.write_once if record.error == UnknownModel.code else self._names.write
         names = write(
             record.client,
             record.route,

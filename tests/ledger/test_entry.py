@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from coollm.core.config.schema import Settings
+from coollm.core.errors import UnknownModel
 from coollm.core.logs import open_log
 from coollm.core.repeated import MOST_REMEMBERED
 from coollm.core.secrets import MASK, Redactor, Secret
@@ -138,7 +139,7 @@ def test_names_that_clients_make_up_are_not_remembered(tmp_path: Path) -> None:
     handler, log = open_log(Settings(), tmp_path / "app.log", redact), RequestLog(redact)
     log.write([record(target=TARGET, requested_model="gpt-sim")])
     known = dict(log._names._written)
-    log.write([record(requested_model=f"no-model-{number}", status=404, error="model_not_found") for number in range(MOST_REMEMBERED + 1)])
+    log.write([record(requested_model=f"no-model-{number}", status=UnknownModel.status, error=UnknownModel.code) for number in range(MOST_REMEMBERED + 1)])
     handler.close()
     assert len(known) == 1
     assert log._names._written == known
